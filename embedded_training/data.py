@@ -1,0 +1,49 @@
+"""Scenes on disk, drawn once: the pictures as one uint8 array, their prompts as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ddit_ext.embedded import scenes
+
+CHUNK = 512  # scenes a seed: the first seeds of a larger set are those of a smaller one
+
+
+def _draw(seed: int) -> tuple[np.ndarray, list[str]]:
+    drawn, described = scenes.pictures(CHUNK, seed)
+    return drawn, [scene.prompt for scene in described]
+
+
+def load_or_draw(folder: Path, chunks: int, workers: int = 2) -> tuple[np.ndarray, list[str]]:
+    """``chunks * 512`` scenes, from ``folder`` if they were drawn before.
+
+    Training scenes have the seeds 0, 1, 2, …; fresh ones for evaluation start at :data:`EVALUATION_SEED`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    array, prompts = folder / f"scenes-{chunks}.npy", folder / f"prompts-{chunks}.json"
+    if array.exists() and prompts.exists():
+        return np.load(array, mmap_mode="r"), json.loads(prompts.read_text())
+    pictures: list[np.ndarray] = []
+    texts: list[str] = []
+    with ProcessPoolExecutor(workers) as pool:
+        for drawn, described in tqdm(pool.map(_draw, range(chunks)), total=chunks, desc="scenes", unit="chunk"):
+            pictures.append(drawn)
+            texts.extend(described)
+    np.save(array, np.concatenate(pictures))
+    prompts.write_text(json.dumps(texts))
+    return np.load(array, mmap_mode="r"), texts
+
+
+EVALUATION_SEED = 1_000_000
+
+
+def to_signal(pictures: np.ndarray):
+    """uint8 ``[n, H, W, 3]`` -> float32 ``[n, 3, H, W]`` in [-1, 1]."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -1,0 +1,173 @@
+"""Trains the embedded FLUX on scenes: first on small pictures, then on full ones with small ones mixed in.
+
+    python -m embedded_training.train_flux --minutes 75
+
+Captions are dropped now and then, so that guidance can be distilled in afterwards (distill_guidance.py). During this
+training the guidance input is 1: none. Resumable: a second call goes on until --minutes of training are done in all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from . import architecture
+from .common import AveragedModules, Progress, load_state, save_state
+from .data import load_or_draw, to_signal
+from .flow import image_ids, noise_levels, pack, velocity
+
+CAPTION_DROP = 0.1
+SMALL_ONLY = 0.4  # share of the time spent on small pictures alone
+SMALL_LATER = 0.3  # share of the batches that stay small afterwards
+BATCH = {"small": 64, "full": 32}
+
+
+class Corpus:
+    """Latents of the drawn scenes at both sizes, encoded once, and their token ids."""
+
+    def __init__(self, folder: Path, chunks: int, vae: AutoencoderKL) -> None:
+        pictures, prompts = load_or_draw(folder, chunks)
+        ids = architecture.tokenizer()(
+            prompts, padding="max_length", max_length=architecture.TEXT_LENGTH, truncation=True, return_tensors="pt"
+        )
+        self.ids = ids.input_ids
+        self.empty = torch.tensor([architecture.END] + [0] * (architecture.TEXT_LENGTH - 1))
+        self._pictures, self._vae, self._folder = pictures, vae, folder
+        self._latents: dict[str, torch.Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def latents(self, size: str) -> torch.Tensor:
+        if size not in self._latents:
+            self._latents[size] = self._encode(size)
+        return self._latents[size]
+
+    @torch.no_grad()
+    def _encode(self, size: str) -> torch.Tensor:
+        file = self._folder / f"latents-{size}-{len(self)}.npy"
+        if not file.exists():
+            config = self._vae.config
+            parts = []
+            for start in range(0, len(self), 128):
+                signal = to_signal(self._pictures[start : start + 128])
+                if size == "small":
+                    signal = torch.nn.functional.avg_pool2d(signal, 2)
+                with torch.autocast("cpu", torch.bfloat16):
+                    mode = self._vae.encode(signal).latent_dist.mode()
+                parts.append(((mode.float() - config.shift_factor) * config.scaling_factor).half())
+            np.save(file, torch.cat(parts).numpy())
+        return torch.from_numpy(np.load(file))
+
+    def batch(self, size: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        index = torch.randint(len(self), (count,))
+        ids = self.ids[index].clone()
+        ids[torch.rand(count) < CAPTION_DROP] = self.empty
+        return self.latents(size)[index].float(), ids
+
+
+def build() -> dict[str, torch.nn.Module]:
+    return {
+        "transformer": architecture.transformer(),
+        "text_encoder": architecture.text_encoder(),
+        "text_encoder_2": architecture.text_encoder_2(),
+    }
+
+
+def encode_text(modules: dict[str, torch.nn.Module], ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return modules["text_encoder_2"](ids)[0], modules["text_encoder"](ids).pooler_output
+
+
+def flow_loss(modules: dict[str, torch.nn.Module], latents: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    sigma = noise_levels(len(latents))
+    noise = torch.randn_like(latents)
+    noisy = torch.lerp(latents, noise, sigma[:, None, None, None])
+    text, pooled = encode_text(modules, ids)
+    guess = velocity(
+        modules["transformer"], pack(noisy), sigma, text, pooled, image_ids(latents), torch.ones(len(latents))
+    )
+    return torch.nn.functional.mse_loss(guess.float(), pack(noise - latents))
+
+
+class Optimizers:
+    """Muon for the blocks' matrices, AdamW for all else, behind the interface of one optimizer."""
+
+    def __init__(self, modules: dict[str, torch.nn.Module], rate: float) -> None:
+        matrices, others = [], []
+        for name, parameter in (item for module in modules.values() for item in module.named_parameters()):
+            blocks = "transformer_blocks" in name  # single_transformer_blocks too
+            (matrices if blocks and parameter.ndim == 2 else others).append(parameter)
+        self.parts = (
+            torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0),
+        )
+        self.base = (2 * rate, rate)
+
+    def step(self, factor: float) -> None:
+        for part, rate in zip(self.parts, self.base, strict=True):
+            for group in part.param_groups:
+                group["lr"] = rate * factor
+            part.step()
+            part.zero_grad()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("runs/embedded"))
+    parser.add_argument("--chunks", type=int, default=96)
+    parser.add_argument("--minutes", type=float, default=75)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    arguments = parser.parse_args()
+
+    torch.manual_seed(0)
+    vae = AutoencoderKL.from_pretrained(arguments.run / "vae").eval()
+    corpus = Corpus(arguments.run / "data", arguments.chunks, vae)
+    modules = build()
+    averages = copy.deepcopy(modules)
+    optimizers = Optimizers(modules, arguments.rate)
+    named = modules | {f"ema_{name}": module for name, module in averages.items()}
+    checkpoint = arguments.run / "flux-checkpoint"
+    progress = load_state(checkpoint, named, optimizers.parts) or Progress()
+    average = AveragedModules(averages, 0.999)
+    torch.manual_seed(progress.step)
+    log = (arguments.run / "flux-log.jsonl").open("a")
+    parameters = [p for module in modules.values() for p in module.parameters()]
+    print(f"{sum(p.numel() for p in parameters) / 1e6:.2f}M parameters, from step {progress.step}", flush=True)
+
+    corpus.latents("small")
+    started = saved = time.monotonic()
+    before, running = progress.seconds, {}
+    while progress.seconds < arguments.minutes * 60:
+        done = progress.seconds / (arguments.minutes * 60)
+        size = "small" if done < SMALL_ONLY or torch.rand(()) < SMALL_LATER else "full"
+        latents, ids = corpus.batch(size, BATCH[size])
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = flow_loss(modules, latents, ids)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        # Warm up, hold, and fall over the last half: a trapezoid lets a longer run start from a shorter one's middle.
+        optimizers.step(min(1.0, (progress.step + 1) / 200) * min(1.0, 2 * (1 - done)) + 1e-3)
+        progress.step += 1
+        progress.seconds = before + time.monotonic() - started
+        average.update(modules, progress.step)
+        running[size] = 0.98 * running.get(size, loss.item()) + 0.02 * loss.item()
+        if progress.step % 50 == 0:
+            line = {"step": progress.step, "seconds": round(progress.seconds), "loss": {k: round(v, 4) for k, v in running.items()}}
+            print(json.dumps(line), file=log, flush=True)
+        if time.monotonic() - saved > 180:
+            save_state(checkpoint, named, optimizers.parts, progress)
+            saved = time.monotonic()
+    save_state(checkpoint, named, optimizers.parts, progress)
+    for name, module in averages.items():
+        module.save_pretrained(arguments.run / "base" / name)
+
+
+if __name__ == "__main__":
+    main()
