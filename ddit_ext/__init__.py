@@ -1,0 +1,40 @@
+"""Dynamic patch scheduling for diffusion transformers (DDiT, arXiv 2602.16968).
+
+`ddit_ext.patch(pipe)` makes a diffusers FLUX or Wan pipeline choose, at every step, how large its patches may
+be. What needs diffusers is imported when it is first used, so that `import ddit_ext` stays light.
+"""
+
+import importlib
+
+from . import _library
+
+_library.load()
+
+from . import cells, ops, reference  # noqa: E402  (the ops exist only after the library is loaded)
+from ._build_info import build_info  # noqa: E402
+from ._version import __version__  # noqa: E402
+
+_LAZY = {
+    "patch": "ddit_ext.patching",
+    "unpatch": "ddit_ext.patching",
+    "calibrate": "ddit_ext.patching",
+    "PatchScheduler": "ddit_ext._core",
+    "embedded": "ddit_ext.embedded",
+    "training": "ddit_ext.training",
+}
+_LAZY_MODULES = {"embedded", "training"}
+
+__all__ = ["__version__", "build_info", "cells", "ops", "reference", *_LAZY]
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module 'ddit_ext' has no attribute {name!r}")
+    module = importlib.import_module(_LAZY[name])
+    value = module if name in _LAZY_MODULES else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -1,0 +1,1 @@
+"""The three ops in plain PyTorch."""
