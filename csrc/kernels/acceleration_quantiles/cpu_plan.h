@@ -1,0 +1,59 @@
+// What is computed from what: the scales as levels, finest first, and the bands the work is cut into.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+#include "kernels/acceleration_quantiles/params.h"
+
+namespace ddit::kernels::acceleration_quantiles {
+
+// The patches of one scale. A patch is merged from patches of the parent level, whose scale divides its own.
+struct Level {
+  int64_t scale;
+  size_t parent;           // index of the parent level; the base level is its own
+  int64_t rows, columns;   // patches of a frame
+  int64_t first_variance;  // where the level starts among a sample's variances
+  int64_t patches;         // of all frames of a sample
+};
+
+struct Plan {
+  std::vector<Level> levels;  // levels[0] is the base scale 1, asked for or not
+  int64_t band_rows;  // base rows; a multiple of every scale, or the whole frame: no patch straddles bands
+  int64_t bands;      // of a frame
+  int64_t variances;  // of a sample
+
+  size_t level_of(int64_t scale) const {
+    size_t i = 0;
+    while (levels[i].scale != scale) ++i;
+    return i;
+  }
+};
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
+
+inline Plan make_plan(const Params& params) {
+  const int64_t frames = params.sizes[1], h = params.sizes[2], w = params.sizes[3];
+  std::vector<int64_t> scales(params.scales, params.scales + params.num_scales);
+  scales.push_back(1);
+  std::sort(scales.begin(), scales.end());
+  scales.erase(std::unique(scales.begin(), scales.end()), scales.end());
+
+  Plan plan{{}, 1, 0, 0};
+  for (const int64_t scale : scales) {
+    size_t parent = plan.levels.size();
+    while (parent > 0 && scale % plan.levels[--parent].scale != 0) {
+    }
+    const int64_t rows = ceil_div(h, scale), columns = ceil_div(w, scale);
+    plan.levels.push_back({scale, parent, rows, columns, plan.variances, frames * rows * columns});
+    plan.variances += frames * rows * columns;
+    // The cap comes first: a scale beyond the frame must not overflow the least common multiple.
+    plan.band_rows = scale >= h || plan.band_rows >= h ? h : std::min(h, std::lcm(plan.band_rows, scale));
+  }
+  plan.bands = ceil_div(h, plan.band_rows);
+  return plan;
+}
+
+}  // namespace ddit::kernels::acceleration_quantiles
