@@ -1,0 +1,38 @@
+"""Autocast for ops that cast like torch.nn.functional.linear: every floating argument to the autocast dtype.
+
+torch.library.register_autocast fixes the dtype when it registers; here it is the one of the running region.
+"""
+
+import torch
+from torch import Tensor
+
+_libraries = []  # registrations last as long as these
+
+
+def register_lower_precision(name: str) -> None:
+    """`name`: an op of ddit_ext. float64 stays float64, as in torch's own autocast."""
+    op = getattr(torch.ops.ddit_ext, name).default
+    library = torch.library.Library("ddit_ext", "FRAGMENT")
+    for device_type in ("CPU", "CUDA"):
+        library.impl(name, _kernel(op, device_type), f"Autocast{device_type}")
+    _libraries.append(library)
+
+
+def _kernel(op, device_type: str):
+    key = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device_type}"))
+    device = device_type.lower()
+
+    def run(*args):
+        dtype = torch.get_autocast_dtype(device)
+        with torch._C._ExcludeDispatchKeyGuard(key):
+            return op(*(_cast(argument, device, dtype) for argument in args))
+
+    return run
+
+
+def _cast(argument, device: str, dtype: torch.dtype):
+    if not isinstance(argument, Tensor) or not argument.is_floating_point():
+        return argument
+    if argument.device.type != device or argument.dtype == torch.float64:
+        return argument
+    return argument.to(dtype)
