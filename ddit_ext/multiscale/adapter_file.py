@@ -1,0 +1,184 @@
+"""The adapter's two files (docs/adapter-format.md): written whole, read with suspicion."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .._version import __version__
+from .base_weights import AdapterError, check_fingerprint
+from .scale_weights import ScaleWeights, spec_from_json
+
+if TYPE_CHECKING:
+    from .adapter import Adapter
+
+FORMAT = "ddit_ext.adapter"
+FORMAT_VERSION = 1
+TENSORS, DESCRIPTION = "adapter.safetensors", "adapter.json"
+_FIELDS = {
+    "format": str,
+    "format_version": int,
+    "ddit_ext": str,
+    "base": dict,
+    "scales": list,
+    "lora_layers": dict,
+    "training": dict,
+    "tensors": dict,
+}
+
+
+def write(adapter: Adapter, folder: Path, dtype: torch.dtype | None) -> Path:
+    tensors = {}
+    for weights in adapter.sizes.values():
+        for name, tensor in named_tensors(weights).items():
+            small = dtype is not None and tensor.ndim > 1 and not name.endswith("knots")
+            tensors[name] = tensor.to("cpu", dtype if small else tensor.dtype).contiguous()
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION)}
+    replace_file(folder / TENSORS, lambda path: save_file(tensors, path, metadata))
+    first = next(iter(adapter.sizes.values()))
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "ddit_ext": __version__,
+        "base": adapter.base,
+        "scales": [asdict(weights.spec) for weights in adapter.sizes.values()],
+        "lora_layers": {name: [low.a.shape[1], low.b.shape[0]] for name, low in first.lora.items()},
+        "training": adapter.training_record,
+        "tensors": {"bytes": (folder / TENSORS).stat().st_size, "sha256": _digest(folder / TENSORS)},
+    }
+    text = json.dumps(description, indent=1, allow_nan=False) + "\n"
+    replace_file(folder / DESCRIPTION, lambda path: Path(path).write_text(text, encoding="utf-8"))
+    return folder
+
+
+def read(cls: type[Adapter], path: Path, transformer: nn.Module | None) -> Adapter:
+    folder = path if path.is_dir() else path.parent
+    if not path.is_dir() and path.name not in (TENSORS, DESCRIPTION):
+        raise AdapterError(f"expected an adapter's folder or its {TENSORS}, got {path}")
+    for name in (DESCRIPTION, TENSORS):
+        if not (folder / name).is_file():
+            raise AdapterError(f"expected {DESCRIPTION} and {TENSORS} in {folder}, {name} is missing")
+    description = _read_description(folder / DESCRIPTION)
+    if transformer is not None:
+        check_fingerprint(description["base"], transformer)
+    specs = [spec_from_json(entry) for entry in description["scales"]]
+    layers = {name: tuple(shape) for name, shape in description["lora_layers"].items()}
+    tensors = _read_tensors(folder / TENSORS, description["tensors"])
+    adapter = cls(specs, layers, description["base"], description["training"])
+    with torch.no_grad():
+        _fill(adapter, tensors, folder / TENSORS)
+    return adapter.eval()
+
+
+def named_tensors(weights: ScaleWeights) -> dict[str, Tensor]:
+    """Name in the file -> parameter: ``2.embed_weight``, ``2.lora.transformer_blocks.0.ff.net.2.a``, …"""
+    named = {}
+    for name, parameter in weights.named_parameters():
+        if name.startswith("lora_modules."):
+            name = "lora." + name.removeprefix("lora_modules.").replace("/", ".")
+        named[f"{weights.scale}.{name}"] = parameter.detach()
+    return named
+
+
+def replace_file(path: Path, write_to: Callable[[str], Any]) -> None:
+    """Write beside ``path``, flush to disk, then take its place: readers see the old file or the new."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write_to(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's files are private; an adapter is an ordinary file
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise AdapterError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        found = description.get("format") if isinstance(description, dict) else type(description).__name__
+        raise AdapterError(f"{path}: expected format {FORMAT!r}, got {found!r}")
+    version = description.get("format_version")
+    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        raise AdapterError(
+            f"{path}: expected format_version 1 to {FORMAT_VERSION}, which ddit_ext {__version__} reads, "
+            f"got {version!r}, written by ddit_ext {description.get('ddit_ext', '?')}"
+        )
+    for name, kind in _FIELDS.items():
+        if not isinstance(description.get(name), kind):
+            raise AdapterError(
+                f"{path}: {name} must be {kind.__name__}, got {type(description.get(name)).__name__}"
+            )
+    base = description["base"]
+    if not isinstance(base.get("family"), str) or not all(
+        isinstance(base.get(k), dict) for k in ("config", "weights")
+    ):
+        raise AdapterError(f"{path}: base must have family, config and weights, got {sorted(base)}")
+    for name, shape in description["lora_layers"].items():
+        if not (
+            isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and n > 0 for n in shape)
+        ):
+            raise AdapterError(f"{path}: lora_layers[{name!r}] must be [in, out] features, got {shape!r}")
+    return description
+
+
+def _read_tensors(path: Path, expected: dict[str, Any]) -> dict[str, Tensor]:
+    size = path.stat().st_size
+    if size != expected.get("bytes"):
+        raise AdapterError(
+            f"{path} is truncated or from another save: expected {expected.get('bytes')} bytes, got {size}"
+        )
+    digest = _digest(path)
+    if digest != expected.get("sha256"):
+        raise AdapterError(
+            f"{path} is damaged or from another save: expected sha256 {expected.get('sha256')}, got {digest}"
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise AdapterError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _fill(adapter: Adapter, tensors: dict[str, Tensor], path: Path) -> None:
+    named: dict[str, Tensor] = {}
+    for weights in adapter.sizes.values():
+        named |= named_tensors(weights)
+    missing, unexpected = sorted(named.keys() - tensors.keys()), sorted(tensors.keys() - named.keys())
+    if missing or unexpected:
+        raise AdapterError(f"{path}: lacks the tensors {missing[:5]} and has the unexpected {unexpected[:5]}")
+    for name, parameter in named.items():
+        tensor = tensors[name]
+        if tensor.shape != parameter.shape:
+            raise AdapterError(
+                f"{path}: {name} must have shape {tuple(parameter.shape)}, got {tuple(tensor.shape)}"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise AdapterError(f"{path}: {name} holds values that are not finite")
+        parameter.copy_(tensor)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,138 @@
+"""The scalars of a noise-matched coarse step.
+
+Merging s×s latent pixels averages their noise, so a coarse patch is cleaner than the noise level the model is
+told. With a rectified flow z = (1-σ)·x + σ·ε the merged latent ``low`` carries the clean low-resolution
+latent with weight a = 1-σ and unit noise with weight b = σ/s; dividing by a + b puts it back on the flow, at
+a lower level:
+
+    c = 1 / (a + b),    σ' = b·c,    c·low = (1-σ')·x_low + σ'·ε'
+
+The velocity of the smaller latent, v' = ε' - x_low, then gives the low band of the wanted velocity ε - x:
+
+    v_low = α·v' + β·low,    α = (1-σ')/s + σ',    β = c·(1/s - 1)
+
+and the detail that no coarse token sees, z - up(low), is given the linear least-squares velocity
+
+    g(σ) = (σ - (1-σ)·H) / (σ² + (1-σ)²·H)
+
+for white noise and an independent clean detail of variance H per high-band coefficient. The derivation, and
+what of it is in the paper, stand in docs/coarse-step.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: H below this is treated as this: on a latent without any detail g(σ) = 1/σ would grow without bound as σ →
+#: 0.
+MIN_DETAIL = 1e-3
+#: No latent space in use has more detail than this; it bounds what one unusual sample can do to its own
+#: estimate.
+MAX_DETAIL = 4.0
+#: Relative uncertainty of σ² itself: pipelines in bfloat16 round the timestep to eight bits.
+LEVEL_ERROR = 0.005
+
+
+@dataclass(frozen=True)
+class NoiseMatch:
+    """The four scalars of a coarse step, each ``[B]`` float32; see the module's text for their meaning."""
+
+    input_scale: Tensor  # c, multiplies the noisy channels before the embedding
+    timestep: Tensor  # σ', the noise level the blocks are told, in [0, 1]
+    alpha: Tensor  # α, multiplies the de-embedded tokens
+    beta: Tensor  # β, multiplies up(low)
+
+
+def noise_match(sigma: Tensor, scale: int) -> NoiseMatch:
+    """c, σ', α and β for noise levels ``sigma`` [B] in [0, 1] and a merge of ``scale``×``scale`` latent
+    pixels.
+
+    Finite at both ends: at σ = 0 nothing is changed but α = 1/s, at σ = 1 the level stays 1 and c = s.
+    """
+    sigma = sigma.float()
+    denominator = scale * (1 - sigma) + sigma  # s·(a + b), between 1 and s
+    timestep = sigma / denominator
+    input_scale = scale / denominator
+    return NoiseMatch(
+        input_scale=input_scale,
+        timestep=timestep,
+        alpha=(1 - timestep) / scale + timestep,
+        beta=input_scale * (1 / scale - 1),
+    )
+
+
+def unmatched(sigma: Tensor) -> NoiseMatch:
+    """The paper's coarse step: the latent and the timestep as they are, α = 1, β = 0."""
+    sigma = sigma.float()
+    one = torch.ones_like(sigma)
+    return NoiseMatch(input_scale=one, timestep=sigma, alpha=one, beta=torch.zeros_like(sigma))
+
+
+def detail_gain(sigma: Tensor, detail: Tensor | float) -> Tensor:
+    """g(σ): the factor from the noisy detail to its velocity, ``[B]`` float32.
+
+    Args:
+        sigma: noise levels [B] in [0, 1].
+        detail: H, the variance of the clean latents' detail per high-band coefficient; one number or [B].
+    """
+    sigma = sigma.float()
+    clean = 1 - sigma
+    detail = torch.as_tensor(detail, dtype=torch.float32, device=sigma.device).clamp(min=MIN_DETAIL)
+    return (sigma - clean * detail) / (sigma.square() + clean.square() * detail)
+
+
+def default_detail(scale: int) -> float:
+    """H when nothing was measured: 1 - s^(-3/4), so 0.41 at s = 2 and 0.65 at s = 4.
+
+    It is what a unit-variance latent has whose s×s block means keep a variance of roughly s^(-3/4):
+    neighbours that correlate by about a half. Measure it with :func:`measure_detail` where clean latents are
+    at hand.
+    """
+    return 1 - scale**-0.75
+
+
+def estimate_detail(energy: Tensor, sigma: Tensor, coefficients: int, prior: float) -> Tensor:
+    """H of each sample, from the noisy latent itself; ``[B]`` float32.
+
+    The noisy detail has variance V = σ² + (1-σ)²·H, so H = (V - σ²)/(1-σ)². That quotient is all noise near σ
+    = 1, where the clean detail has not appeared yet. Instead of a threshold on σ, the quotient and ``prior``
+    are averaged with the inverse of their variances as weights: the standard error of V over ``coefficients``
+    samples (and a σ known to :data:`LEVEL_ERROR`) on the one side, a prior as wide as itself on the other.
+    Multiplied through by (1-σ)⁴ this is finite everywhere and slides from the prior at σ = 1 to the
+    measurement at low σ.
+
+    Args:
+        energy: V, the variance per high-band coefficient of the noisy latent [B].
+        sigma: noise levels [B].
+        coefficients: how many high-band coefficients V was averaged over.
+        prior: H to fall back on.
+    """
+    sigma = sigma.float()
+    clean2 = (1 - sigma).square()
+    expected = sigma.square() + clean2 * prior
+    error2 = (2.0 / max(coefficients, 1) + LEVEL_ERROR**2) * expected.square()
+    prior2 = prior * prior
+    blend = prior2 * clean2 * (energy.float() - sigma.square()) + error2 * prior
+    return (blend / (prior2 * clean2.square() + error2)).clamp(MIN_DETAIL, MAX_DETAIL)
+
+
+def high_band_energy(pixels: Tensor, low: Tensor, scale: int) -> Tensor:
+    """Variance per high-band coefficient of ``pixels`` [B, ...] given its s×s means ``low`` [B, ...]; [B]
+    float32.
+
+    mean((z - up(low))²) = mean(z²) - mean(low²) over whole blocks, and that is spread over the 1 - 1/s² of
+    the coefficients that are not means.
+    """
+    total = pixels.float().square().flatten(1).mean(1) - low.float().square().flatten(1).mean(1)
+    return total.clamp(min=0) / (1 - 1 / scale**2)
+
+
+def measure_detail(cells: Tensor, scale: int) -> float:
+    """H of clean latents given as cells [B, F, h, w, C, p, p]: the number to pass as ``detail_variance``."""
+    from .residual import split_bands
+
+    pixels, low = split_bands(cells, scale)
+    return float(high_band_energy(pixels, low, scale).mean())

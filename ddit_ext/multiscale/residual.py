@@ -1,0 +1,124 @@
+"""The path from before the patch embedding to after the de-embedding.
+
+A coarse token can't carry the detail inside its patch: neither the noise there, which the velocity must
+contain in full, nor the little that can be known of the clean detail. The residual adds, straight from the
+noisy latent z,
+
+    β(σ)·up(low) + g(σ)·(z - up(low)),        low = s×s means of z
+
+(`noise_match.py` has the scalars), and, in a trained adapter, a refinement that starts as an exact no-op.
+The paper has "one residual block" of undisclosed form here; the analytic part and the refinement are this
+project's.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import ops
+
+LEVEL_FEATURES = 8
+
+
+def split_bands(cells: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+    """Pixels [B, F, C, H, W] and their s×s means [B, F, C, H/s, W/s] of cells [B, F, h, w, C, p, p].
+
+    H and W are h·p and w·p rounded up to multiples of ``scale`` by repeating the last row and column, as the
+    embedding reads a ragged edge.
+    """
+    batch, frames, rows, columns, channels, patch, _ = cells.shape
+    height, width = rows * patch, columns * patch
+    pixels = cells.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch * frames, channels, height, width)
+    below, right = -height % scale, -width % scale
+    if below or right:
+        pixels = F.pad(pixels, (0, right, 0, below), mode="replicate")
+    low = F.avg_pool2d(pixels, scale)
+    return pixels.unflatten(0, (batch, frames)), low.unflatten(0, (batch, frames))
+
+
+def join_bands(pixels: Tensor, low: Tensor, gain: Tensor, low_gain: Tensor, like: Tensor) -> Tensor:
+    """low_gain·up(low) + gain·(pixels - up(low)) as cells shaped like ``like``; the gains are [B].
+
+    The arguments ``pixels`` and ``low`` come from :func:`split_bands`.
+    """
+    batch, frames, rows, columns, _, patch, _ = like.shape
+    channels, height, width = pixels.shape[2:]
+    scale = height // low.shape[-2]
+    blocks = pixels.view(batch * frames, channels, height // scale, scale, width // scale, scale)
+    if frames > 1:
+        gain, low_gain = gain.repeat_interleave(frames), low_gain.repeat_interleave(frames)
+    gain, low_gain = gain.view(-1, 1, 1, 1, 1, 1), low_gain.view(-1, 1, 1, 1, 1, 1)
+    spread = low.flatten(0, 1)[:, :, :, None, :, None] * (low_gain - gain)
+    joined = torch.addcmul(spread, blocks, gain).view(batch, frames, channels, height, width)
+    joined = joined[..., : rows * patch, : columns * patch]
+    cells = joined.unflatten(4, (columns, patch)).unflatten(3, (rows, patch))
+    return cells.permute(0, 1, 3, 5, 2, 4, 6)
+
+
+class Refinement(nn.Module):
+    """What training may change about the residual; exactly nothing at the start.
+
+    ``knots`` [3, K] are corrections to α, β and g, piecewise linear in σ between K equidistant knots on [0,
+    1]. A two-layer perceptron reads the noisy patch (all input channels) and the noise level and adds to the
+    velocity of the patch; its last layer starts at zero. Both layers are patch products, so a ragged edge
+    needs no special case.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, patch: int, scale: int, hidden: int, knots: int):
+        super().__init__()
+        if hidden < 1 or knots < 2:
+            raise ValueError(f"hidden must be at least 1 and knots at least 2, got {hidden} and {knots}")
+        side = patch * scale
+        self.scale = scale
+        self.knots = nn.Parameter(torch.zeros(3, knots))
+        self.input_weight = nn.Parameter(torch.empty(hidden, in_channels, side, side))
+        self.input_bias = nn.Parameter(torch.zeros(hidden))
+        self.level_weight = nn.Parameter(torch.zeros(hidden, LEVEL_FEATURES))
+        self.output_weight = nn.Parameter(torch.zeros(out_channels, side, side, hidden))
+        self.output_bias = nn.Parameter(torch.zeros(out_channels, side, side))
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """A random first layer of unit gain and a last layer of zeros."""
+        with torch.no_grad():
+            bound = math.sqrt(3 / self.input_weight[0].numel())
+            self.input_weight.uniform_(-bound, bound, generator=generator)
+            self.level_weight.uniform_(-0.5, 0.5, generator=generator)
+            for parameter in (self.knots, self.input_bias, self.output_weight, self.output_bias):
+                parameter.zero_()
+
+    def corrections(self, sigma: Tensor) -> Tensor:
+        """Corrections to (α, β, g) at ``sigma`` [B]: [3, B] float32."""
+        knots = self.knots.float()
+        position = sigma.float().clamp(0, 1) * (knots.shape[1] - 1)
+        left = position.long().clamp(max=knots.shape[1] - 2)
+        return torch.lerp(knots[:, left], knots[:, left + 1], position - left)
+
+    def forward(self, cells: Tensor, sigma: Tensor, dtype: torch.dtype) -> Tensor:
+        """Addition to the velocity [B, F, h, w, C_out, p, p], from cells [B, F, h, w, C_in, p, p]."""
+        grid = list(cells.shape[1:4])
+        frequencies = torch.arange(LEVEL_FEATURES, device=sigma.device, dtype=torch.float32) * math.pi
+        level = torch.cos(sigma.float()[:, None] * frequencies) @ self.level_weight.float().T
+        hidden = ops.patch_embed(
+            cells.to(dtype),
+            self.input_weight.to(dtype),
+            self.input_bias.to(dtype),
+            None,
+            None,
+            1.0,
+            self.scale,
+        )
+        hidden = F.silu(hidden + level[:, None].to(dtype))
+        return ops.patch_deembed(
+            hidden,
+            self.output_weight.to(dtype),
+            self.output_bias.to(dtype),
+            None,
+            None,
+            1.0,
+            self.scale,
+            grid,
+        )

@@ -1,0 +1,16 @@
+"""Distillation: the base model teaches its own coarse patch sizes."""
+
+from ..multiscale.adapter import Adapter, AdapterError
+from .config import DistillConfig
+from .distill import DistillResult, TrainingDiverged, distill
+from .evaluate import evaluate_coarse_error
+
+__all__ = [
+    "Adapter",
+    "AdapterError",
+    "DistillConfig",
+    "DistillResult",
+    "TrainingDiverged",
+    "distill",
+    "evaluate_coarse_error",
+]

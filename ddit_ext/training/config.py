@@ -1,0 +1,86 @@
+"""What a distillation run can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Settings of :func:`ddit_ext.training.distill`; every one has a default that works on a small model.
+
+    Attributes:
+        steps: optimiser steps in all, counted over resumed runs.
+        lr: peak learning rate of AdamW.
+        lr_embedding, lr_lora, lr_residual: the same for one part of the adapter; None: ``lr``.
+        weight_decay: on matrices only, never on biases, the patch-size vector or the knots.
+        betas: of AdamW.
+        schedule: of the learning rate after the warm-up, "cosine" to ``final_lr``·lr or "constant".
+        warmup: steps of linear warm-up.
+        clip: largest norm of the gradient; 0 for no clipping.
+        ema: decay of the average of the weights, which is what is saved; 0: the last weights are.
+        scale_shares: how often each scale is trained, {2: 3, 4: 1}; None: in turn.
+        noise_range: noise levels σ per scale, {4: (0.7, 1.0)}; a scale that isn't named gets (0.02, 1.0).
+        sigma_shift: k of the shift σ = k·u/(1 + (k-1)·u) of a uniform u, as FLUX's sampler has it: above 1
+            there are more high noise levels. 1: uniform in σ.
+        normalise: what the squared error of a sample is divided by: the mean square of the "teacher"'s
+            velocity, the running mean error at this noise "level" and scale (every level then weighs the
+            same), or "none".
+        autocast: run the model under this dtype, "bfloat16" or "float16" (no loss scaling), or None.
+        seed: of noise, noise levels and, with ``scale_shares``, scales. Each step draws from a generator of
+        its own. checkpoint_every, log_every: in steps.
+    """
+
+    steps: int = 1000
+    lr: float = 1e-3
+    lr_embedding: float | None = None
+    lr_lora: float | None = None
+    lr_residual: float | None = None
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: int = 50
+    final_lr: float = 0.02
+    clip: float = 1.0
+    ema: float = 0.995
+    scale_shares: Mapping[int, float] | None = None
+    noise_range: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    sigma_shift: float = 1.0
+    normalise: Literal["teacher", "level", "none"] = "teacher"
+    autocast: Literal["bfloat16", "float16"] | None = None
+    seed: int = 0
+    checkpoint_every: int = 500
+    log_every: int = 20
+
+    def __post_init__(self):
+        if self.schedule not in ("cosine", "constant"):
+            raise ValueError(f'schedule must be "cosine" or "constant", got {self.schedule!r}')
+        if self.normalise not in ("teacher", "level", "none"):
+            raise ValueError(f'normalise must be "teacher", "level" or "none", got {self.normalise!r}')
+        if self.autocast not in (None, "bfloat16", "float16"):
+            raise ValueError(f'autocast must be None, "bfloat16" or "float16", got {self.autocast!r}')
+        for name in ("steps", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "sigma_shift"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+        for scale, (low, high) in self.noise_range.items():
+            if not 0 <= low < high <= 1:
+                raise ValueError(
+                    f"noise_range[{scale}] must be (low, high) with 0 <= low < high <= 1, got {(low, high)}"
+                )
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        return getattr(torch, self.autocast) if self.autocast else None
+
+    def range_of(self, scale: int) -> tuple[float, float]:
+        """The noise levels that ``scale`` is trained on."""
+        return tuple(self.noise_range.get(scale, (0.02, 1.0)))
