@@ -89,6 +89,7 @@ class FluxSteering:
         self.patch_size = PATCH
         self.in_channels = config.in_channels // PATCH**2
         self.out_channels = out_features // PATCH**2
+        self.features = out_features  # of a packed token of the noisy latent
         self._merged = {name: _adapter_state(transformer, name) for name in ("x_embedder", "proj_out")}
         self._ids: tuple[weakref.ref[Tensor], int, int, Grid, dict[tuple[int, str], Tensor]] | None = None
         self._lora: weakref.WeakKeyDictionary[nn.Module, dict[str, tuple]] = weakref.WeakKeyDictionary()
@@ -141,6 +142,25 @@ class FluxSteering:
         """
         own = _needed(arguments, "hidden_states")[:, : grid.tokens]
         return cell_views.from_packed(own, grid.rows, grid.columns, PATCH)
+
+    def signal_cells(self, latents: Tensor, grid: Grid) -> Tensor:
+        """Cells [B, 1, h, w, C_out, p, p] of a latent as a sampler (or a transformer call) has it.
+
+        latents: packed tokens [B, N, >= C_out*p*p] or pictures [B, C_out, H, W]; else ValueError.
+        """
+        if latents.ndim == 3 and latents.shape[1] >= grid.tokens:
+            own = latents[:, : grid.tokens, : self.features]
+            view = cell_views.from_packed(own, grid.rows, grid.columns, PATCH)
+        elif latents.ndim == 4:
+            view = cell_views.from_latents(latents, PATCH)
+        else:
+            raise ValueError(
+                f"latents of shape {tuple(latents.shape)} don't lie on a grid of {grid.tokens} tokens"
+            )
+        expected = (grid.frames, grid.rows, grid.columns, self.out_channels)
+        if tuple(view.shape[1:5]) != expected:
+            raise ValueError(f"cells of the latents must be [B, {expected}, p, p], got {tuple(view.shape)}")
+        return view
 
     def check(self, arguments: dict[str, Any], weights: ScaleWeights) -> None:
         """Raise NotImplementedError, by name, for what a coarse call would silently get wrong."""

@@ -1,0 +1,256 @@
+"""Watches a pipeline's sampler: where a run begins, which step it is at, and its latents in float32.
+
+The transformer's own arguments can't tell: its timestep is rounded in bf16, guidance calls it twice a step,
+and it never sees the combined output. `scheduler.step` sees all that. It is wrapped on the instance, called as
+it is, and only looked at. Without a sampler (a user's own loop) a changed timestep is the next step.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .history import History
+
+MISMATCH = 0.01
+"""A timestep in bf16 is off by up to 2**-8 of itself; one that is off by more is not this sampler's."""
+
+
+class Run:
+    """One denoising run: `index` is its current step, `total` its number of steps (0: unknown)."""
+
+    def __init__(self, scheduler: Any, timesteps: Any, shape: torch.Size, levels: list[float]) -> None:
+        self.scheduler = scheduler
+        self.timesteps = timesteps
+        self.shape = shape
+        self.total = len(levels)
+        self.levels = levels  # σ of each step as the sampler has it, or empty
+        self.sigmas: list[float] = []  # all of the sampler's, read at its first step in this run
+        self.history = History()
+        self.index = -1  # the step of the last transformer call
+        self.done = 0  # steps that are over
+        self.sampled = False  # the sampler has stepped in this run
+        self.finished = False
+        self.timestep: Tensor | None = None  # of the current step, as the transformer was told
+        self.repeats = 0  # further calls of the current step
+
+    @property
+    def told(self) -> float:
+        """The current step's timestep as the transformer was told; on a GPU this waits for it."""
+        assert self.timestep is not None
+        return _first(self.timestep)
+
+    @property
+    def noise_level(self) -> float | None:
+        """σ in [0, 1] of the current step as the sampler has it; None where only the timestep is known."""
+        return self.levels[self.index] if self.index < len(self.levels) else None
+
+
+class StepWatch:
+    """Stands in for `step` on one scheduler instance: calls it as it is, then shows what came and went."""
+
+    def __init__(self, scheduler: Any, seen: Callable[[Any, tuple, dict, Any], None]) -> None:
+        self._scheduler = weakref.ref(scheduler)
+        self._own = scheduler.__dict__.get("step")  # another wrapper on the instance stays in place
+        self.seen: Callable[[Any, tuple, dict, Any], None] | None = seen
+        functools.update_wrapper(self, scheduler.step)
+        scheduler.step = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        scheduler = self._scheduler()
+        step = self._own or functools.partial(type(scheduler).step, scheduler)
+        result = step(*args, **kwargs)
+        if self.seen is not None:
+            self.seen(scheduler, args, kwargs, result)
+        return result
+
+    def remove(self) -> None:
+        """Put back what was there; where others have wrapped this since, only look away."""
+        self.seen = None
+        scheduler = self._scheduler()
+        if scheduler is not None and scheduler.__dict__.get("step") is self:
+            if self._own is not None:
+                scheduler.step = self._own
+            else:
+                del scheduler.step
+
+    def __reduce__(self) -> tuple:
+        # A copied scheduler (the copy is already known to copy and pickle here) gets its own class's step.
+        return _plain_step, (self._scheduler(),)
+
+
+def _plain_step(scheduler: Any) -> Any:
+    return getattr(scheduler, "step", None)
+
+
+class SamplerWatch:
+    """Follows the runs of one pipeline.
+
+    signal: keep the float32 latents that a dynamic schedule needs. stepped: called after each sampler step.
+    """
+
+    def __init__(self, pipe: Any, signal: bool, stepped: Callable[[Run], None]) -> None:
+        self._pipe = weakref.ref(pipe)  # the hook that owns this hangs on the pipeline's transformer
+        self._signal = signal
+        self._stepped = stepped
+        self._step: StepWatch | None = None
+        self._wrapped: Any = None
+        self.run: Run | None = None
+
+    def look(self, latents: Tensor, timestep: Tensor, channels: int) -> tuple[Run, bool]:
+        """At each transformer call: the run and whether this call begins a step of it.
+
+        latents: hidden_states [B, N, >= channels], the first `channels` features the noisy latent.
+        """
+        pipe = self._pipe()
+        scheduler = getattr(pipe, "scheduler", None)
+        timesteps = getattr(scheduler, "timesteps", None)
+        if scheduler is not self._wrapped:
+            self._wrap(scheduler)
+        run = self.run
+        if (
+            run is None
+            or run.finished
+            or run.scheduler is not scheduler
+            or run.timesteps is not timesteps
+            or run.shape != latents.shape
+        ):
+            run = self._begin(scheduler, timesteps, latents, timestep)
+        elif run.done == run.index:
+            if self._same_timestep(run, timestep):
+                run.repeats += 1
+                return run, False
+            if run.sampled or _first(timestep) > run.told:
+                run = self._begin(
+                    scheduler, timesteps, latents, timestep
+                )  # another loop, without this sampler
+            else:
+                run.done += 1
+        run.index = run.done
+        run.timestep = timestep
+        run.repeats = 0
+        if self._signal and not run.sampled:
+            run.history.push(latents[..., :channels])
+        return run, True
+
+    def drop(self) -> None:
+        """Forget the run, as after an error in it."""
+        self.run = None
+
+    def remove(self) -> None:
+        """Leave the sampler as it was found."""
+        self.run = None
+        self._wrap(None)
+
+    def _wrap(self, scheduler: Any) -> None:
+        if self._step is not None:
+            self._step.remove()
+        self._wrapped = scheduler
+        self._step = StepWatch(scheduler, self._seen) if callable(getattr(scheduler, "step", None)) else None
+
+    def _begin(self, scheduler: Any, timesteps: Any, latents: Tensor, timestep: Tensor) -> Run:
+        levels: list[float] = []
+        if isinstance(timesteps, Tensor) and timesteps.ndim == 1:
+            levels = _noise_levels(scheduler, timesteps)[_first_step(scheduler) :]
+            if levels and abs(levels[0] - _first(timestep)) > MISMATCH:
+                levels = []  # not this sampler's run
+        self.run = Run(scheduler, timesteps, latents.shape, levels)
+        return self.run
+
+    @staticmethod
+    def _same_timestep(run: Run, timestep: Tensor) -> bool:
+        if timestep is run.timestep:
+            return True
+        if run.sampled and timestep.device.type != "cpu" and run.repeats == 0:
+            return True  # guidance's second call: reading the values would stall the GPU for nothing
+        return _first(timestep) == run.told
+
+    def _seen(self, scheduler: Any, args: tuple, kwargs: dict, result: Any) -> None:
+        run = self.run
+        if run is None or run.finished or run.scheduler is not scheduler:
+            return
+        if run.timesteps is not scheduler.timesteps:
+            return  # another run has begun, and the transformer has not been called in it
+        named = dict(zip(("model_output", "timestep", "sample"), args, strict=False)) | kwargs
+        if not run.sampled:
+            self._take_over(run)
+        if self._signal:
+            self._follow(run, named, result)
+        run.done += 1
+        run.finished = bool(run.total) and run.done >= run.total
+        if run.finished:
+            run.history.clear()
+        self._stepped(run)
+
+    @staticmethod
+    def _take_over(run: Run) -> None:
+        """At the sampler's first step in a run: from here on it alone says what a step is."""
+        run.sampled = True
+        run.history.clear()
+        sigmas = getattr(run.scheduler, "sigmas", None)
+        run.sigmas = sigmas.tolist() if isinstance(sigmas, Tensor) else []
+        index = getattr(run.scheduler, "step_index", None)
+        if isinstance(index, int) and isinstance(run.timesteps, Tensor):
+            # Only now it is certain where a loop without set_begin_index entered.
+            run.levels = _noise_levels(run.scheduler, run.timesteps)[max(index - 1 - run.done, 0) :]
+            run.total = len(run.levels)
+
+    @staticmethod
+    def _follow(run: Run, named: dict[str, Any], result: Any) -> None:
+        """Add this step's float32 difference to the history."""
+        output, sample = named.get("model_output"), named.get("sample")
+        if not isinstance(output, Tensor) or not isinstance(sample, Tensor):
+            return
+        length = _euler_length(run, named)
+        if length is not None:
+            difference = output.detach().float() * length
+        else:
+            after = result[0] if isinstance(result, tuple) else result.prev_sample
+            difference = after.detach().float() - sample.detach().float()
+        if run.history.shape != difference.shape:
+            run.history.clear()
+            run.history.push(sample.expand_as(difference))
+        run.history.add(difference)
+
+
+def _euler_length(run: Run, named: dict[str, Any]) -> float | None:
+    """σ_{k+1} - σ_k where the step was exactly that times the model's output, else None."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = run.scheduler
+    # The class itself: a subclass may step otherwise.
+    if type(scheduler) is not FlowMatchEulerDiscreteScheduler or scheduler.config.stochastic_sampling:
+        return None
+    if named.get("per_token_timesteps") is not None:
+        return None
+    step = scheduler.step_index - 1  # the sampler has moved on
+    return run.sigmas[step + 1] - run.sigmas[step]
+
+
+def _first_step(scheduler: Any) -> int:
+    """The index at which a run that begins now enters the sampler's timesteps."""
+    for name in ("step_index", "begin_index"):
+        index = getattr(scheduler, name, None)
+        if isinstance(index, int):
+            return index
+    return 0
+
+
+def _noise_levels(scheduler: Any, timesteps: Tensor) -> list[float]:
+    """σ in [0, 1] of each timestep, read at once: its sigmas where they are such, else timesteps / 1000."""
+    sigmas = getattr(scheduler, "sigmas", None)
+    if isinstance(sigmas, Tensor) and sigmas.ndim == 1 and len(sigmas) >= len(timesteps):
+        levels = sigmas[: len(timesteps)].tolist()
+        if all(0 <= level <= 1 for level in levels):
+            return levels
+    scale = getattr(scheduler.config, "num_train_timesteps", 1000)
+    return [float(t) / scale for t in timesteps.tolist()]
+
+
+def _first(timestep: Tensor) -> float:
+    return float(timestep.detach().reshape(-1)[0])
