@@ -21,7 +21,7 @@ from .policy import Dynamic, Fixed, Policy, Schedule
 from .report import Report
 
 TRAINING_FREE = (
-    "ddit_ext: no adapter was given, so coarse steps run training-free, on weights made from the model's own. "
+    "ddit_ext: no adapter was given, so coarse steps run training-free on weights made from the model's own. "
     "They are an approximation, good at high noise and worse towards the end of a run; an adapter trained "
     "for this model makes them more exact"
 )
