@@ -66,10 +66,11 @@ class Corpus:
             np.save(file, torch.cat(parts).numpy())
         return torch.from_numpy(np.load(file))
 
-    def batch(self, size: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, size: str, count: int, drop: float = CAPTION_DROP) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents ``[count, 4, H, W]`` and token ids ``[count, 12]``, a share ``drop`` of them the empty caption's."""
         index = torch.randint(len(self), (count,))
         ids = self.ids[index].clone()
-        ids[torch.rand(count) < CAPTION_DROP] = self.empty
+        ids[torch.rand(count) < drop] = self.empty
         return self.latents(size)[index].float(), ids
 
 

@@ -20,6 +20,7 @@ from .common import Progress, load_state, save_state
 from .data import load_or_draw, to_signal
 
 KL_WEIGHT = 1e-4
+CROP = 32  # pixels: the network is local, and four times as many steps fit into a minute
 NOISE_SHARE = 0.5  # share of a batch whose latents are disturbed: the decoder learns to forgive a sampler's errors
 
 
@@ -82,7 +83,9 @@ def main() -> None:
         done = progress.seconds / (arguments.minutes * 60)
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1.0, (progress.step + 1) / 100) * (1 - min(done, 1.0)) + 1e-5
-        batch = to_signal(pictures[np.sort(rng.choice(len(pictures), arguments.batch, replace=False))])
+        top, left = rng.integers(0, pictures.shape[1] - CROP + 1, 2)
+        index = np.sort(rng.choice(len(pictures), arguments.batch, replace=False))
+        batch = to_signal(pictures[index, top : top + CROP, left : left + CROP])
         with torch.autocast("cpu", torch.bfloat16):
             loss = loss_of(vae, batch)
         optimizer.zero_grad()

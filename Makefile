@@ -1,0 +1,46 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Both set up all they need in .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+export MAX_JOBS ?= 2
+# Waiting threads that spin steal a busy machine's cores from each other.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test check lint format setup cpp-tests clean
+
+demo: setup
+	$(BIN)/python -m demo --out demo_output
+
+test: setup cpp-tests
+	$(BIN)/python -m pytest -q -x python_tests -m "not slow"
+
+# What takes longer than `make test` may: sanitizers over the C++ tests, and the slow Python tests.
+check: test
+	bash cpp_tests/sanitize.sh $(BIN)
+	$(BIN)/python -m pytest -q python_tests -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
+
+cpp-tests: setup
+	$(BIN)/cmake -S . -B build/cpp-tests -G Ninja -DDDIT_EXT_TESTS=ON -DPython_EXECUTABLE=$(abspath $(BIN))/python
+	$(BIN)/cmake --build build/cpp-tests -j $(MAX_JOBS)
+	$(BIN)/ctest --test-dir build/cpp-tests --output-on-failure
+
+setup: $(VENV)/.ready
+
+# Built anew when the sources of the native library change; Python sources are used where they lie.
+$(VENV)/.ready: setup.py pyproject.toml CMakeLists.txt $(shell find csrc cmake -type f)
+	bash scripts/setup.sh "$(PYTHON)" "$(VENV)" "$(TORCH)"
+	touch $@
+
+clean:
+	rm -rf build $(VENV) demo_output ddit_ext/lib ddit_ext/include ddit_ext/share ddit_ext/_core*.so

@@ -1,0 +1,42 @@
+"""Puts the trained parts into diffusers' folder format: ddit_ext/embedded/flux.
+
+    python -m embedded_training.assemble
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
+from transformers import CLIPTextModel, T5EncoderModel
+
+from . import architecture
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("runs/embedded"))
+    parser.add_argument("--transformer", type=Path, help="default: RUN/guided/transformer")
+    parser.add_argument("--out", type=Path, default=Path("ddit_ext/embedded/flux"))
+    arguments = parser.parse_args()
+    base = arguments.run / "base"
+    words = architecture.tokenizer()
+    pipeline = FluxPipeline(
+        scheduler=architecture.sampler(),
+        vae=AutoencoderKL.from_pretrained(arguments.run / "vae"),
+        text_encoder=CLIPTextModel.from_pretrained(base / "text_encoder"),
+        tokenizer=words,
+        text_encoder_2=T5EncoderModel.from_pretrained(base / "text_encoder_2"),
+        tokenizer_2=words,
+        transformer=FluxTransformer2DModel.from_pretrained(
+            arguments.transformer or arguments.run / "guided" / "transformer"
+        ),
+    )
+    pipeline.save_pretrained(arguments.out)
+    shutil.copy(arguments.run / "classifier.safetensors", arguments.out / "classifier.safetensors")
+
+
+if __name__ == "__main__":
+    main()
