@@ -34,7 +34,7 @@ def torch_settings() -> list[str]:
 
 class CMakeBuild(build_ext):
     def run(self) -> None:
-        # An editable install is built in place: ddit_ext/lib, ddit_ext/include and ddit_ext/share of the checkout.
+        # An editable install is built in place, into the checkout's ddit_ext/{lib,include,share}.
         prefix = ROOT if self.inplace else Path(self.build_lib).resolve()
         # One folder a Python, kept: the next build compiles only what changed.
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"

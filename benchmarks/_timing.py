@@ -17,8 +17,8 @@ import ddit_ext
 def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int = 30, warmup: int = 3) -> dict:
     """Each candidate once a round, `rounds` times.
 
-    Returns {name: {"median_s", "min_s", "ratio"}}. ratio: the median over the rounds of this candidate's time over the
-    first candidate's time in the same round.
+    Returns {name: {"median_s", "min_s", "ratio"}}. ratio: this candidate's time over the first candidate's in
+    the same round, the median over the rounds.
     """
     times = {name: [] for name in candidates}
     for index in range(warmup + rounds):

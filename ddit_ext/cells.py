@@ -20,7 +20,8 @@ def from_packed(tokens: Tensor, h: int, w: int, p: int = 2) -> Tensor:
         )
     if tokens.shape[2] == 0 or tokens.shape[2] % (p * p):
         raise ValueError(
-            f"from_packed: tokens must have C*p*p features, a multiple of p*p = {p * p}, got {tokens.shape[2]}"
+            f"from_packed: tokens must have C*p*p features, a multiple of p*p = {p * p}, "
+            f"got {tokens.shape[2]}"
         )
     return tokens.unflatten(2, (-1, p, p)).unflatten(1, (1, h, w))
 
@@ -33,7 +34,8 @@ def from_latents(latents: Tensor, p: int = 2) -> Tensor:
     _check_patch_size("from_latents", p)
     if latents.dim() not in (4, 5):
         raise ValueError(
-            f"from_latents: latents must have shape [B, C, H, W] or [B, C, F, H, W], got {list(latents.shape)}"
+            "from_latents: latents must have shape [B, C, H, W] or [B, C, F, H, W], "
+            f"got {list(latents.shape)}"
         )
     video = latents if latents.dim() == 5 else latents.unsqueeze(2)
     height, width = video.shape[3:]

@@ -1,4 +1,7 @@
-"""`cmake -DCMAKE_PREFIX_PATH=$(python -m ddit_ext.cmake_prefix)` lets find_package(ddit_ext) find this package."""
+"""Where find_package(ddit_ext) looks.
+
+cmake -DCMAKE_PREFIX_PATH=$(python -m ddit_ext.cmake_prefix) ...
+"""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """The three ops in plain PyTorch: slow, readable, and the truth in the tests.
 
-Shapes are those of `ddit_ext.ops`. Everything is computed in float32, or in float64 for float64 input, and rounded
-once, at the end. Arguments are not checked.
+Shapes are those of `ddit_ext.ops`. Everything is computed in float32, or in float64 for float64 input, and
+rounded once, at the end. Arguments are not checked.
 """
 
 import math
@@ -73,7 +73,7 @@ def acceleration_quantiles(
         for k, scale in enumerate(scales):
             side = scale * base
             sigmas = [
-                patch.var(dim=(-2, -1), unbiased=False).mean().sqrt()  # a cut patch counts its own pixels only
+                patch.var(dim=(-2, -1), unbiased=False).mean().sqrt()  # a cut patch has fewer pixels
                 for frame in acceleration[sample]
                 for rows in frame.split(side, dim=-2)
                 for patch in rows.split(side, dim=-1)  # [C, up to side, up to side]
@@ -93,7 +93,7 @@ def _picture(cells: Tensor) -> Tensor:
 
 
 def _patches(cells: Tensor, scale: int) -> Tensor:
-    """[B, F, h, w, C, p, p] -> [B, N, C, s*p, s*p]; the last pixel row and column are repeated at ragged edges."""
+    """[B, F, h, w, C, p, p] -> [B, N, C, s*p, s*p]; ragged edges repeat the last pixel row and column."""
     batch, frames, h, w, channels, p, _ = cells.shape
     rows, cols, side = math.ceil(h / scale), math.ceil(w / scale), scale * p
     pixel_rows = torch.arange(rows * side, device=cells.device).clamp(max=h * p - 1)

@@ -99,7 +99,10 @@ def test_nan_stays_where_it_is(impl):
 
 
 BAD = {
-    "tokens rank": ({"tokens": torch.zeros(2, 3)}, r"patch_deembed: tokens must have 3 dimensions \[B, N, D\]"),
+    "tokens rank": (
+        {"tokens": torch.zeros(2, 3)},
+        r"patch_deembed: tokens must have 3 dimensions \[B, N, D\]",
+    ),
     "tokens dtype": (
         {"tokens": torch.zeros(2, 16, 20, dtype=torch.int64)},
         r"patch_deembed: tokens must be float32, bfloat16, float16 or float64, got Long",
@@ -130,7 +133,10 @@ BAD = {
     "bias": ({"bias": torch.zeros(48)}, r"bias must have shape \[C, s\*p, s\*p\] = \[3, 4, 4\], got \[48\]"),
     "lora_a alone": ({"lora_b": None}, r"lora_a and lora_b must be given together, got only lora_a"),
     "lora_b alone": ({"lora_a": None}, r"lora_a and lora_b must be given together, got only lora_b"),
-    "lora_a shape": ({"lora_a": torch.zeros(4, 19)}, r"lora_a must have shape \[r, D\] = \[4, 20\], got \[4, 19\]"),
+    "lora_a shape": (
+        {"lora_a": torch.zeros(4, 19)},
+        r"lora_a must have shape \[r, D\] = \[4, 20\], got \[4, 19\]",
+    ),
     "lora_b shape": (
         {"lora_b": torch.zeros(3, 4, 4, 5)},
         r"lora_b must have shape \[C, s\*p, s\*p, r\] = \[3, 4, 4, 4\], got \[3, 4, 4, 5\]",

@@ -67,18 +67,14 @@ def test_pixel_order(impl):
     """Token 1 of a 2 x 4 grid at scale 2 reads columns 2 and 3: channel, pixel row, pixel column."""
     latents = torch.arange(1 * 2 * 4 * 8, dtype=torch.float32, device=impl.device).reshape(1, 2, 4, 8)
     identity = torch.eye(2 * 4 * 4, device=impl.device).reshape(32, 2, 4, 4)
-    tokens = impl.ops.patch_embed(
-        ddit_ext.cells.from_latents(latents), identity, None, None, None, 1.0, 2
-    )
+    tokens = impl.ops.patch_embed(ddit_ext.cells.from_latents(latents), identity, None, None, None, 1.0, 2)
     torch.testing.assert_close(tokens[0, 1], latents[0, :, :, 4:].flatten())
 
 
 def test_ragged_edge_repeats_the_last_pixels(impl):
     latents = torch.randn(1, 1, 6, 6, device=impl.device)
     identity = torch.eye(16, device=impl.device).reshape(16, 1, 4, 4)
-    tokens = impl.ops.patch_embed(
-        ddit_ext.cells.from_latents(latents), identity, None, None, None, 1.0, 2
-    )
+    tokens = impl.ops.patch_embed(ddit_ext.cells.from_latents(latents), identity, None, None, None, 1.0, 2)
     rows = torch.tensor([4, 5, 5, 5], device=impl.device)
     torch.testing.assert_close(tokens[0, 3], latents[0, 0][rows][:, rows].flatten())
 
@@ -111,7 +107,10 @@ def test_nan_stays_where_it_is(impl):
 
 
 BAD = {
-    "cells rank": ({"cells": torch.zeros(2, 3)}, r"patch_embed: cells must have 7 dimensions .* got shape \[2, 3\]"),
+    "cells rank": (
+        {"cells": torch.zeros(2, 3)},
+        r"patch_embed: cells must have 7 dimensions .* got shape \[2, 3\]",
+    ),
     "cells not square": (
         {"cells": torch.zeros(1, 1, 2, 2, 3, 2, 1)},
         r"patch_embed: cells must have square patches .* got \[1, 1, 2, 2, 3, 2, 1\]",
@@ -135,14 +134,20 @@ BAD = {
         r"patch_embed: weight must have the dtype of cells, float32, got bfloat16",
     ),
     "bias": ({"bias": torch.zeros(19)}, r"patch_embed: bias must have shape \[D\] = \[20\], got \[19\]"),
-    "bias dtype": ({"bias": torch.zeros(20).double()}, r"bias must have the dtype of cells, float32, got float64"),
+    "bias dtype": (
+        {"bias": torch.zeros(20).double()},
+        r"bias must have the dtype of cells, float32, got float64",
+    ),
     "lora_a alone": ({"lora_b": None}, r"lora_a and lora_b must be given together, got only lora_a"),
     "lora_b alone": ({"lora_a": None}, r"lora_a and lora_b must be given together, got only lora_b"),
     "lora_a shape": (
         {"lora_a": torch.zeros(4, 3, 4, 2)},
         r"lora_a must have shape \[r, C, s\*p, s\*p\] = \[4, 3, 4, 4\], got \[4, 3, 4, 2\]",
     ),
-    "lora_b shape": ({"lora_b": torch.zeros(20, 5)}, r"lora_b must have shape \[D, r\] = \[20, 4\], got \[20, 5\]"),
+    "lora_b shape": (
+        {"lora_b": torch.zeros(20, 5)},
+        r"lora_b must have shape \[D, r\] = \[20, 4\], got \[20, 5\]",
+    ),
 }
 
 
@@ -158,7 +163,9 @@ def test_without_a_kernel_for_the_device():
     arguments = {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in embed_arguments().items()}
     assert ddit_ext.ops.patch_embed(**arguments).shape == (2, 16, op_cases.WIDTH)
     with pytest.raises(NotImplementedError, match="ddit_ext::patch_embed.*SparseCPU"):
-        ddit_ext.ops.patch_embed(*(v.to_sparse() if k == "cells" else v for k, v in embed_arguments().items()))
+        ddit_ext.ops.patch_embed(
+            *(v.to_sparse() if k == "cells" else v for k, v in embed_arguments().items())
+        )
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -209,6 +216,8 @@ def test_autocast(impl, compiled):
     with torch.autocast(impl.device, dtype=torch.bfloat16):
         tokens = op(**{**arguments, "cells": arguments["cells"].bfloat16()})
     assert tokens.dtype == torch.bfloat16
-    torch.testing.assert_close(tokens.float(), reference.patch_embed(**arguments), **TOLERANCE[torch.bfloat16])
+    torch.testing.assert_close(
+        tokens.float(), reference.patch_embed(**arguments), **TOLERANCE[torch.bfloat16]
+    )
     tokens.sum().backward()
     assert arguments["weight"].grad.dtype == torch.float32

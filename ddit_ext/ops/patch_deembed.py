@@ -29,9 +29,9 @@ def patch_deembed(
     grid    [F, h, w]: how many base cells there are; required
     returns cells [B, F, h, w, C, p, p], contiguous; viewed as [B, F*h*w, C*p*p] it is FLUX's packed layout
 
-    float32, bfloat16, float16 and, on the CPU, float64; low precision is accumulated in float32. Differentiable once
-    in all tensors; autocast casts as for linear.
-    Raises RuntimeError, naming the argument, where shapes, dtypes or devices do not fit; TypeError without a grid.
+    float32, bfloat16, float16 and, on the CPU, float64; low precision is accumulated in float32.
+    Differentiable once in all tensors; autocast casts as for linear.
+    Raises RuntimeError, naming the argument, where shapes, dtypes or devices do not fit.
     The patch de-embedding of DDiT (arXiv 2602.16968), section 3.
     """
     if grid is None:

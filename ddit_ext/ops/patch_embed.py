@@ -25,8 +25,9 @@ def patch_embed(
     lora_a  [r, C, s*p, s*p] and lora_b [D, r], both or none
     returns tokens [B, F*ceil(h/s)*ceil(w/s), D], frame-major, then row-major
 
-    At a ragged edge the last pixel row and column are repeated. float32, bfloat16, float16 and, on the CPU, float64;
-    low precision is accumulated in float32. Differentiable once in all tensors; autocast casts as for linear.
+    At a ragged edge the last pixel row and column are repeated.
+    float32, bfloat16, float16 and, on the CPU, float64; low precision is accumulated in float32.
+    Differentiable once in all tensors; autocast casts as for linear.
     Raises RuntimeError, naming the argument, where shapes, dtypes or devices do not fit.
     The patch embedding of DDiT (arXiv 2602.16968), section 3.
     """
