@@ -1,11 +1,13 @@
 """Tiny random FLUX pipelines, built in code: no hub, no text encoders (prompt embeddings are passed).
 
-4 latent channels, packed 2x2 to 16 features; the VAE halves a side, so a token is 4x4 pixels. `size(rows, columns)`
-gives the height and width of a picture with that many tokens.
+4 latent channels, packed 2x2 to 16 features; the VAE halves a side, so a token is 4x4 pixels.
+`size(rows, columns)` gives the height and width of a picture with that many tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -169,7 +171,19 @@ def make_call(
 def run(pipe: Any, call: dict[str, Any]) -> torch.Tensor:
     """The latents [B, N, 16] a call ends with; calls with the same arguments are the same."""
     call = dict(call, generator=torch.Generator().manual_seed(call["generator"].initial_seed()))
-    return pipe(**call).images
+    with one_thread():
+        return pipe(**call).images
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """These models are so small that handing work to other threads takes longer than the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _ip_adapter_weights() -> dict[str, Any]:

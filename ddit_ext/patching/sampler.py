@@ -1,8 +1,8 @@
 """Watches a pipeline's sampler: where a run begins, which step it is at, and its latents in float32.
 
 The transformer itself cannot tell: its timestep is rounded in bf16, guidance calls it twice a step, and
-it never sees the combined output. `scheduler.step` sees all that: wrapped on the instance, it is called as it is
-and looked at. Without a sampler (a loop of a user's own) a changed timestep is the next step.
+it never sees the combined output. `scheduler.step` sees all that: wrapped on the instance, it is called as
+it is and looked at. Without a sampler (a loop of a user's own) a changed timestep is the next step.
 """
 
 from __future__ import annotations
