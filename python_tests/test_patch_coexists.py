@@ -38,7 +38,9 @@ def single_thread():
         yield
 
 
-@pytest.mark.parametrize(("positions", "rows", "columns"), [("centre", 5, 3), ("grid", 5, 3), ("centre", 150, 1)])
+@pytest.mark.parametrize(
+    ("positions", "rows", "columns"), [("centre", 5, 3), ("grid", 5, 3), ("centre", 150, 1)]
+)
 def test_coarse_positions(positions, rows, columns):
     pipe = make_pipeline(dtype=torch.bfloat16)
     adapter = Adapter.training_free(pipe.transformer, (2, 4), positions=positions)
@@ -302,7 +304,9 @@ def test_gradient_checkpointing_inside_the_context():
         arguments = steering.bind((), gradient_call(None))
         with steering.coarse(arguments, weights, torch.tensor([0.7])) as rewritten:
             model(**rewritten).sample.square().mean().backward()
-        gradients.append({name: p.grad.clone() for name, p in weights.named_parameters() if p.grad is not None})
+        gradients.append(
+            {name: p.grad.clone() for name, p in weights.named_parameters() if p.grad is not None}
+        )
     assert any("lora" in name for name in gradients[0])
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient)

@@ -18,7 +18,13 @@ def steps_of(handle):
 def test_runs_in_a_row_of_other_sizes_steps_and_batches(dtype):
     pipe = make_pipeline(dtype=dtype)
     handle = ddit_ext.patch(pipe, threshold=1e9)
-    for rows, columns, steps, batch in ((10, 6, 6, 1), (17, 13, 5, 2), (10, 6, 6, 3), (6, 10, 8, 1), (3, 3, 5, 1)):
+    for rows, columns, steps, batch in (
+        (10, 6, 6, 1),
+        (17, 13, 5, 2),
+        (10, 6, 6, 3),
+        (6, 10, 8, 1),
+        (3, 3, 5, 1),
+    ):
         call = make_call(rows=rows, columns=columns, steps=steps, batch=batch, dtype=dtype)
         out = run(pipe, call)
         assert out.shape == (batch, rows * columns, 16) and out.isfinite().all()
