@@ -114,7 +114,9 @@ BAD = {
     ),
     "scale": ({"scale": -1}, r"patch_deembed: scale must be at least 1, got -1"),
     "grid length": ({"grid": [8, 8]}, r"patch_deembed: grid must be \[F, h, w\], got \[8, 8\]"),
-    "grid size": ({"grid": [1, 0, 8]}, r"grid must be \[F, h, w\] of at least 1, got \[1, 0, 8\]"),
+    "grid size": ({"grid": [1, 0, 8]}, r"grid must be \[F, h, w\] of 1 to 1048576, got \[1, 0, 8\]"),
+    "huge grid": ({"grid": [2**62, 8, 8]}, r"grid must be \[F, h, w\] of 1 to 1048576, got"),
+    "huge scale": ({"scale": 2**62}, r"weight must have shape .* with s = scale = 4611686018427387904, got"),
     "grid for other tokens": ({"grid": [1, 8, 9]}, r"tokens must have .* = 20 tokens for grid \[1, 8, 9\]"),
     "weight rank": ({"weight": torch.zeros(48, 20)}, r"patch_deembed: weight must have 4 dimensions"),
     "weight not square": (

@@ -123,6 +123,7 @@ BAD = {
         {"cells": torch.zeros(1, 1, 2, 2, 3, 2, 2, dtype=torch.int32)},
         r"patch_embed: cells must be float32, bfloat16, float16 or float64, got Int",
     ),
+    "huge scale": ({"scale": 2**62}, r"weight must have shape .* with s = scale = 4611686018427387904, got"),
     "scale": ({"scale": 0}, r"patch_embed: scale must be at least 1, got 0"),
     "weight rank": ({"weight": torch.zeros(20, 48)}, r"patch_embed: weight must have 4 dimensions"),
     "weight for another scale": (

@@ -9,6 +9,7 @@ namespace ddit::ops {
 namespace {
 
 constexpr const char* kOp = "patch_deembed";
+constexpr int64_t kMostCells = 1 << 20;  // in each direction: their product stays an int64
 
 kernels::PatchGrid checked_grid(const Tensor& tokens, const Tensor& weight, const std::optional<Tensor>& bias,
                                 const std::optional<Tensor>& lora_a, const std::optional<Tensor>& lora_b,
@@ -18,7 +19,8 @@ kernels::PatchGrid checked_grid(const Tensor& tokens, const Tensor& weight, cons
   check(scale >= 1, kOp, ": scale must be at least 1, got ", scale);
   check(grid_sizes.size() == 3, kOp, ": grid must be [F, h, w], got ", show(grid_sizes));
   for (int64_t size : grid_sizes) {
-    check(size >= 1, kOp, ": grid must be [F, h, w] of at least 1, got ", show(grid_sizes));
+    check(size >= 1 && size <= kMostCells, kOp, ": grid must be [F, h, w] of 1 to ", kMostCells, ", got ",
+          show(grid_sizes));
   }
   check_dim(kOp, "weight", weight, 4, "[C, s*p, s*p, D]");
   const int64_t C = weight.size(0), side = weight.size(1), D = tokens.size(2);

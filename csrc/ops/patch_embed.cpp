@@ -22,6 +22,9 @@ kernels::PatchGrid checked_grid(const Tensor& cells, const Tensor& weight, const
   check_floating(kOp, "cells", cells);
   check(scale >= 1, kOp, ": scale must be at least 1, got ", scale);
   check_dim(kOp, "weight", weight, 4, "[D, C, s*p, s*p]");
+  // Also keeps s*p from overflowing below.
+  check(scale <= weight.size(2), kOp, ": weight must have shape [D, C, s*p, s*p] with s = scale = ", scale,
+        ", got ", show_shape(weight));
 
   const kernels::PatchGrid grid{cells.size(0), cells.size(1), cells.size(2), cells.size(3),
                                 cells.size(4), cells.size(5), scale};

@@ -1,7 +1,7 @@
 """Cells to patches and back in library calls, for the backward passes.
 
 Each forward op moves pixels one way; its backward is the adjoint. Reading repeats the last pixel row and
-column at a ragged edge, so its adjoint adds up what was repeated. Writing crops: its adjoint fills with zeros.
+column at a ragged edge: its adjoint adds up what was repeated. Writing crops: its adjoint fills with zeros.
 """
 
 import torch
