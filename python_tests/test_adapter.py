@@ -6,12 +6,13 @@ import os
 import pytest
 import torch
 from accelerate import cpu_offload
-from ddit_ext.models.flux import FluxSteering
-from ddit_ext.multiscale import Adapter, AdapterError
-from ddit_ext.multiscale.base_weights import read_base
 from peft import LoraConfig
 from safetensors.torch import load_file
 from tiny_flux import noisy_call, tiny_flux
+
+from ddit_ext.models.flux import FluxSteering
+from ddit_ext.multiscale import Adapter, AdapterError
+from ddit_ext.multiscale.base_weights import read_base
 
 
 def randomised(adapter):
@@ -85,7 +86,9 @@ def test_a_missing_file_is_named(saved, transformer, name):
 
 
 def test_a_path_that_is_no_adapter(transformer, tmp_path):
-    with pytest.raises(AdapterError, match=r"expected an adapter's folder or its adapter.safetensors, got .*weights.bin"):
+    with pytest.raises(
+        AdapterError, match=r"expected an adapter's folder or its adapter.safetensors, got .*weights.bin"
+    ):
         Adapter.load(tmp_path / "weights.bin", transformer)
 
 
@@ -118,7 +121,10 @@ def rewrite(saved, change):
     ("change", "text"),
     [
         (lambda d: d.update(format="other"), "expected format 'ddit_ext.adapter', got 'other'"),
-        (lambda d: d.update(format_version=99, ddit_ext="9.0"), "expected format_version 1 to 1.*got 99.*ddit_ext 9.0"),
+        (
+            lambda d: d.update(format_version=99, ddit_ext="9.0"),
+            "expected format_version 1 to 1.*got 99.*ddit_ext 9.0",
+        ),
         (lambda d: d.update(format_version="1"), "got '1'"),
         (lambda d: d.pop("scales"), "scales must be list, got NoneType"),
         (lambda d: d["scales"][0].pop("width"), r"lacks \['width'\]"),
@@ -144,9 +150,13 @@ def test_an_unreadable_description_is_rejected(saved, transformer, text):
 
 
 def test_another_model_is_rejected(saved):
-    with pytest.raises(AdapterError, match="another base model of the same shape: the weights of x_embedder differ"):
+    with pytest.raises(
+        AdapterError, match="another base model of the same shape: the weights of x_embedder differ"
+    ):
         Adapter.load(saved, tiny_flux(seed=1))
-    with pytest.raises(AdapterError, match="made for a model with in_channels = 16, this one has in_channels = 32"):
+    with pytest.raises(
+        AdapterError, match="made for a model with in_channels = 16, this one has in_channels = 32"
+    ):
         Adapter.load(saved, tiny_flux(channels=8))
     with pytest.raises(AdapterError, match="transformer must be one of .*got Linear"):
         Adapter.load(saved, torch.nn.Linear(2, 2))
@@ -186,8 +196,13 @@ def test_sequential_offload_and_peft_do_not_hide_the_base_weights(transformer):
     wrapped.add_adapter(LoraConfig(r=2, target_modules=["x_embedder", "proj_out"]))
     for model in (offloaded, wrapped, torch.compile(tiny_flux())):
         found = read_base(model)
-        assert all(torch.equal(a, b) for a, b in zip(vars(found).values(), vars(wanted).values(), strict=True))
-    assert torch.equal(velocity(offloaded, Adapter.training_free(offloaded)), velocity(transformer, Adapter.training_free(transformer)))
+        assert all(
+            torch.equal(a, b) for a, b in zip(vars(found).values(), vars(wanted).values(), strict=True)
+        )
+    assert torch.equal(
+        velocity(offloaded, Adapter.training_free(offloaded)),
+        velocity(transformer, Adapter.training_free(transformer)),
+    )
 
 
 def test_the_transformer_is_left_alone():

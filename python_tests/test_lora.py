@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from ddit_ext.multiscale.base_weights import feed_forward_layers
-from ddit_ext.multiscale.lora import LowRank, LowRankLinear
 from peft import LoraConfig
 from tiny_flux import tiny_flux
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from ddit_ext.multiscale.base_weights import feed_forward_layers
+from ddit_ext.multiscale.lora import LowRank, LowRankLinear
 
 
 def low_rank(fan_in=6, fan_out=5, rank=2, scale=0.5):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from ddit_ext import cells as cell_views
 from ddit_ext.multiscale.noise_match import (
     MAX_DETAIL,
@@ -66,7 +67,9 @@ def test_gain_is_the_least_squares_coefficient(detail, sigma):
     clean = detail**0.5 * torch.randn(400_000, generator=generator)
     noisy = (1 - sigma) * clean + sigma * noise
     fitted = ((noise - clean) @ noisy / (noisy @ noisy)).item()
-    assert detail_gain(torch.tensor([sigma]), detail).item() == pytest.approx(fitted, abs=0.02 / max(sigma, 0.1))
+    assert detail_gain(torch.tensor([sigma]), detail).item() == pytest.approx(
+        fitted, abs=0.02 / max(sigma, 0.1)
+    )
 
 
 @pytest.mark.parametrize("scale", [2, 4])

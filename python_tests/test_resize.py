@@ -3,11 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_flux import tiny_flux
+
 from ddit_ext import cells as cell_views
 from ddit_ext import ops
 from ddit_ext.multiscale.base_weights import read_base
 from ddit_ext.multiscale.resize import bilinear_matrix, pi_resize, pooled, repeated_rows
-from tiny_flux import tiny_flux
 
 
 def embed(patch, weight):

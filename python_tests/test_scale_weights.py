@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from tiny_flux import noisy_call, tiny_flux
+
 from ddit_ext import cells as cell_views
 from ddit_ext.models.flux import FluxSteering
 from ddit_ext.multiscale import Adapter, AdapterError, ScaleSpec
 from ddit_ext.multiscale.noise_match import detail_gain, noise_match
-from tiny_flux import noisy_call, tiny_flux
 
 
 def coarse_velocity(transformer, adapter, scale, arguments):
@@ -17,7 +18,7 @@ def coarse_velocity(transformer, adapter, scale, arguments):
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_training_free_is_the_base_on_the_smaller_latent(scale):
-    """Against the definition: the base at p on c·low at σ', its noise scaled back, plus g times the detail."""
+    """By the definition: the base at p on c·low at σ', its noise scaled back, plus g times the detail."""
     transformer = tiny_flux()
     rows, columns, detail = 12, 24, 0.3
     sigma = torch.tensor([0.9, 0.35])
@@ -121,7 +122,9 @@ def test_bfloat16_is_close_to_float32(trained):
     adapter = Adapter.create(transformer, [2], rank=2) if trained else Adapter.training_free(transformer, [2])
     call = noisy_call(4, 5, [0.8, 0.3])
     wanted = coarse_velocity(transformer, adapter.eval(), 2, call)
-    short = {k: v.bfloat16() if torch.is_tensor(v) else v for k, v in call.items()} | {"timestep": call["timestep"]}
+    short = {k: v.bfloat16() if torch.is_tensor(v) else v for k, v in call.items()} | {
+        "timestep": call["timestep"]
+    }
     got = coarse_velocity(transformer.bfloat16(), adapter, 2, short)
     assert got.dtype == torch.bfloat16
     assert (got.float() - wanted).norm() / wanted.norm() < 0.02
@@ -169,4 +172,6 @@ def test_packed_and_latent_cells_give_the_same_tokens():
     latents, sigma = torch.randn(1, 4, 6, 10), torch.tensor([0.4])
     strided = cell_views.from_latents(latents)
     packed = cell_views.from_packed(strided.flatten(4).flatten(1, 3), 3, 5)
-    torch.testing.assert_close(weights.prepare(strided, sigma).tokens(), weights.prepare(packed, sigma).tokens())
+    torch.testing.assert_close(
+        weights.prepare(strided, sigma).tokens(), weights.prepare(packed, sigma).tokens()
+    )

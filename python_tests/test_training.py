@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
+from tiny_flux import conditions, smooth_latents, tiny_flux, training_batch
+
 from ddit_ext.multiscale import Adapter, AdapterError
 from ddit_ext.training import DistillConfig, TrainingDiverged, distill, evaluate_coarse_error
 from ddit_ext.training.objective import call_arguments, draw_sigma
-from tiny_flux import conditions, smooth_latents, tiny_flux, training_batch
 
 SETTINGS = {"lr": 3e-3, "warmup": 2, "log_every": 4, "checkpoint_every": 5, "ema": 0.9}
 
@@ -54,10 +55,17 @@ def test_the_base_is_as_before():
         assert value.grad is None
 
 
-@pytest.mark.parametrize("normalise", ["teacher", "level"])
-def test_a_resumed_run_continues_bit_for_bit(tmp_path, normalise):
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"normalise": "level"},
+        {"scale_shares": {2: 2, 4: 1}},
+        {"share_teacher": False, "noise_range": {4: (0.7, 1.0)}},
+    ],
+)
+def test_a_resumed_run_continues_bit_for_bit(tmp_path, choices):
     transformer = tiny_flux()
-    settings = {"steps": 12, "normalise": normalise, "scale_shares": {2: 2, 4: 1}}
+    settings = {"steps": 12} | choices
     through = run(transformer, new_adapter(transformer), tmp_path / "through", **settings)
 
     def until_killed(step):
@@ -82,7 +90,9 @@ def test_an_iterable_is_read_past_what_was_done(tmp_path):
     data = [training_batch(index) for index in range(3)]
     through = run(transformer, new_adapter(transformer), steps=6, schedule="constant", batches=data)
     run(transformer, new_adapter(transformer), tmp_path, data, steps=4, schedule="constant")
-    resumed = run(transformer, new_adapter(transformer), tmp_path, iter(data * 2), steps=6, schedule="constant")
+    resumed = run(
+        transformer, new_adapter(transformer), tmp_path, iter(data * 2), steps=6, schedule="constant"
+    )
     for a, b in zip(through.adapter.parameters(), resumed.adapter.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -95,7 +105,8 @@ def test_an_exhausted_iterator_is_named_and_the_work_kept(tmp_path):
     assert (tmp_path / "checkpoint.safetensors").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_work_saved(tmp_path):
+@pytest.mark.parametrize("normalise", ["teacher", "level"])
+def test_a_loss_that_is_not_finite_stops_with_the_work_saved(tmp_path, normalise):
     transformer = tiny_flux()
 
     def batches(step):
@@ -103,10 +114,10 @@ def test_a_loss_that_is_not_finite_stops_with_the_work_saved(tmp_path):
         return (latents * float("nan") if step == 3 else latents), text
 
     with pytest.raises(TrainingDiverged, match=f"loss is nan at step 3, scale 4.*{tmp_path}"):
-        run(transformer, new_adapter(transformer), tmp_path, batches, steps=6)
-    done = run(transformer, new_adapter(transformer), tmp_path, steps=6)
+        run(transformer, new_adapter(transformer), tmp_path, batches, steps=6, normalise=normalise)
+    done = run(transformer, new_adapter(transformer), tmp_path, steps=6, normalise=normalise)
     assert done.steps == 6
-    straight = run(transformer, new_adapter(transformer), steps=6)
+    straight = run(transformer, new_adapter(transformer), steps=6, normalise=normalise)
     for a, b in zip(done.adapter.parameters(), straight.adapter.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -128,9 +139,13 @@ def test_autocast_trains_float32_weights():
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in result.adapter.parameters())
 
 
-def test_each_scale_keeps_to_its_noise_range():
+@pytest.mark.parametrize("share_teacher", [True, False])
+def test_each_scale_keeps_to_its_noise_range(share_teacher):
     transformer = tiny_flux()
-    result = run(transformer, new_adapter(transformer), steps=8, noise_range={4: (0.7, 1.0), 2: (0.3, 0.6)})
+    ranges = {4: (0.7, 1.0), 2: (0.3, 0.6)}
+    result = run(
+        transformer, new_adapter(transformer), steps=8, noise_range=ranges, share_teacher=share_teacher
+    )
     levels = {"2": set(), "4": set()}
     for line in result.log:
         for scale, entry in line["scales"].items():

@@ -2,8 +2,9 @@
 
 from ..multiscale.adapter import Adapter, AdapterError
 from .config import DistillConfig
-from .distill import DistillResult, TrainingDiverged, distill
+from .distill import DistillResult, distill
 from .evaluate import evaluate_coarse_error
+from .trainer import TrainingDiverged
 
 __all__ = [
     "Adapter",

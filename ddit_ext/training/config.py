@@ -23,7 +23,9 @@ class DistillConfig:
         warmup: steps of linear warm-up.
         clip: largest norm of the gradient; 0 for no clipping.
         ema: decay of the average of the weights, which is what is saved; 0: the last weights are.
-        scale_shares: how often each scale is trained, {2: 3, 4: 1}; None: in turn.
+        share_teacher: train every scale in every step against one pass of the teacher, the larger part of a
+            step's cost. Scales share no weights, so nothing is lost by it. False: one scale a step, in turn.
+        scale_shares: one scale a step, drawn with these weights, {2: 3, 4: 1}; None: see ``share_teacher``.
         noise_range: noise levels σ per scale, {4: (0.7, 1.0)}; a scale that isn't named gets (0.02, 1.0).
         sigma_shift: k of the shift σ = k·u/(1 + (k-1)·u) of a uniform u, as FLUX's sampler has it: above 1
             there are more high noise levels. 1: uniform in σ.
@@ -47,6 +49,7 @@ class DistillConfig:
     final_lr: float = 0.02
     clip: float = 1.0
     ema: float = 0.995
+    share_teacher: bool = True
     scale_shares: Mapping[int, float] | None = None
     noise_range: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     sigma_shift: float = 1.0
