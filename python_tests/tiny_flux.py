@@ -48,7 +48,7 @@ def training_batch(step, batch=4):
 
 
 def noisy_call(rows, columns, sigma, channels=4, condition_channels=0, seed=0):
-    """Arguments of a call with random packed latents on a rows×columns grid; sigma is a list, one a sample."""
+    """Arguments of a call with random packed latents on a rows×columns grid; sigma: a list, one a sample."""
     generator = torch.Generator().manual_seed(seed)
     batch = len(sigma)
     ids = torch.zeros(rows, columns, 3)

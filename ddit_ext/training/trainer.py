@@ -108,9 +108,9 @@ class Trainer:
         lr: float,
         means: Tensor,
     ) -> StepOutcome:
-        """Gradients of one scale, from the samples that are ``inside`` [B] its noise range; moves ``means``."""
+        """Gradients of one scale, from the samples ``inside`` [B] its noise range; moves ``means``."""
         config = self.config
-        # Gradient checkpointing runs blocks again in the backward: the modules stay swapped until it is through.
+        # Gradient checkpointing runs blocks again in the backward: the modules stay swapped until then.
         with self.steering.coarse(arguments, self.adapter.own(scale), arguments["timestep"]) as coarse:
             student = student_velocity(self.transformer, coarse, config.autocast_dtype)
             chosen = inside.to(self.device)
