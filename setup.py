@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -15,7 +16,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 
 
-def torch_settings() -> list[str]:
+def library_settings() -> list[str]:
     try:
         import torch
         from torch.utils import cpp_extension
@@ -25,7 +26,10 @@ def torch_settings() -> list[str]:
             "  pip install torch\n"
             "  pip install --no-build-isolation ."
         ) from error
+    import pybind11
+
     return [
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
         f"-DDDIT_EXT_TORCH_INCLUDE_DIRS={';'.join(cpp_extension.include_paths())}",
         f"-DDDIT_EXT_TORCH_LIB_DIR={cpp_extension.library_paths()[0]}",
         f"-DDDIT_EXT_TORCH_VERSION={torch.__version__}",
@@ -42,14 +46,21 @@ class CMakeBuild(build_ext):
             *("cmake", "-S", str(ROOT), "-B", str(build)),
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DDDIT_EXT_CUDA={os.environ.get('DDIT_EXT_CUDA', 'AUTO').upper()}",
-            *torch_settings(),
+            *library_settings(),
         ]
-        if not (build / "CMakeCache.txt").exists() and shutil.which("ninja"):
+        # cmake and ninja from this Python, also where its environment is not activated.
+        path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+        if not shutil.which("cmake", path=path):
+            raise SystemExit("ddit_ext needs cmake at build time: pip install cmake ninja")
+        if not (build / "CMakeCache.txt").exists() and shutil.which("ninja", path=path):
             configure += ["-G", "Ninja"]
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
-        subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build), "-j", jobs], check=True)
-        subprocess.run(["cmake", "--install", str(build), "--prefix", str(prefix)], check=True)
+        for command in (
+            configure,
+            ["cmake", "--build", str(build), "-j", jobs],
+            ["cmake", "--install", str(build), "--prefix", str(prefix)],
+        ):
+            subprocess.run(command, check=True, env={**os.environ, "PATH": path})
 
 
 setup(ext_modules=[Extension("ddit_ext._core", sources=[])], cmdclass={"build_ext": CMakeBuild})
