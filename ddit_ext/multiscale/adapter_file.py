@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -94,18 +93,17 @@ def named_tensors(weights: ScaleWeights) -> dict[str, Tensor]:
 
 def replace_file(path: Path, write_to: Callable[[str], Any]) -> None:
     """Write beside ``path``, flush to disk, then take its place: readers see the old file or the new."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.partial")  # what a kill leaves behind, the next save replaces
     try:
-        write_to(temporary)
+        write_to(str(temporary))
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's files are private; an adapter is an ordinary file
+        os.chmod(temporary, 0o666 & ~umask)  # safetensors makes private files; an adapter is an ordinary one
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
