@@ -1,4 +1,4 @@
-"""A patched transformer beside what else users do with one: positions, copies, offload, compile, LoRA, caches."""
+"""A patched transformer beside what else users do with one: copies, offload, compile, LoRA, caches."""
 
 import copy
 import pickle
@@ -248,6 +248,56 @@ def test_a_users_lora_on_a_replaced_layer_raises(layer):
     pipe.transformer.enable_adapters()
     handle.unpatch()
     run(pipe, make_call(steps=2))
+
+
+@pytest.mark.parametrize("layer", ["x_embedder", "proj_out"])
+def test_a_lora_fused_into_a_replaced_layer(layer):
+    """Fused after patching, the layer is no longer what the coarse weights were made from."""
+    pipe = make_pipeline()
+    handle = ddit_ext.patch(pipe, schedule=2)
+    before = run(pipe, make_call(steps=1))
+    config = LoraConfig(r=2, target_modules=f"^{layer}$", init_lora_weights=False)
+    pipe.transformer.add_adapter(config, adapter_name="style")
+    pipe.transformer.fuse_lora()
+    with pytest.raises(NotImplementedError, match=rf"style.* on {layer}"):
+        run(pipe, make_call(steps=1))
+    handle.unpatch()
+    ddit_ext.patch(pipe, schedule=2)
+    assert not torch.equal(run(pipe, make_call(steps=1)), before)
+
+
+def test_group_offload():
+    pipe, call = make_pipeline("kontext"), make_call("kontext", steps=2)
+    ddit_ext.patch(pipe, trained_adapter(pipe.transformer), schedule=2)
+    expected = run(pipe, call)
+    cpu = torch.device("cpu")
+    pipe.transformer.enable_group_offload(onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
+    assert torch.equal(run(pipe, call), expected)
+
+
+@pytest.mark.parametrize("patch_first", [True, False])
+def test_layerwise_casting(patch_first):
+    """Weights stored in fp8: the same coarse picture, patched before or after, but for the rounding to fp8."""
+    pipe = make_pipeline("kontext", torch.bfloat16)
+    call = make_call("kontext", steps=2, dtype=torch.bfloat16)
+    adapter = trained_adapter(pipe.transformer)
+    if patch_first:
+        ddit_ext.patch(pipe, adapter, schedule=2)
+    pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
+    if not patch_first:
+        ddit_ext.patch(pipe, adapter, schedule=2)
+    assert pipe.transformer.x_embedder.weight.dtype == torch.float8_e4m3fn
+    out = run(pipe, call)
+    assert out.dtype == torch.bfloat16 and out.isfinite().all()
+
+
+def test_autocast():
+    pipe, call = make_pipeline(), make_call(steps=3)
+    ddit_ext.patch(pipe, trained_adapter(pipe.transformer), schedule=[2, 1, 4])
+    expected = run(pipe, call)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = run(pipe, call)
+    assert (out - expected).abs().max() < 0.2  # bf16 against float32, values of size 1 to 4
 
 
 def test_a_cache_raises_at_the_first_coarse_call():

@@ -2,6 +2,7 @@
 
 import gc
 import inspect
+import math
 import weakref
 
 import pytest
@@ -11,7 +12,7 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
     UniPCMultistepScheduler,
 )
-from flux_pipelines import TEXT, make_call, make_pipeline, make_scheduler, run
+from flux_pipelines import TEXT, make_call, make_pipeline, make_scheduler, one_thread, run
 
 import ddit_ext
 from ddit_ext import cells, ops
@@ -22,16 +23,22 @@ pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 SCALES = (1, 2, 4)
 
 
+@pytest.fixture(autouse=True)
+def single_thread():
+    with one_thread():
+        yield
+
+
 class Pipe:
     def __init__(self, scheduler):
         self.scheduler = scheduler
 
 
 def smooth_path(side: int = 32):
-    """velocity(σ) of a made-up rectified flow whose picture forms smoothly: what a real model's path is like."""
+    """velocity(σ) of a made-up rectified flow whose picture forms smoothly, as a real model's does."""
     generator = torch.Generator().manual_seed(0)
     noise, picture, detail = torch.randn(3, 1, (side // 2) ** 2, 16, generator=generator)
-    return noise, lambda sigma: noise - picture - detail * (0.5 - 0.5 * torch.cos(torch.tensor(2.0 * sigma)))
+    return noise, lambda sigma: noise - picture - detail * 0.5 * (1 - math.cos(2 * sigma))
 
 
 def scores_of_path(dtype, exact):
@@ -74,7 +81,7 @@ def test_bf16_and_float32_runs_see_the_same_scores():
 def test_bf16_outputs_change_the_scores_by_their_own_rounding_only():
     exact, raw32 = scores_of_path(torch.float32, exact=False)
     scores, raw16 = scores_of_path(torch.bfloat16, exact=False)
-    # A step of 1/50 of a velocity of size 2 to 4 rounded to 2**-8 of itself: about 1e-4 in a third difference.
+    # 1/50 of a velocity of size 2 to 4, rounded to 2**-8 of itself: about 1e-4 in a third difference.
     assert (scores - exact).abs().max() < 3e-4
     assert (raw16 - exact).abs().median() > 1e-3
     # In float32 the pipeline's own latents say the same as the watch.
@@ -258,6 +265,16 @@ def test_a_loop_with_the_pipelines_sampler():
         assert [step["scale"] for step in steps] == [1, 1, 1] + [4] * (6 - first)
         expected = pipe.scheduler.sigmas[first:-1].tolist()
         assert [step["noise_level"] for step in steps] == pytest.approx(expected, abs=1e-5)
+
+
+def test_last_steps_cannot_be_protected_in_a_loop_without_a_sampler():
+    pipe = make_pipeline()
+    for schedule in (None, 2):
+        handle = ddit_ext.patch(pipe, schedule=schedule, protect=(0, 1))
+        with pytest.raises(ValueError, match=r"protect=\(0, 1\).*length of this run is not known"):
+            Loop(pipe).call(0.9)
+        assert run(pipe, make_call(steps=5)).isfinite().all()
+        handle.unpatch()
 
 
 def test_fixed_schedules_in_a_loop_without_a_sampler():

@@ -59,6 +59,7 @@ class PatchHook:
             handle.remove()
         self._handles = []
         self.watch.remove()
+        self.adapter = None  # a handle that is kept for its report keeps no weights
 
     def before(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         """The rewritten arguments of a coarse call, None (nothing touched) for a call at size 1."""
@@ -170,13 +171,18 @@ class PatchHook:
             self.clock()
 
 
+outside_of_graphs = torch.compiler.disable(
+    reason="ddit_ext chooses the patch size outside of compiled graphs"
+)
+
+
 class BeforeCall:
     """Forward pre-hook; a copied or pickled transformer gets one that does nothing."""
 
     def __init__(self, hook: PatchHook) -> None:
         self.hook = hook
 
-    @torch.compiler.disable
+    @outside_of_graphs
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         return self.hook.before(args, kwargs)
 
@@ -190,7 +196,7 @@ class AfterCall:
     def __init__(self, hook: PatchHook) -> None:
         self.hook = hook
 
-    @torch.compiler.disable
+    @outside_of_graphs
     def __call__(self, module: nn.Module, args: tuple, output: Any) -> None:
         self.hook.leave()
         self.hook.clock()

@@ -72,8 +72,7 @@ def patch(
         quantile: in [0, 1], over the patches of a sample.
         schedule: None (dynamic), one size, a list of one size a step, or callable(step) -> size.
         batch: "finest": a batch takes the finest of its samples' sizes.
-        protect: so many steps at the beginning and at the end stay at size 1; the end only where the
-            length of a run is known.
+        protect: so many steps at the beginning and at the end of a run stay at size 1.
 
     Raises:
         TypeError, ValueError: an argument, by name, with what was expected and what came.

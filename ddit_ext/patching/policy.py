@@ -20,12 +20,20 @@ class Decision:
 
 
 class Policy:
-    """Asked once a step. `begin` starts a run of `total` steps (0: unknown)."""
+    """Asked once a step. protect: so many first and last steps of a run stay at size 1."""
 
     needs_signal = False
 
+    def __init__(self, protect: tuple[int, int]) -> None:
+        self._protect = protect
+
     def begin(self, total: int) -> None:
-        """Start a run; ValueError where this schedule can't serve a run of that length."""
+        """Start a run of `total` steps (0: unknown); ValueError where the schedule can't serve such a run."""
+        if self._protect[1] and not total:
+            raise ValueError(
+                f"protect={self._protect}: the length of this run is not known (no sampler of the pipeline "
+                "takes part in it), so its last steps can't be told; use protect=(first, 0)"
+            )
 
     def decide(self, step: int, scores: Scores) -> Decision:
         """The patch size of step `step` (from 0); scores[sample][scale] or None without a signal."""
@@ -40,9 +48,11 @@ class Dynamic(Policy):
     def __init__(self, scales: Sequence[int], thresholds: Sequence[float], protect: tuple[int, int]) -> None:
         from .. import PatchScheduler
 
+        super().__init__(protect)
         self._scheduler = PatchScheduler(list(scales), list(thresholds), *protect)
 
     def begin(self, total: int) -> None:
+        super().begin(total)
         self._scheduler.begin(total)
 
     def decide(self, step: int, scores: Scores) -> Decision:
@@ -54,8 +64,8 @@ class Fixed(Policy):
     """A size for every step, from the first on, whatever the latents do; protected steps stay at size 1."""
 
     def __init__(self, schedule: Any, scales: Sequence[int], protect: tuple[int, int]) -> None:
+        super().__init__(protect)
         self._scales = tuple(scales)
-        self._protect = protect
         self._total = 0
         self._list: list[int] | None = None
         self._call: Callable[[int], Any]
@@ -75,6 +85,7 @@ class Fixed(Policy):
         self.always_fine = schedule == 1 if self._list is None else all(scale == 1 for scale in self._list)
 
     def begin(self, total: int) -> None:
+        super().begin(total)
         self._total = total
         if self._list is not None and len(self._list) < total:
             raise ValueError(
@@ -96,4 +107,4 @@ class Fixed(Policy):
 
 
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))

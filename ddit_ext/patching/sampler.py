@@ -176,10 +176,10 @@ class SamplerWatch:
             return
         if run.timesteps is not scheduler.timesteps:
             return  # another run has begun, and the transformer has not been called in it
-        named = dict(zip(("model_output", "timestep", "sample"), args, strict=False)) | kwargs
         if not run.sampled:
             self._take_over(run)
         if self._signal:
+            named = dict(zip(("model_output", "timestep", "sample"), args, strict=False)) | kwargs
             self._follow(run, named, result)
         run.done += 1
         run.finished = bool(run.total) and run.done >= run.total
