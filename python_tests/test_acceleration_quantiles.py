@@ -95,8 +95,9 @@ def test_a_large_mean_does_not_drown_the_deviation(impl, layout):
 
 
 def test_close_latents(impl):
-    """The usual case: third differences far below the latents. (z0 - z3) + 3 (z2 - z1) keeps them, where rounding
-    3 z1 and 3 z2 apart is ten times off."""
+    """The usual case: third differences far below the latents. (z0 - z3) + 3 (z2 - z1) keeps them; rounding
+    3 z1 and 3 z2 apart is ten times off.
+    """
     start, drift, _, _ = steps(device=impl.device)
     noise = steps(device=impl.device, seed=1)
     assert_matches(impl, [start + 0.1 * k * drift + 1e-5 * noise[k] for k in range(4)], [1, 2, 4], rtol=5e-5)

@@ -151,7 +151,7 @@ void run(const Params& params, const ParallelFor& parallel_for) {
 
   // A scale that is asked for twice is selected twice from the same values, so one task takes one level.
   const int64_t level_count = static_cast<int64_t>(plan.levels.size());
-  const int64_t select_grain = std::max<int64_t>(1, kElementsPerTask / 8 * level_count / plan.variances);
+  const int64_t select_grain = std::max<int64_t>(1, kElementsPerTask * level_count / plan.variances);
   parallel_for(0, sizes[kSample] * level_count, select_grain, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const int64_t sample = i / level_count;
