@@ -1,9 +1,17 @@
 """Every kind of FLUX pipeline runs coarse, and is itself again at size 1 and after unpatch()."""
 
+import inspect
 import math
 
 import pytest
 import torch
+from diffusers import (
+    FluxControlImg2ImgPipeline,
+    FluxControlInpaintPipeline,
+    FluxControlNetImg2ImgPipeline,
+    FluxControlNetInpaintPipeline,
+    FluxKontextInpaintPipeline,
+)
 from flux_pipelines import KINDS, make_call, make_pipeline, run
 
 import ddit_ext
@@ -70,6 +78,35 @@ def test_bf16(kind):
     out = run(pipe, make_call(kind, steps=3, dtype=torch.bfloat16))
     assert out.dtype == torch.bfloat16 and out.isfinite().all()
     assert handle.report().to_dict()["steps"][-1]["scale"] in (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("cls", "kind"),
+    [
+        (FluxControlImg2ImgPipeline, "control"),
+        (FluxControlInpaintPipeline, "control"),
+        (FluxControlNetImg2ImgPipeline, "controlnet"),
+        (FluxControlNetInpaintPipeline, "controlnet"),
+        (FluxKontextInpaintPipeline, "kontext"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_pipelines_that_combine_these(cls, kind):
+    parts = make_pipeline(kind).components
+    pipe = cls(**{name: parts[name] for name in inspect.signature(cls).parameters if name in parts})
+    pipe.set_progress_bar_config(disable=True)
+    call = make_call(kind, 6, 5, steps=7) | {"strength": 0.9}
+    call["image"] = torch.rand(1, 3, call["height"], call["width"])
+    if "mask_image" in inspect.signature(cls.__call__).parameters:
+        call["mask_image"] = torch.ones(1, 1, call["height"], call["width"])
+    plain = run(pipe, call)
+    handle = ddit_ext.patch(pipe, threshold=1e9)
+    assert run(pipe, call).isfinite().all()
+    steps = handle.report().to_dict()["steps"]
+    assert [step["scale"] for step in steps] == [1, 1, 1] + [4] * (len(steps) - 3)
+    assert steps[-1]["scale"] == 4 and steps[-1]["tokens"] == coarse_tokens(kind, 6, 5, 4)
+    handle.unpatch()
+    assert torch.equal(run(pipe, call), plain)
 
 
 def test_kontext_references_pass_through_the_base_layers():

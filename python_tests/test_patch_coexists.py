@@ -277,7 +277,7 @@ def test_group_offload():
 
 @pytest.mark.parametrize("patch_first", [True, False])
 def test_layerwise_casting(patch_first):
-    """Weights stored in fp8: the same coarse picture, patched before or after, but for the rounding to fp8."""
+    """Weights stored in fp8, before or after patching."""
     pipe = make_pipeline("kontext", torch.bfloat16)
     call = make_call("kontext", steps=2, dtype=torch.bfloat16)
     adapter = trained_adapter(pipe.transformer)

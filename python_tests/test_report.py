@@ -100,6 +100,14 @@ def test_remarks(threshold, text):
     assert f"warning: {text}" in str(handle.report()) or text in str(handle.report())
 
 
+def test_no_remarks_where_there_is_one_size():
+    pipe = make_pipeline()
+    handle = ddit_ext.patch(pipe, scales=(1,))
+    run(pipe, make_call(steps=6))
+    assert handle.report().to_dict()["warnings"] == []
+    assert len(handle.report().to_dict()["steps"][3]["scores"][0]) == 1
+
+
 def test_no_remarks_on_a_schedule_that_was_asked_for():
     pipe = make_pipeline()
     handle = ddit_ext.patch(pipe, schedule=4)

@@ -112,7 +112,7 @@ def _cost(tokens: int, width: int) -> float:
 def _remarks(run: RunRecord) -> list[str]:
     """What a user would want to know about a dynamic run's outcome."""
     signalled = [step for step in run.steps if step.scores is not None]
-    if not run.dynamic or not signalled:
+    if not run.dynamic or not signalled or run.scales == (1,):
         return []
     if all(step.scale == 1 for step in signalled):
         return ["no step was coarse: every score was above its threshold; a larger threshold gives speed"]
