@@ -156,6 +156,27 @@ def test_a_users_own_wrapper_stays():
     assert pipe.scheduler.__dict__["step"] is own
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_patched_pipelines_with_one_sampler(first):
+    pipes = [make_pipeline(), make_pipeline(seed=1)]
+    pipes[1].scheduler = pipes[0].scheduler
+    alone = [run(pipe, make_call(steps=6)) for pipe in pipes]
+    handles = [
+        ddit_ext.patch(pipe, threshold=threshold) for pipe, threshold in zip(pipes, (1e9, 0.0), strict=True)
+    ]
+    for _ in range(2):
+        for pipe, handle, scale in zip(pipes, handles, (4, 1), strict=True):
+            run(pipe, make_call(steps=6))
+            steps = handle.report().to_dict()["steps"]
+            assert [step["scale"] for step in steps] == [1, 1, 1] + [scale] * 3
+    handles[first].unpatch()
+    handles[1 - first].unpatch()
+    assert "step" not in pipes[0].scheduler.__dict__
+    assert all(
+        torch.equal(run(pipe, make_call(steps=6)), out) for pipe, out in zip(pipes, alone, strict=True)
+    )
+
+
 def test_one_step_runs_in_a_row_are_runs():
     pipe = make_pipeline()
     begun = []

@@ -103,10 +103,11 @@ class PatchHook:
 
     def clock(self) -> None:
         """The step under way has lasted until now."""
-        if self.record is not None and self.record.steps:
+        if self.watch.run is not None and self.record is not None and self.record.steps:
             self.record.steps[-1].seconds = time.perf_counter() - self._started
 
     def _begin_step(self, run: Run, arguments: dict[str, Any]) -> None:
+        started = time.perf_counter()
         hidden_states = arguments["hidden_states"]
         if run.index == 0 or self.record is None:
             self._begin_run(run, arguments)
@@ -123,7 +124,7 @@ class PatchHook:
         self._scale = decision.scale
         samples = len(scores) if scores else hidden_states.shape[0]
         level = run.noise_level
-        self._started = time.perf_counter()
+        self._started = started
         self.record.steps.append(
             StepRecord(
                 index=run.index,

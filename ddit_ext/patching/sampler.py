@@ -58,7 +58,7 @@ class StepWatch:
         self._scheduler = weakref.ref(scheduler)
         self._own = scheduler.__dict__.get("step")  # another wrapper on the instance stays in place
         self.seen: Callable[[Any, tuple, dict, Any], None] | None = seen
-        functools.update_wrapper(self, scheduler.step)
+        functools.update_wrapper(self, scheduler.step, updated=())
         scheduler.step = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -74,8 +74,11 @@ class StepWatch:
         self.seen = None
         scheduler = self._scheduler()
         if scheduler is not None and scheduler.__dict__.get("step") is self:
-            if self._own is not None:
-                scheduler.step = self._own
+            own = self._own
+            while isinstance(own, StepWatch) and own.seen is None:  # of a patch that ended before this one
+                own = own._own
+            if own is not None:
+                scheduler.step = own
             else:
                 del scheduler.step
 
