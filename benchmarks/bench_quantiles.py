@@ -3,8 +3,8 @@
     python benchmarks/bench_quantiles.py [--rounds 30] [--threads 2] [--dtypes float32] [--json FILE]
 
 Candidates take turns. Speedups are given twice: the median over the rounds, and from each candidate's fastest
-round, which a busy machine disturbs less. "Eager" is the faster of two ways to write the signal with PyTorch's
-own functions; a third, pooled one, which loses the deviation where the mean is large, is told apart.
+round, which a busy machine disturbs less. "Eager" is the faster of two ways to write the signal with the
+functions of PyTorch; a third, pooled one, which loses the deviation where the mean is large, is told apart.
 """
 
 import argparse
