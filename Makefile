@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 .PHONY: demo test check lint format setup cpp-tests clean
 
 demo: setup
-	$(BIN)/python -m demo --out demo_output
+	$(BIN)/python examples/demo.py --out demo_output
 
 test: setup cpp-tests
 	$(BIN)/python -m pytest -q -x python_tests -m "not slow"

@@ -15,6 +15,12 @@ import numpy as np
 
 from . import scenes
 
+STEPS = 28
+"""Where the curve of fidelity over steps flattens: what "fixed p" means in the figures (benchmarks/embedded_base.py)."""
+
+THRESHOLD = 1e-3
+"""A threshold that makes the embedded model about twice as fast (benchmarks/embedded_frontier.py)."""
+
 _STATISTICS_COUNT, _STATISTICS_SEED = 1024, 2_000_000  # the real scenes that Fréchet distances are taken to
 
 

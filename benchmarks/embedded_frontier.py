@@ -1,0 +1,163 @@
+"""Speed against fidelity on the embedded FLUX, with the controls that decide: fewer steps and a fixed schedule.
+
+    python benchmarks/embedded_frontier.py --steps 28 --prompts 64 --out benchmarks/results/embedded_frontier.json
+
+Per target speed (1.5, 2, 3): dynamic with the adapter, dynamic training-free, fewer fixed steps of equal time, and a
+fixed coarse-first schedule of equal time. Fidelity is to the fixed-p sample of the same seed and step count. Times
+are whole denoising loops at batch 8, methods taking turns; a speed is the median over batches of the ratio to
+fixed p on the same batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from _quality import bootstrap, psnr, ssim, with_interval
+from _runs import Method, Outcome, batches, decode, interleaved_runs
+from _thresholds import coarse_first, decide, threshold_for, traces_of
+from _timing import write_json
+
+from ddit_ext import embedded
+from ddit_ext.embedded.classifier import frechet_distance
+
+SCALES = (1, 2, 4)
+CALIBRATION_SEED, PROMPT_SEED = 4_000_000, 5_000_000
+
+
+def step_costs(pipe, made, adapter, steps: int) -> dict[int, float]:
+    """Seconds of one step at each size, from short interleaved runs (decision and adapter included)."""
+    methods = [
+        Method(str(scale), steps, {"adapter": adapter, "schedule": scale}) for scale in SCALES
+    ]
+    outcomes = interleaved_runs(pipe, made, methods)
+    return {scale: float(np.median(outcomes[str(scale)].seconds)) / steps for scale in SCALES}
+
+
+def plan(pipe, adapter, steps: int, targets: list[float], calibration) -> tuple[list[Method], dict]:
+    """The methods to compare, and how they were chosen; calibrated on prompts that are not compared on."""
+    seconds = step_costs(pipe, calibration[:2], adapter, 6)
+    fine = Method("calibration", steps, {"adapter": adapter, "threshold": 1e-30})
+    traces = traces_of(interleaved_runs(pipe, calibration, [fine])["calibration"].reports)
+    methods = [Method("fixed p", steps)]
+    chosen: dict = {"seconds per step": seconds, "targets": {}}
+    for target in targets:
+        threshold, expected = threshold_for(traces, SCALES, seconds, target)
+        sizes = decide(traces, SCALES, threshold)
+        mix = {scale: float((sizes == scale).mean()) for scale in SCALES}
+        schedule = coarse_first(steps, seconds, expected, mix)
+        fewer = max(1, round(steps / expected))
+        chosen["targets"][str(target)] = {
+            "threshold": threshold,
+            "expected speed": expected,
+            "share of steps": mix,
+            "fixed schedule": schedule,
+            "fewer steps": fewer,
+        }
+        methods += [
+            Method(f"dynamic, adapter, {target:g}x", steps, {"adapter": adapter, "threshold": threshold}),
+            Method(f"dynamic, training-free, {target:g}x", steps, {"threshold": threshold}),
+            Method(f"fewer steps, {target:g}x", fewer),
+            Method(f"coarse first, adapter, {target:g}x", steps, {"adapter": adapter, "schedule": schedule}),
+        ]
+    return methods, chosen
+
+
+def judge(model, outcomes: dict[str, Outcome], methods: list[Method], prompts: list[str]) -> list[dict]:
+    real = model.real_features()
+    base = outcomes["fixed p"]
+    reference = decode(model.pipeline, torch.cat(base.latents))
+    rows = []
+    for method in methods:
+        outcome = outcomes[method.name]
+        shown = decode(model.pipeline, torch.cat(outcome.latents))
+        judged = model.judge(shown, prompts)
+        ratios = np.array(base.seconds) / np.array(outcome.seconds)
+        low, high = bootstrap(lambda i, r=ratios: float(np.median(r[i])), len(ratios))
+        flow, fhigh = bootstrap(lambda i, f=judged.features: frechet_distance(f[i], real), len(prompts), draws=100)
+        sizes = [step["scale"] for report in outcome.reports for step in report["steps"]]
+        rows.append(
+            {
+                "method": method.name,
+                "steps": method.steps,
+                "speed": {"mean": float(np.median(ratios)), "low": low, "high": high},
+                "psnr": with_interval(psnr(shown, reference)),
+                "ssim": with_interval(ssim(shown, reference)),
+                "accuracy": with_interval(judged.found),
+                "frechet": {"mean": frechet_distance(judged.features, real), "low": flow, "high": fhigh},
+                "steps per size": {s: sizes.count(s) / len(outcome.reports) for s in SCALES} if sizes else None,
+            }
+        )
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    def cell(value: dict, digits: int) -> str:
+        return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+
+    lines = ["| method | steps | speed | PSNR dB | SSIM | accuracy | Fréchet | steps at p/2p/4p |", "|---" * 8 + "|"]
+    for row in rows:
+        sizes = row["steps per size"]
+        shown = " / ".join(f"{sizes[scale]:.1f}" for scale in SCALES) if sizes else f"{row['steps']} / 0 / 0"
+        lines.append(
+            f"| {row['method']} | {row['steps']} | {cell(row['speed'], 2)} | {cell(row['psnr'], 1)} | {cell(row['ssim'], 3)} "
+            f"| {cell(row['accuracy'], 3)} | {cell(row['frechet'], 1)} | {shown} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), constrained_layout=True)
+    kinds = sorted({row["method"].rsplit(",", 1)[0] for row in rows if row["speed"]["mean"] > 1.05})
+    for axis, measure in zip(axes, ("psnr", "accuracy", "frechet"), strict=True):
+        for kind in kinds:
+            points = [row for row in rows if row["method"].rsplit(",", 1)[0] == kind and row["speed"]["mean"] > 1.05]
+            points.sort(key=lambda row: row["speed"]["mean"])
+            values = [row[measure]["mean"] for row in points]
+            errors = [
+                [v - row[measure]["low"] for v, row in zip(values, points, strict=True)],
+                [row[measure]["high"] - v for v, row in zip(values, points, strict=True)],
+            ]
+            axis.errorbar([row["speed"]["mean"] for row in points], values, np.abs(errors), marker="o", label=kind, capsize=3)
+        axis.set_xlabel("measured speed, times fixed p")
+        axis.set_ylabel({"psnr": "PSNR to fixed p, dB", "accuracy": "prompt accuracy", "frechet": "Fréchet distance"}[measure])
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--targets", type=float, nargs="+", default=[1.5, 2.0, 3.0])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=None)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    model = embedded.load("flux")
+    pipe = model.pipeline
+    calibration = batches(pipe, model.reference(32, seed=CALIBRATION_SEED)[1], arguments.batch, seed=11)
+    methods, chosen = plan(pipe, model.adapter, arguments.steps, arguments.targets, calibration)
+    print(json.dumps(chosen, indent=1))
+    methods.insert(1, Method("fixed p, 50 steps", 50))
+    prompts = model.reference(arguments.prompts, seed=PROMPT_SEED)[1]
+    outcomes = interleaved_runs(pipe, batches(pipe, prompts, arguments.batch, seed=12), methods)
+    rows = judge(model, outcomes, methods, prompts)
+    print(table(rows))
+    if arguments.out:
+        write_json(arguments.out, {"plan": chosen, "rows": rows})
+        arguments.out.with_suffix(".md").write_text(table(rows) + "\n")
+        plot(rows, arguments.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

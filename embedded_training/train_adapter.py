@@ -1,0 +1,71 @@
+"""Distils the adapter of the embedded FLUX: patches of 2p and 4p, taught by the model itself.
+
+    python -m embedded_training.train_adapter --steps 3000
+
+Noisy latents are scenes with noise; teacher and student see the same ones. Resumable: the same command goes on from
+the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from ddit_ext import embedded
+from ddit_ext.multiscale.adapter import Adapter
+from ddit_ext.training import DistillConfig, distill
+
+from .train_flux import Corpus
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("runs/embedded"))
+    parser.add_argument("--name", default="adapter")
+    parser.add_argument("--chunks", type=int, default=96)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--positions", choices=("centre", "grid"), default="centre")
+    parser.add_argument("--start", choices=("noise_matched", "pi_resize"), default="noise_matched")
+    parser.add_argument("--normalise", choices=("teacher", "level", "none"), default="level")
+    arguments = parser.parse_args()
+
+    pipe = embedded.load("flux").pipeline
+    corpus = Corpus(arguments.run / "data", arguments.chunks, pipe.vae)
+    latents = corpus.latents("full")
+    guidance = 4.0  # the pipeline's default; an adapter serves the guidance that it was taught at best
+
+    @torch.no_grad()
+    def batch(step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        generator = torch.Generator().manual_seed(7_000_000 + step)
+        index = torch.randint(len(corpus), (arguments.batch,), generator=generator)
+        ids = corpus.ids[index]
+        return latents[index].float(), {
+            "encoder_hidden_states": pipe.text_encoder_2(ids)[0],
+            "pooled_projections": pipe.text_encoder(ids).pooler_output,
+            "guidance": torch.full((arguments.batch,), guidance),
+        }
+
+    adapter = Adapter.create(
+        pipe.transformer,
+        scales=(2, 4),
+        rank=arguments.rank,
+        start=arguments.start,
+        positions=arguments.positions,
+    )
+    config = DistillConfig(
+        steps=arguments.steps,
+        lr=arguments.rate,
+        normalise=arguments.normalise,
+        autocast="bfloat16",
+        checkpoint_every=250,
+    )
+    distill(pipe.transformer, adapter, batch, config, out_dir=arguments.run / arguments.name)
+
+
+if __name__ == "__main__":
+    main()
