@@ -1,0 +1,113 @@
+"""The embedded model: its grammar, its scenes, its judge, and what only a trained pipeline shows."""
+
+import numpy as np
+import pytest
+import torch
+
+import ddit_ext
+from ddit_ext import embedded
+from ddit_ext.embedded import scenes
+from ddit_ext.embedded.classifier import frechet_distance
+from ddit_ext.embedded.vocabulary import describe, parse
+
+
+@pytest.fixture(scope="module")
+def model():
+    return embedded.load("flux")
+
+
+def test_prompts_round_trip():
+    for _, scene in zip(range(50), scenes.pictures(50, seed=1)[1], strict=True):
+        assert parse(scene.prompt) == (scene.objects, scene.pattern, scene.colour)
+    assert describe(("apple", "cat"), "gradient", "red") == "an apple and a cat on a red gradient"
+
+
+def test_parse_names_a_foreign_prompt():
+    with pytest.raises(ValueError, match="prompt must name .* got 'a zebra on plain red'"):
+        parse("a zebra on plain red")
+
+
+def test_scenes_repeat_for_a_seed_and_differ_between_seeds():
+    first, _ = scenes.pictures(3, seed=5)
+    assert first.shape == (3, 64, 64, 3) and first.dtype == np.uint8
+    assert np.array_equal(first, scenes.pictures(3, seed=5)[0])
+    assert not np.array_equal(first, scenes.pictures(3, seed=6)[0])
+
+
+def test_frechet_distance_of_shifted_gaussians():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(4000, 8))
+    assert frechet_distance(features, features) == pytest.approx(0, abs=1e-6)
+    # The same spread, means 3 apart along one axis: the distance is 3 squared.
+    assert frechet_distance(features, features + 3 * np.eye(8)[0]) == pytest.approx(9, rel=1e-6)
+    # Twice the spread: sum of (2 - 1)^2 over the 8 axes.
+    assert frechet_distance(features, 2 * features) == pytest.approx(8, rel=0.1)
+
+
+def test_load_names_what_there_is():
+    with pytest.raises(ValueError, match="name must be 'flux', got 'sdxl'"):
+        embedded.load("sdxl")
+
+
+def test_classifier_tells_real_scenes_from_shuffled_prompts(model):
+    pictures, prompts = model.reference(256, seed=11)
+    matched = model.score(pictures, prompts)
+    shuffled = model.score(pictures, prompts[1:] + prompts[:1])
+    assert matched["accuracy"] >= 0.95
+    assert shuffled["accuracy"] <= 0.15
+    noise = np.random.default_rng(0).integers(0, 256, pictures.shape, dtype=np.uint8)
+    assert matched["frechet"] < 0.2 * model.score(noise, prompts)["frechet"]
+
+
+def test_score_names_what_does_not_fit(model):
+    pictures, prompts = model.reference(2, seed=1)
+    with pytest.raises(ValueError, match="2 pictures, 1 prompts"):
+        model.score(pictures, prompts[:1])
+    with pytest.raises(ValueError, match=r"pictures must be uint8 of shape \[n, 64, 64, 3\], got float64"):
+        model.score(pictures / 255, prompts)
+
+
+def test_pictures_show_what_was_asked_for(model):
+    _, prompts = model.reference(8, seed=21)
+    images = model.pipeline(prompts, num_inference_steps=12, generator=torch.Generator().manual_seed(0)).images
+    shown = model.score(images, prompts)["accuracy"]
+    assert shown >= 0.5
+    assert model.score(images, prompts[1:] + prompts[:1])["accuracy"] <= shown - 0.3
+
+
+def test_schedule_one_is_bit_identical_with_the_adapter(model):
+    def draw():
+        generator = torch.Generator().manual_seed(3)
+        return model.pipeline("a cat on plain red", num_inference_steps=5, generator=generator, output_type="np").images
+
+    before = draw()
+    keys = list(model.pipeline.transformer.state_dict())
+    handle = ddit_ext.patch(model.pipeline, model.adapter, schedule=1)
+    try:
+        assert np.array_equal(before, draw())
+        assert list(model.pipeline.transformer.state_dict()) == keys
+    finally:
+        handle.unpatch()
+    assert np.array_equal(before, draw())
+
+
+def test_dynamic_run_takes_coarse_steps_and_stays_close(model):
+    _, prompts = model.reference(4, seed=31)
+
+    def draw():
+        generator = torch.Generator().manual_seed(4)
+        pictures = model.pipeline(prompts, num_inference_steps=16, generator=generator, output_type="np").images
+        return np.uint8(np.rint(pictures * 255))
+
+    fixed = draw()
+    handle = ddit_ext.patch(model.pipeline, model.adapter, threshold=embedded.THRESHOLD)
+    try:
+        dynamic = draw()
+    finally:
+        handle.unpatch()
+    steps = handle.report().to_dict()["steps"]
+    assert [step["scale"] for step in steps[:3]] == [1, 1, 1]  # no signal yet
+    assert any(step["scale"] > 1 for step in steps)
+    other = scenes.pictures(4, seed=32)[0]
+    error = lambda a, b: ((a.astype(float) - b) ** 2).mean()  # noqa: E731
+    assert error(fixed, dynamic) < 0.25 * error(fixed, other)
