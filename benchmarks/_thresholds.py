@@ -17,7 +17,10 @@ def traces_of(reports: list[dict]) -> Traces:
     scales = len(next(step["scores"] for step in reports[0]["steps"] if step["scores"])[0])
     return np.array(
         [
-            [np.max(step["scores"], axis=0) if step["scores"] else [np.nan] * scales for step in report["steps"]]
+            [
+                np.max(step["scores"], axis=0) if step["scores"] else [np.nan] * scales
+                for step in report["steps"]
+            ]
             for report in reports
         ],
         float,

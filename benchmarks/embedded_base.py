@@ -1,6 +1,6 @@
 """Is the embedded FLUX a fair testbed? Its classifier, its pictures, and what more steps buy.
 
-    python benchmarks/embedded_base.py --out benchmarks/results/embedded_base.json
+python benchmarks/embedded_base.py --out benchmarks/results/embedded_base.json
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ PROMPT_SEED = 3_000_000
 
 
 def pictures_of(model, made, steps: int) -> np.ndarray:
-    latents = [run(model.pipeline, batch, Method("", steps))[0] for batch in tqdm(made, desc=f"{steps} steps", leave=False)]
+    latents = [
+        run(model.pipeline, batch, Method("", steps))[0]
+        for batch in tqdm(made, desc=f"{steps} steps", leave=False)
+    ]
     return decode(model.pipeline, torch.cat(latents))
 
 
@@ -69,7 +72,9 @@ def main() -> None:
     rows = []
     for steps, shown in curve.items():
         judged = model.judge(shown, few)
-        low, high = bootstrap(lambda index, f=judged.features: frechet_distance(f[index], features), len(few), draws=100)
+        low, high = bootstrap(
+            lambda index, f=judged.features: frechet_distance(f[index], features), len(few), draws=100
+        )
         rows.append(
             {
                 "steps": steps,

@@ -30,9 +30,7 @@ CALIBRATION_SEED, PROMPT_SEED = 4_000_000, 5_000_000
 
 def step_costs(pipe, made, adapter, steps: int) -> dict[int, float]:
     """Seconds of one step at each size, from short interleaved runs (decision and adapter included)."""
-    methods = [
-        Method(str(scale), steps, {"adapter": adapter, "schedule": scale}) for scale in SCALES
-    ]
+    methods = [Method(str(scale), steps, {"adapter": adapter, "schedule": scale}) for scale in SCALES]
     outcomes = interleaved_runs(pipe, made, methods)
     return {scale: float(np.median(outcomes[str(scale)].seconds)) / steps for scale in SCALES}
 
@@ -77,7 +75,9 @@ def judge(model, outcomes: dict[str, Outcome], methods: list[Method], prompts: l
         judged = model.judge(shown, prompts)
         ratios = np.array(base.seconds) / np.array(outcome.seconds)
         low, high = bootstrap(lambda i, r=ratios: float(np.median(r[i])), len(ratios))
-        flow, fhigh = bootstrap(lambda i, f=judged.features: frechet_distance(f[i], real), len(prompts), draws=100)
+        flow, fhigh = bootstrap(
+            lambda i, f=judged.features: frechet_distance(f[i], real), len(prompts), draws=100
+        )
         sizes = [step["scale"] for report in outcome.reports for step in report["steps"]]
         rows.append(
             {
@@ -88,7 +88,9 @@ def judge(model, outcomes: dict[str, Outcome], methods: list[Method], prompts: l
                 "ssim": with_interval(ssim(shown, reference)),
                 "accuracy": with_interval(judged.found),
                 "frechet": {"mean": frechet_distance(judged.features, real), "low": flow, "high": fhigh},
-                "steps per size": {s: sizes.count(s) / len(outcome.reports) for s in SCALES} if sizes else None,
+                "steps per size": {s: sizes.count(s) / len(outcome.reports) for s in SCALES}
+                if sizes
+                else None,
             }
         )
     return rows
@@ -98,7 +100,10 @@ def table(rows: list[dict]) -> str:
     def cell(value: dict, digits: int) -> str:
         return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
-    lines = ["| method | steps | speed | PSNR dB | SSIM | accuracy | Fréchet | steps at p/2p/4p |", "|---" * 8 + "|"]
+    lines = [
+        "| method | steps | speed | PSNR dB | SSIM | accuracy | Fréchet | steps at p/2p/4p |",
+        "|---" * 8 + "|",
+    ]
     for row in rows:
         sizes = row["steps per size"]
         shown = " / ".join(f"{sizes[scale]:.1f}" for scale in SCALES) if sizes else f"{row['steps']} / 0 / 0"
@@ -119,16 +124,29 @@ def plot(rows: list[dict], path: Path) -> None:
     kinds = sorted({row["method"].rsplit(",", 1)[0] for row in rows if row["speed"]["mean"] > 1.05})
     for axis, measure in zip(axes, ("psnr", "accuracy", "frechet"), strict=True):
         for kind in kinds:
-            points = [row for row in rows if row["method"].rsplit(",", 1)[0] == kind and row["speed"]["mean"] > 1.05]
+            points = [
+                row for row in rows if row["method"].rsplit(",", 1)[0] == kind and row["speed"]["mean"] > 1.05
+            ]
             points.sort(key=lambda row: row["speed"]["mean"])
             values = [row[measure]["mean"] for row in points]
             errors = [
                 [v - row[measure]["low"] for v, row in zip(values, points, strict=True)],
                 [row[measure]["high"] - v for v, row in zip(values, points, strict=True)],
             ]
-            axis.errorbar([row["speed"]["mean"] for row in points], values, np.abs(errors), marker="o", label=kind, capsize=3)
+            axis.errorbar(
+                [row["speed"]["mean"] for row in points],
+                values,
+                np.abs(errors),
+                marker="o",
+                label=kind,
+                capsize=3,
+            )
         axis.set_xlabel("measured speed, times fixed p")
-        axis.set_ylabel({"psnr": "PSNR to fixed p, dB", "accuracy": "prompt accuracy", "frechet": "Fréchet distance"}[measure])
+        axis.set_ylabel(
+            {"psnr": "PSNR to fixed p, dB", "accuracy": "prompt accuracy", "frechet": "Fréchet distance"}[
+                measure
+            ]
+        )
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)

@@ -84,5 +84,10 @@ def transformer(heads: int = 6, double_blocks: int = 2, single_blocks: int = 4) 
 def sampler() -> FlowMatchEulerDiscreteScheduler:
     """FLUX.1-dev's settings."""
     return FlowMatchEulerDiscreteScheduler(
-        shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096
+        shift=3.0,
+        use_dynamic_shifting=True,
+        base_shift=0.5,
+        max_shift=1.15,
+        base_image_seq_len=256,
+        max_image_seq_len=4096,
     )

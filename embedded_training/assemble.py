@@ -1,6 +1,6 @@
 """Puts the trained parts into diffusers' folder format: ddit_ext/embedded/flux.
 
-    python -m embedded_training.assemble
+python -m embedded_training.assemble
 """
 
 from __future__ import annotations

@@ -38,7 +38,9 @@ def save_state(
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     for name, module in modules.items():
-        save_file({k: v.detach().clone() for k, v in module.state_dict().items()}, fresh / f"{name}.safetensors")
+        save_file(
+            {k: v.detach().clone() for k, v in module.state_dict().items()}, fresh / f"{name}.safetensors"
+        )
     for i, optimizer in enumerate(optimizers):
         save_file(_flatten(optimizer.state_dict()), fresh / f"optimizer{i}.safetensors")
     (fresh / "progress.json").write_text(json.dumps(asdict(progress)))

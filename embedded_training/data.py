@@ -31,7 +31,9 @@ def load_or_draw(folder: Path, chunks: int, workers: int = 2) -> tuple[np.ndarra
     pictures: list[np.ndarray] = []
     texts: list[str] = []
     with ProcessPoolExecutor(workers) as pool:
-        for drawn, described in tqdm(pool.map(_draw, range(chunks)), total=chunks, desc="scenes", unit="chunk"):
+        for drawn, described in tqdm(
+            pool.map(_draw, range(chunks)), total=chunks, desc="scenes", unit="chunk"
+        ):
             pictures.append(drawn)
             texts.extend(described)
     np.save(array, np.concatenate(pictures))

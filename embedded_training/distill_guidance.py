@@ -105,7 +105,11 @@ def main() -> None:
         running[size] = 0.98 * running.get(size, loss.item()) + 0.02 * loss.item()
         if progress.step % 20 == 0:
             losses = {name: round(value, 4) for name, value in running.items()}
-            print(json.dumps({"step": progress.step, "seconds": round(progress.seconds), "loss": losses}), file=log, flush=True)
+            print(
+                json.dumps({"step": progress.step, "seconds": round(progress.seconds), "loss": losses}),
+                file=log,
+                flush=True,
+            )
         if time.monotonic() - saved > 180:
             save_state(checkpoint, named, optimizers.parts, progress)
             saved = time.monotonic()

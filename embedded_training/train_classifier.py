@@ -1,6 +1,6 @@
 """Trains the classifier that scores prompts, on drawn scenes and on their pass through the autoencoder.
 
-    python -m embedded_training.train_classifier --minutes 6
+python -m embedded_training.train_classifier --minutes 6
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ def main() -> None:
     drawn, described = scenes.pictures(1024, EVALUATION_SEED)
     asked = [scene.prompt for scene in described]
     verdict = model.look(drawn)
-    print(f"fresh scenes: {found(verdict, asked).mean():.4f}; shuffled prompts: {found(verdict, asked[1:] + asked[:1]).mean():.4f}")
+    print(
+        f"fresh scenes: {found(verdict, asked).mean():.4f}; shuffled prompts: {found(verdict, asked[1:] + asked[:1]).mean():.4f}"
+    )
 
 
 if __name__ == "__main__":

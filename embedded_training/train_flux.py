@@ -35,7 +35,11 @@ class Corpus:
     def __init__(self, folder: Path, chunks: int, vae: AutoencoderKL) -> None:
         pictures, prompts = load_or_draw(folder, chunks)
         ids = architecture.tokenizer()(
-            prompts, padding="max_length", max_length=architecture.TEXT_LENGTH, truncation=True, return_tensors="pt"
+            prompts,
+            padding="max_length",
+            max_length=architecture.TEXT_LENGTH,
+            truncation=True,
+            return_tensors="pt",
         )
         self.ids = ids.input_ids
         self.empty = torch.tensor([architecture.END] + [0] * (architecture.TEXT_LENGTH - 1))
@@ -140,7 +144,9 @@ def main() -> None:
     torch.manual_seed(progress.step)
     log = (arguments.run / "flux-log.jsonl").open("a")
     parameters = [p for module in modules.values() for p in module.parameters()]
-    print(f"{sum(p.numel() for p in parameters) / 1e6:.2f}M parameters, from step {progress.step}", flush=True)
+    print(
+        f"{sum(p.numel() for p in parameters) / 1e6:.2f}M parameters, from step {progress.step}", flush=True
+    )
 
     corpus.latents("small")
     started = saved = time.monotonic()
@@ -149,7 +155,9 @@ def main() -> None:
         done = progress.seconds / (arguments.minutes * 60)
         size = "small" if done < SMALL_ONLY or torch.rand(()) < SMALL_LATER else "full"
         latents, ids = corpus.batch(size, BATCH[size])
-        loss = flow_loss(modules, latents, ids)  # float32: at this width autocast's casts cost more than they save
+        loss = flow_loss(
+            modules, latents, ids
+        )  # float32: at this width autocast's casts cost more than they save
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         # Warm up, hold, and fall over the last half: a trapezoid lets a longer run start from a shorter one's middle.
@@ -159,7 +167,11 @@ def main() -> None:
         average.update(modules, progress.step)
         running[size] = 0.98 * running.get(size, loss.item()) + 0.02 * loss.item()
         if progress.step % 50 == 0:
-            line = {"step": progress.step, "seconds": round(progress.seconds), "loss": {k: round(v, 4) for k, v in running.items()}}
+            line = {
+                "step": progress.step,
+                "seconds": round(progress.seconds),
+                "loss": {k: round(v, 4) for k, v in running.items()},
+            }
             print(json.dumps(line), file=log, flush=True)
         if time.monotonic() - saved > 180:
             save_state(checkpoint, named, optimizers.parts, progress)

@@ -21,7 +21,9 @@ from .data import load_or_draw, to_signal
 
 KL_WEIGHT = 1e-4
 CROP = 32  # pixels: the network is local, and four times as many steps fit into a minute
-NOISE_SHARE = 0.5  # share of a batch whose latents are disturbed: the decoder learns to forgive a sampler's errors
+NOISE_SHARE = (
+    0.5  # share of a batch whose latents are disturbed: the decoder learns to forgive a sampler's errors
+)
 
 
 def build() -> AutoencoderKL:
@@ -48,10 +50,13 @@ def loss_of(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
     spread = latents.detach().std()
     disturbed = disturbed + 0.1 * spread * torch.rand(len(disturbed), 1, 1, 1) * torch.randn_like(disturbed)
     rebuilt = vae.decode(torch.cat([disturbed, latents[len(disturbed) :]])).sample.float()
-    edges = sum(
-        F.l1_loss(rebuilt.diff(dim=axis), pictures.diff(dim=axis)) for axis in (2, 3)
+    edges = sum(F.l1_loss(rebuilt.diff(dim=axis), pictures.diff(dim=axis)) for axis in (2, 3))
+    return (
+        F.l1_loss(rebuilt, pictures)
+        + F.mse_loss(rebuilt, pictures)
+        + edges
+        + KL_WEIGHT * posterior.kl().mean() / 4096
     )
-    return F.l1_loss(rebuilt, pictures) + F.mse_loss(rebuilt, pictures) + edges + KL_WEIGHT * posterior.kl().mean() / 4096
 
 
 @torch.no_grad()
@@ -106,7 +111,9 @@ def main() -> None:
     with torch.no_grad():
         sample = to_signal(pictures[-256:])
         error = F.mse_loss(vae.decode(vae.encode(sample).latent_dist.mode()).sample.clamp(-1, 1), sample)
-    print(f"PSNR of the reconstruction {10 * torch.log10(4 / error).item():.2f} dB, shift {shift:.4f}, scale {scale:.4f}")
+    print(
+        f"PSNR of the reconstruction {10 * torch.log10(4 / error).item():.2f} dB, shift {shift:.4f}, scale {scale:.4f}"
+    )
 
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ def draw(pipe: Any, prompt: str, seed: int, pictures: int, steps: int) -> tuple[
     return np.uint8(np.rint(images * 255)), time.perf_counter() - started
 
 
-def draw_pair(model: embedded.Embedded, prompt: str, seed: int, pictures: int, steps: int, threshold: float) -> Pair:
+def draw_pair(
+    model: embedded.Embedded, prompt: str, seed: int, pictures: int, steps: int, threshold: float
+) -> Pair:
     fixed, fixed_seconds = draw(model.pipeline, prompt, seed, pictures, steps)
     handle = ddit_ext.patch(model.pipeline, model.adapter, threshold=threshold)
     try:
@@ -129,7 +131,9 @@ def contact_sheet(pairs: list[Pair], path: Path) -> None:
         row[1].set_ylabel("tokens", fontsize=8)
         row[1].tick_params(labelsize=7)
         row[1].spines[["top", "right"]].set_visible(False)
-    handles = [Patch(color=COLOURS[size], label="patch p" if size == 1 else f"patch {size}p") for size in SIZES]
+    handles = [
+        Patch(color=COLOURS[size], label="patch p" if size == 1 else f"patch {size}p") for size in SIZES
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
     figure.savefig(path, dpi=110)
 
@@ -137,7 +141,9 @@ def contact_sheet(pairs: list[Pair], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("demo_output"))
-    parser.add_argument("--steps", type=int, default=embedded.STEPS, help="denoising steps (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=embedded.STEPS, help="denoising steps (default: %(default)s)"
+    )
     parser.add_argument("--pictures", type=int, default=4, help="pictures a prompt (default: %(default)s)")
     parser.add_argument("--threshold", type=float, default=embedded.THRESHOLD, help="default: %(default)s")
     arguments = parser.parse_args()

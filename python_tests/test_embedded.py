@@ -69,7 +69,9 @@ def test_score_names_what_does_not_fit(model):
 
 def test_pictures_show_what_was_asked_for(model):
     _, prompts = model.reference(8, seed=21)
-    images = model.pipeline(prompts, num_inference_steps=12, generator=torch.Generator().manual_seed(0)).images
+    images = model.pipeline(
+        prompts, num_inference_steps=12, generator=torch.Generator().manual_seed(0)
+    ).images
     shown = model.score(images, prompts)["accuracy"]
     assert shown >= 0.5
     assert model.score(images, prompts[1:] + prompts[:1])["accuracy"] <= shown - 0.3
@@ -78,7 +80,9 @@ def test_pictures_show_what_was_asked_for(model):
 def test_schedule_one_is_bit_identical_with_the_adapter(model):
     def draw():
         generator = torch.Generator().manual_seed(3)
-        return model.pipeline("a cat on plain red", num_inference_steps=5, generator=generator, output_type="np").images
+        return model.pipeline(
+            "a cat on plain red", num_inference_steps=5, generator=generator, output_type="np"
+        ).images
 
     before = draw()
     keys = list(model.pipeline.transformer.state_dict())
@@ -96,7 +100,9 @@ def test_dynamic_run_takes_coarse_steps_and_stays_close(model):
 
     def draw():
         generator = torch.Generator().manual_seed(4)
-        pictures = model.pipeline(prompts, num_inference_steps=16, generator=generator, output_type="np").images
+        pictures = model.pipeline(
+            prompts, num_inference_steps=16, generator=generator, output_type="np"
+        ).images
         return np.uint8(np.rint(pictures * 255))
 
     fixed = draw()

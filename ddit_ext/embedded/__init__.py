@@ -74,7 +74,9 @@ class Embedded:
         judged = self.judge(pictures, prompts)
         if not len(prompts):
             raise ValueError("pictures must hold at least one picture, got none")
-        distance = frechet_distance(judged.features, self.real_features()) if len(prompts) > 1 else float("nan")
+        distance = (
+            frechet_distance(judged.features, self.real_features()) if len(prompts) > 1 else float("nan")
+        )
         return {"accuracy": float(judged.found.mean()), "frechet": distance}
 
     def judge(self, pictures: Any, prompts: list[str]) -> Judgement:
@@ -83,7 +85,9 @@ class Embedded:
 
         array = _as_pictures(pictures)
         if len(array) != len(prompts):
-            raise ValueError(f"prompts must name one prompt a picture: {len(array)} pictures, {len(prompts)} prompts")
+            raise ValueError(
+                f"prompts must name one prompt a picture: {len(array)} pictures, {len(prompts)} prompts"
+            )
         verdict = _classifier(self._folder / "classifier.safetensors").look(array)
         return Judgement(found(verdict, prompts), verdict.features)
 
@@ -106,7 +110,9 @@ def load(name: str = "flux") -> Embedded:
         raise ValueError(f"name must be 'flux', got {name!r}")
     folder = Path(str(resources.files(__package__).joinpath("flux")))
     if not (folder / "model_index.json").exists():
-        raise FileNotFoundError(f"the weights of the embedded model are not in this installation: {folder} is missing")
+        raise FileNotFoundError(
+            f"the weights of the embedded model are not in this installation: {folder} is missing"
+        )
     from .pipeline import EmbeddedFluxPipeline
 
     pipeline = EmbeddedFluxPipeline.from_pretrained(folder)

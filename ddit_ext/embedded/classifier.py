@@ -98,7 +98,9 @@ def found(verdict: Verdict, prompts: list[str]) -> np.ndarray:
     for i, prompt in enumerate(prompts):
         objects, pattern, colour = parse(prompt)
         hits = [bool(verdict.objects[i, OBJECT_NAMES.index(name)]) for name in objects]
-        background = PATTERN_NAMES[verdict.pattern[i]] == pattern and COLOUR_NAMES[verdict.colour[i]] == colour
+        background = (
+            PATTERN_NAMES[verdict.pattern[i]] == pattern and COLOUR_NAMES[verdict.colour[i]] == colour
+        )
         shares.append((sum(hits) + background) / (len(hits) + 1))
     return np.array(shares)
 

@@ -102,7 +102,9 @@ def _glyphs() -> dict[str, Image.Image]:
     with resources.files(__package__).joinpath("assets/glyphs.png").open("rb") as file:
         sprite = Image.open(file).convert("RGBA")
     width, height = GLYPH_SIZE
-    columns = {name: sprite.crop((i * width, 0, (i + 1) * width, height)) for i, name in enumerate(OBJECT_NAMES)}
+    columns = {
+        name: sprite.crop((i * width, 0, (i + 1) * width, height)) for i, name in enumerate(OBJECT_NAMES)
+    }
     # Cropped to their ink, so that "size" means the size one sees.
     return {name: glyph.crop(glyph.getbbox()) for name, glyph in columns.items()}
 
@@ -124,7 +126,9 @@ def _placed(name: str, centre: tuple[float, float], size: float, turn: float) ->
 @functools.cache
 def _axes() -> tuple[np.ndarray, np.ndarray]:
     axis = (np.arange(_CANVAS, dtype=np.float32) + 0.5) / _CANVAS
-    return np.broadcast_to(axis[None, :], (_CANVAS, _CANVAS)), np.broadcast_to(axis[:, None], (_CANVAS, _CANVAS))
+    return np.broadcast_to(axis[None, :], (_CANVAS, _CANVAS)), np.broadcast_to(
+        axis[:, None], (_CANVAS, _CANVAS)
+    )
 
 
 def _background(scene: Scene) -> np.ndarray:

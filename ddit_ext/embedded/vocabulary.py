@@ -58,7 +58,19 @@ PATTERNS: dict[str, str] = {
 OBJECT_NAMES = tuple(OBJECTS)
 COLOUR_NAMES = tuple(COLOURS)
 PATTERN_NAMES = tuple(PATTERNS)
-WORDS = ("a", "an", "and", "on", "plain", "stripes", "checks", "dots", "gradient", *COLOUR_NAMES, *OBJECT_NAMES)
+WORDS = (
+    "a",
+    "an",
+    "and",
+    "on",
+    "plain",
+    "stripes",
+    "checks",
+    "dots",
+    "gradient",
+    *COLOUR_NAMES,
+    *OBJECT_NAMES,
+)
 
 _ARTICLE = {True: "an", False: "a"}
 
