@@ -4,8 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 export MAX_JOBS ?= 2
-# Waiting threads that spin steal a busy machine's cores from each other.
+# Waiting threads that spin take a busy machine's cores from each other.
 export OMP_WAIT_POLICY ?= PASSIVE
+# ninja and cmake of the virtual environment, also for those who have none installed.
+export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: demo test check lint format setup cpp-tests clean
 
