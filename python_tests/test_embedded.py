@@ -19,7 +19,7 @@ def model():
 def test_prompts_round_trip():
     for _, scene in zip(range(50), scenes.pictures(50, seed=1)[1], strict=True):
         assert parse(scene.prompt) == (scene.objects, scene.pattern, scene.colour)
-    assert describe(("apple", "cat"), "gradient", "red") == "an apple and a cat on a red gradient"
+    assert describe(("apple", "cat"), "gradient", "orange") == "an apple and a cat on an orange gradient"
 
 
 def test_parse_names_a_foreign_prompt():

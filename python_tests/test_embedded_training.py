@@ -57,7 +57,9 @@ def test_a_kill_between_the_renames_loses_nothing(tmp_path):
     optimizers = Optimizers({"m": model}, 1e-2)
     train(model, optimizers, 0, 1)
     save_state(tmp_path / "state", {"m": model}, optimizers.parts, Progress(1, 0.5))
-    shutil.move(tmp_path / "state", tmp_path / "state.old")  # the old one moved away, the new one not yet there
+    shutil.move(
+        tmp_path / "state", tmp_path / "state.old"
+    )  # the old one moved away, the new one not yet there
     assert load_state(tmp_path / "state", {"m": model}, optimizers.parts) == Progress(1, 0.5)
 
 

@@ -52,7 +52,7 @@ PATTERNS: dict[str, str] = {
     "stripes": "{colour} stripes",
     "checks": "{colour} checks",
     "dots": "{colour} dots",
-    "gradient": "a {colour} gradient",
+    "gradient": "{article} {colour} gradient",
 }
 
 OBJECT_NAMES = tuple(OBJECTS)
@@ -72,13 +72,15 @@ WORDS = (
     *OBJECT_NAMES,
 )
 
-_ARTICLE = {True: "an", False: "a"}
+
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeiou" else "a"
 
 
 def describe(objects: tuple[str, ...], pattern: str, colour: str) -> str:
     """The prompt of a scene, such as ``"a pizza and a penguin on blue stripes"``."""
-    things = " and ".join(f"{_ARTICLE[name[0] in 'aeiou']} {name}" for name in objects)
-    return f"{things} on {PATTERNS[pattern].format(colour=colour)}"
+    things = " and ".join(f"{_article(name)} {name}" for name in objects)
+    return f"{things} on {PATTERNS[pattern].format(colour=colour, article=_article(colour))}"
 
 
 def parse(prompt: str) -> tuple[tuple[str, ...], str, str]:
