@@ -17,7 +17,6 @@ from ._version import __version__  # noqa: E402
 _LAZY = {
     "patch": "ddit_ext.patching",
     "unpatch": "ddit_ext.patching",
-    "calibrate": "ddit_ext.patching",
     "PatchScheduler": "ddit_ext._core",
     "embedded": "ddit_ext.embedded",
     "training": "ddit_ext.training",

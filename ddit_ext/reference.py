@@ -62,8 +62,8 @@ def acceleration_quantiles(
     z1: Tensor,
     z2: Tensor,
     z3: Tensor,
-    scales: Sequence[int],
-    quantile: float,
+    scales: Sequence[int] = (1, 2, 4),
+    quantile: float = 0.4,
 ) -> Tensor:  # [B, len(scales)] float32
     z0, z1, z2, z3 = (_accumulated(z) for z in (z0, z1, z2, z3))
     acceleration = _picture(z0 - 3 * z1 + 3 * z2 - z3)  # [B, F, C, h*p, w*p]

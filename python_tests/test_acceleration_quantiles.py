@@ -178,6 +178,11 @@ def test_bad_arguments(impl, change, message):
         impl.ops.acceleration_quantiles(*moved)
 
 
+def test_one_latent_on_another_device():
+    with pytest.raises(RuntimeError, match="z2 must be on the device of z0, cpu, got meta"):
+        ddit_ext.ops.acceleration_quantiles(GOOD, GOOD, GOOD.to("meta"), GOOD)
+
+
 def test_devices_differ(impl):
     if impl.device == "cpu":
         pytest.skip("there is only one device")

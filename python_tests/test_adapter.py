@@ -86,6 +86,9 @@ def test_a_missing_file_is_named(saved, transformer, name):
 
 
 def test_a_path_that_is_no_adapter(transformer, tmp_path):
+    with pytest.raises(AdapterError, match="there is no file or folder .*weights.bin"):
+        Adapter.load(tmp_path / "weights.bin", transformer)
+    (tmp_path / "weights.bin").write_bytes(b"")
     with pytest.raises(
         AdapterError, match=r"expected an adapter's folder or its adapter.safetensors, got .*weights.bin"
     ):
@@ -134,6 +137,19 @@ def rewrite(saved, change):
         (lambda d: d["lora_layers"].update(x=[1]), r"must be \[in, out\] features"),
         (lambda d: d["base"].pop("weights"), "base must have family, config and weights"),
         (lambda d: d["base"].update(family="wan"), "family 'wan', this model is 'flux'"),
+        (lambda d: d["base"]["weights"].update(proj_out="x"), r"base.weights\['proj_out'\] must be a list"),
+        (lambda d: d["scales"].append(d["scales"][0]), r"scales must be distinct, got \[2, 4, 2\]"),
+        (lambda d: d["scales"][0].update(scale=100_000), "lacks the tensors"),
+        (lambda d: d["scales"][0].update(width=10**9), r"must have shape \(1000000000,"),
+        (lambda d: d["scales"][0].update(rank="a"), "rank must be an integer of at least 0, got 'a'"),
+        (lambda d: d["scales"][0].update(refinement_hidden=-1), "refinement_hidden must be an integer"),
+        (
+            lambda d: d["scales"][0].update(refinement_knots=0),
+            "refinement_knots must be .* at least 2, got 0",
+        ),
+        (lambda d: d["scales"][0].update(lora_scale=float("nan")), "lora_scale must be a finite number"),
+        (lambda d: d["scales"][0].update(detail_variance="a"), "detail_variance must be None or a number"),
+        (lambda d: d["scales"][0].update(detail_residual="no"), "detail_residual must be True or False"),
     ],
 )
 def test_a_foreign_description_is_rejected(saved, transformer, change, text):
@@ -142,7 +158,7 @@ def test_a_foreign_description_is_rejected(saved, transformer, change, text):
         Adapter.load(saved, transformer)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00", "[" * 100_000])
 def test_an_unreadable_description_is_rejected(saved, transformer, text):
     (saved / "adapter.json").write_text(text)
     with pytest.raises(AdapterError):

@@ -92,6 +92,10 @@ def test_importing_is_light():
     assert result.stdout.split("\n")[:2] == ["[]", "True"], result.stderr
 
 
+def test_every_public_name_is_there():
+    assert all(hasattr(ddit_ext, name) for name in ddit_ext.__all__)
+
+
 def test_unknown_names_are_attribute_errors():
     with pytest.raises(AttributeError, match="module 'ddit_ext' has no attribute 'nothing'"):
         ddit_ext.nothing  # noqa: B018

@@ -46,6 +46,7 @@ def assert_untouched(pipe):
         (dict(schedule=2.0), TypeError, "schedule.*float"),
         (dict(schedule="2"), TypeError, "schedule.*str"),
         (dict(schedule=[1, 2, 8]), ValueError, r"schedule\[2\].*8"),
+        (dict(schedule=[]), ValueError, "schedule.*empty"),
         (dict(protect=(1,)), ValueError, r"protect.*\(1,\)"),
         (dict(protect=(-1, 0)), ValueError, "protect.*-1"),
         (dict(protect=2), ValueError, "protect.*2"),

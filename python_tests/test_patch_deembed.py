@@ -154,6 +154,16 @@ def test_bad_arguments_are_named(impl, changed, message):
         call(impl, arguments)
 
 
+@pytest.mark.parametrize("name", ["weight", "bias", "lora_a", "lora_b"])
+def test_one_tensor_on_another_device(name):
+    arguments = deembed_arguments()
+    arguments[name] = arguments[name].to("meta")
+    with pytest.raises(
+        RuntimeError, match=f"patch_deembed: {name} must be on the device of tokens, cpu, got meta"
+    ):
+        ddit_ext.ops.patch_deembed(**arguments)
+
+
 def test_grid_is_required():
     arguments = {**deembed_arguments(), "grid": None}
     with pytest.raises(TypeError, match=r"patch_deembed: grid must be given as \[F, h, w\]"):

@@ -160,6 +160,14 @@ def test_bad_arguments_are_named(impl, changed, message):
         call(impl, arguments)
 
 
+@pytest.mark.parametrize("name", ["cells", "weight", "bias", "lora_a", "lora_b"])
+def test_one_tensor_on_another_device(name):
+    arguments = embed_arguments()
+    arguments[name] = arguments[name].to("meta")
+    with pytest.raises(RuntimeError, match="patch_embed: .* must be on the device of cells, .*meta"):
+        ddit_ext.ops.patch_embed(**arguments)
+
+
 def test_without_a_kernel_for_the_device():
     arguments = {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in embed_arguments().items()}
     assert ddit_ext.ops.patch_embed(**arguments).shape == (2, 16, op_cases.WIDTH)

@@ -63,6 +63,8 @@ def write(adapter: Adapter, folder: Path, dtype: torch.dtype | None) -> Path:
 
 
 def read(cls: type[Adapter], path: Path, transformer: nn.Module | None) -> Adapter:
+    if not path.exists():
+        raise AdapterError(f"adapter: there is no file or folder {path}")
     folder = path if path.is_dir() else path.parent
     if not path.is_dir() and path.name not in (TENSORS, DESCRIPTION):
         raise AdapterError(f"expected an adapter's folder or its {TENSORS}, got {path}")
@@ -73,11 +75,18 @@ def read(cls: type[Adapter], path: Path, transformer: nn.Module | None) -> Adapt
     if transformer is not None:
         check_fingerprint(description["base"], transformer)
     specs = [spec_from_json(entry) for entry in description["scales"]]
+    scales = [spec.scale for spec in specs]
+    if len(set(scales)) != len(scales):
+        raise AdapterError(f"{folder / DESCRIPTION}: scales must be distinct, got {scales}")
     layers = {name: tuple(shape) for name, shape in description["lora_layers"].items()}
     tensors = _read_tensors(folder / TENSORS, description["tensors"])
-    adapter = cls(specs, layers, description["base"], description["training"])
+    parts = (specs, layers, description["base"], description["training"])
+    with torch.device("meta"):  # sizes that the tensors don't have would take memory
+        _check_tensors(cls(*parts), tensors, folder / TENSORS)
+    adapter = cls(*parts)
     with torch.no_grad():
-        _fill(adapter, tensors, folder / TENSORS)
+        for name, parameter in _all_tensors(adapter).items():
+            parameter.copy_(tensors[name])
     return adapter.eval()
 
 
@@ -110,7 +119,7 @@ def replace_file(path: Path, write_to: Callable[[str], Any]) -> None:
 def _read_description(path: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         found = description.get("format") if isinstance(description, dict) else type(description).__name__
@@ -131,6 +140,9 @@ def _read_description(path: Path) -> dict[str, Any]:
         isinstance(base.get(k), dict) for k in ("config", "weights")
     ):
         raise AdapterError(f"{path}: base must have family, config and weights, got {sorted(base)}")
+    for name, values in base["weights"].items():
+        if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
+            raise AdapterError(f"{path}: base.weights[{name!r}] must be a list of numbers, got {values!r}")
     for name, shape in description["lora_layers"].items():
         if not (
             isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and n > 0 for n in shape)
@@ -156,10 +168,15 @@ def _read_tensors(path: Path, expected: dict[str, Any]) -> dict[str, Tensor]:
         raise AdapterError(f"{path} is not a safetensors file: {error}") from error
 
 
-def _fill(adapter: Adapter, tensors: dict[str, Tensor], path: Path) -> None:
+def _all_tensors(adapter: Adapter) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
     for weights in adapter.sizes.values():
         named |= named_tensors(weights)
+    return named
+
+
+def _check_tensors(adapter: Adapter, tensors: dict[str, Tensor], path: Path) -> None:
+    named = _all_tensors(adapter)
     missing, unexpected = sorted(named.keys() - tensors.keys()), sorted(tensors.keys() - named.keys())
     if missing or unexpected:
         raise AdapterError(f"{path}: lacks the tensors {missing[:5]} and has the unexpected {unexpected[:5]}")
@@ -171,7 +188,6 @@ def _fill(adapter: Adapter, tensors: dict[str, Tensor], path: Path) -> None:
             )
         if not bool(torch.isfinite(tensor).all()):
             raise AdapterError(f"{path}: {name} holds values that are not finite")
-        parameter.copy_(tensor)
 
 
 def _digest(path: Path) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -52,6 +54,21 @@ class ScaleSpec:
                 raise AdapterError(
                     f"{name} must be a positive integer (scale at least 2), got {getattr(self, name)!r}"
                 )
+        for name, least in (("rank", 0), ("refinement_hidden", 0), ("refinement_knots", 2)):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
+                raise AdapterError(
+                    f"{name} must be an integer of at least {least}, got {getattr(self, name)!r}"
+                )
+        if not _is_finite(self.lora_scale):
+            raise AdapterError(f"lora_scale must be a finite number, got {self.lora_scale!r}")
+        if self.detail_variance is not None and not (
+            _is_finite(self.detail_variance) and self.detail_variance >= 0
+        ):
+            raise AdapterError(
+                f"detail_variance must be None or a number that is not negative, got {self.detail_variance!r}"
+            )
+        if not isinstance(self.detail_residual, bool):
+            raise AdapterError(f"detail_residual must be True or False, got {self.detail_residual!r}")
         if self.start not in ("noise_matched", "pi_resize"):
             raise AdapterError(f'start must be "noise_matched" or "pi_resize", got {self.start!r}')
         if self.positions not in ("centre", "grid"):
@@ -245,6 +262,10 @@ class CoarseStep:
             noisy = torch.arange(spec.in_channels, device=factor.device) < spec.out_channels
             factor = torch.where(noisy.view(-1, 1, 1), factor, 1.0)
         return self._cells * factor
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _compute_dtype(cells: Tensor) -> torch.dtype:

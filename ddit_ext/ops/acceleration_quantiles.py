@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ._devices import check_one_device
+
 
 def acceleration_quantiles(
     z0: Tensor,
@@ -35,4 +37,5 @@ def acceleration_quantiles(
 
 @torch.library.register_fake("ddit_ext::acceleration_quantiles")
 def _fake(z0, z1, z2, z3, scales, quantile):
+    check_one_device("acceleration_quantiles", z0=z0, z1=z1, z2=z2, z3=z3)
     return z0.new_empty(z0.shape[0], len(scales), dtype=torch.float32)

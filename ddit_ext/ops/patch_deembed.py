@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._autocast import register_lower_precision
+from ._devices import check_one_device
 from ._linear import LinearGradients, linear_backward
 from ._patches import gather
 
@@ -41,6 +42,7 @@ def patch_deembed(
 
 @torch.library.register_fake("ddit_ext::patch_deembed")
 def _fake(tokens, weight, bias, lora_a, lora_b, lora_scale, scale, grid):
+    check_one_device("patch_deembed", tokens=tokens, weight=weight, bias=bias, lora_a=lora_a, lora_b=lora_b)
     p = weight.shape[1] // scale
     return tokens.new_empty(tokens.shape[0], *grid, weight.shape[0], p, p)
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ._autocast import register_lower_precision
+from ._devices import check_one_device
 from ._linear import LinearGradients, linear_backward
 from ._patches import ceil_div, gather, scatter_add
 
@@ -36,6 +37,7 @@ def patch_embed(
 
 @torch.library.register_fake("ddit_ext::patch_embed")
 def _fake(cells, weight, bias, lora_a, lora_b, lora_scale, scale):
+    check_one_device("patch_embed", cells=cells, weight=weight, bias=bias, lora_a=lora_a, lora_b=lora_b)
     batch, frames, h, w = cells.shape[:4]
     return cells.new_empty(batch, frames * ceil_div(h, scale) * ceil_div(w, scale), weight.shape[0])
 

@@ -75,6 +75,8 @@ class Fixed(Policy):
             scale = self._supported(schedule, "schedule")
             self._call = lambda step: scale
         elif isinstance(schedule, Sequence) and not isinstance(schedule, str | bytes):
+            if not schedule:
+                raise ValueError("schedule must hold one scale a step, got an empty list")
             self._list = [self._supported(scale, f"schedule[{i}]") for i, scale in enumerate(schedule)]
             self._call = self._list.__getitem__
         else:

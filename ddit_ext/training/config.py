@@ -34,7 +34,8 @@ class DistillConfig:
             same), or "none".
         autocast: run the model under this dtype, "bfloat16" or "float16" (no loss scaling), or None.
         seed: of noise, noise levels and, with ``scale_shares``, scales. Each step draws from a generator of
-        its own. checkpoint_every, log_every: in steps.
+            its own.
+        checkpoint_every, log_every: in steps.
     """
 
     steps: int = 1000
