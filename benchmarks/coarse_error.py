@@ -2,7 +2,8 @@
 
     python benchmarks/coarse_error.py --out benchmarks/results/coarse_error.json
 
-The relative squared error ‖v_coarse - v_p‖² / ‖v_p‖² of the embedded FLUX on fresh scenes at the pipeline's own guidance.
+The relative squared error ‖v_coarse - v_p‖² / ‖v_p‖² of the embedded FLUX on fresh scenes with their prompts, of one call
+(classifier-free guidance combines two).
 """
 
 from __future__ import annotations
@@ -35,10 +36,7 @@ def batches(model: embedded.Embedded, count: int, size: int = 16) -> list:
         text, pooled, _ = pipe.encode_prompt(
             prompts[start : start + size], None, max_sequence_length=CALL_DEFAULTS["max_sequence_length"]
         )
-        guidance = torch.full((len(latents),), CALL_DEFAULTS["guidance_scale"])
-        made.append(
-            (latents, {"encoder_hidden_states": text, "pooled_projections": pooled, "guidance": guidance})
-        )
+        made.append((latents, {"encoder_hidden_states": text, "pooled_projections": pooled}))
     return made
 
 

@@ -24,6 +24,7 @@ from .data import load_or_draw, to_signal
 from .flow import image_ids, noise_levels, pack, velocity
 
 CAPTION_DROP = 0.1
+NO_GUIDANCE = 1.0  # the only value that the guidance input takes here
 SMALL_ONLY = 0.5  # share of the time spent on small pictures alone
 SMALL_LATER = 0.3  # share of the batches that stay small afterwards
 BATCH = {"small": 64, "full": 32}
@@ -96,7 +97,13 @@ def flow_loss(modules: dict[str, torch.nn.Module], latents: torch.Tensor, ids: t
     noisy = torch.lerp(latents, noise, sigma[:, None, None, None])
     text, pooled = encode_text(modules, ids)
     guess = velocity(
-        modules["transformer"], pack(noisy), sigma, text, pooled, image_ids(latents), torch.ones(len(latents))
+        modules["transformer"],
+        pack(noisy),
+        sigma,
+        text,
+        pooled,
+        image_ids(latents),
+        torch.full((len(latents),), NO_GUIDANCE),
     )
     return torch.nn.functional.mse_loss(guess.float(), pack(noise - latents))
 
