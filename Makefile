@@ -15,12 +15,11 @@ demo: setup
 	$(BIN)/python examples/demo.py --out demo_output
 
 test: setup cpp-tests
-	$(BIN)/python -m pytest -q -x python_tests -m "not slow"
+	$(BIN)/python -m pytest -q python_tests
 
-# What takes longer than `make test` may: sanitizers over the C++ tests, and the slow Python tests.
+# What takes longer than `make test` may: the C++ tests under sanitizers.
 check: test
 	bash cpp_tests/sanitize.sh $(BIN)
-	$(BIN)/python -m pytest -q python_tests -m slow
 
 lint: setup
 	$(BIN)/ruff check .
