@@ -1,58 +1,48 @@
-"""Picks thresholds and controls for a target speed from score traces at p and the measured cost of each size.
+"""Picks thresholds and controls for a target speed, by running: coarse steps change the scores of the steps after them.
 
-A stand-in for a calibration, kept to what the benchmark needs: one threshold for both coarse sizes.
+A trial that chose thresholds from score traces at p alone reached 1.3x where 3x was asked for: a change of size makes
+the third difference jump, and the next steps go back to p. A stand-in for a calibration, kept to what the benchmark
+needs: one threshold for both coarse sizes.
 """
 
 from __future__ import annotations
 
 import math
-
-import numpy as np
-
-Traces = np.ndarray  # [batch, step, scale]; the largest score of the batch, nan where there was none
+from collections.abc import Callable
 
 
-def traces_of(reports: list[dict]) -> Traces:
-    """Worst score of each batch (the finest sample decides), by step and scale."""
-    scales = len(next(step["scores"] for step in reports[0]["steps"] if step["scores"])[0])
-    return np.array(
-        [
-            [
-                np.max(step["scores"], axis=0) if step["scores"] else [np.nan] * scales
-                for step in report["steps"]
-            ]
-            for report in reports
-        ],
-        float,
-    )
-
-
-def decide(traces: Traces, scales: tuple[int, ...], threshold: float) -> np.ndarray:
-    """The scale each step of each batch would take: int ``[batch, step]``."""
-    chosen = np.ones(traces.shape[:2], int)
-    for index, scale in enumerate(scales):
-        if scale > 1:
-            chosen = np.where(traces[:, :, index] < threshold, scale, chosen)
-    return chosen
-
-
-def cost(chosen: np.ndarray, seconds: dict[int, float]) -> float:
-    """Mean seconds of a run whose steps take the ``chosen`` scales."""
-    return float(np.vectorize(seconds.__getitem__)(chosen).sum(axis=1).mean())
+def cost(chosen: list[list[int]], seconds: dict[int, float]) -> float:
+    """Mean seconds of runs whose steps took the ``chosen`` scales."""
+    return sum(seconds[scale] for run in chosen for scale in run) / len(chosen)
 
 
 def threshold_for(
-    traces: Traces, scales: tuple[int, ...], seconds: dict[int, float], target: float
-) -> tuple[float, float]:
-    """Threshold whose decisions on the traces come nearest to ``target`` times the speed of p, and that speed."""
-    steps = traces.shape[1]
-    low, high = math.log(np.nanmin(traces)) - 1, math.log(np.nanmax(traces)) + 1
-    for _ in range(60):
-        middle = (low + high) / 2
-        speed = steps * seconds[1] / cost(decide(traces, scales, math.exp(middle)), seconds)
-        low, high = (middle, high) if speed < target else (low, middle)
-    threshold = math.exp(high)
-    return threshold, steps * seconds[1] / cost(decide(traces, scales, threshold), seconds)
+    run: Callable[[float], list[list[int]]],
+    seconds: dict[int, float],
+    target: float,
+    bounds: tuple[float, float],
+    rounds: int = 7,
+) -> tuple[float, float, list[list[int]]]:
+    """Bisects the threshold whose runs come nearest to ``target`` times the speed of p.
+
+    Args:
+        run: threshold -> the scales that the steps of each calibration run took.
+        seconds: measured seconds of one step at each scale.
+        bounds: a threshold at which nothing is coarse, and one at which everything with a signal is.
+
+    Returns:
+        the threshold, the speed its runs would have by ``seconds``, and their scales.
+    """
+    low, high = map(math.log, bounds)
+    tried = []
+    for _ in range(rounds):
+        threshold = math.exp((low + high) / 2)
+        chosen = run(threshold)
+        speed = len(chosen[0]) * seconds[1] / cost(chosen, seconds)
+        tried.append((abs(speed - target), threshold, speed, chosen))
+        low, high = (math.log(threshold), high) if speed < target else (low, math.log(threshold))
+    _, threshold, speed, chosen = min(tried, key=lambda entry: entry[0])
+    return threshold, speed, chosen
 
 
 def coarse_first(steps: int, seconds: dict[int, float], target: float, mix: dict[int, float]) -> list[int]:

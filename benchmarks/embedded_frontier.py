@@ -17,14 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from _quality import bootstrap, psnr, ssim, with_interval
-from _runs import Method, Outcome, batches, decode, interleaved_runs
-from _thresholds import coarse_first, decide, threshold_for, traces_of
+from _runs import Method, Outcome, batches, decode, interleaved_runs, run
+from _thresholds import coarse_first, threshold_for
 from _timing import write_json
 
 from ddit_ext import embedded
 from ddit_ext.embedded.classifier import frechet_distance
 
 SCALES = (1, 2, 4)
+THRESHOLDS = (3e-4, 1.0)  # from "never coarse" to "always" on the embedded model
 CALIBRATION_SEED, PROMPT_SEED = 4_000_000, 5_000_000
 
 
@@ -37,15 +38,19 @@ def step_costs(pipe, made, adapter, steps: int) -> dict[int, float]:
 
 def plan(pipe, adapter, steps: int, targets: list[float], calibration) -> tuple[list[Method], dict]:
     """The methods to compare, and how they were chosen; calibrated on prompts that are not compared on."""
-    seconds = step_costs(pipe, calibration[:2], adapter, 6)
-    fine = Method("calibration", steps, {"adapter": adapter, "threshold": 1e-30})
-    traces = traces_of(interleaved_runs(pipe, calibration, [fine])["calibration"].reports)
+    seconds = step_costs(pipe, calibration, adapter, 6)
     methods = [Method("fixed p", steps)]
     chosen: dict = {"seconds per step": seconds, "targets": {}}
+
+    def scales_at(threshold: float) -> list[list[int]]:
+        method = Method("calibration", steps, {"adapter": adapter, "threshold": threshold})
+        reports = [run(pipe, batch, method)[2] for batch in calibration]
+        return [[step["scale"] for step in report["steps"]] for report in reports]
+
     for target in targets:
-        threshold, expected = threshold_for(traces, SCALES, seconds, target)
-        sizes = decide(traces, SCALES, threshold)
-        mix = {scale: float((sizes == scale).mean()) for scale in SCALES}
+        threshold, expected, sizes = threshold_for(scales_at, seconds, target, THRESHOLDS)
+        taken = [scale for one in sizes for scale in one]
+        mix = {scale: taken.count(scale) / len(taken) for scale in SCALES}
         schedule = coarse_first(steps, seconds, expected, mix)
         fewer = max(1, round(steps / expected))
         chosen["targets"][str(target)] = {
@@ -157,16 +162,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--targets", type=float, nargs="+", default=[1.5, 2.0, 3.0])
+    parser.add_argument("--calibration", type=int, default=16, help="prompts to calibrate on")
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--fifty", action="store_true", help="also fixed p at 50 steps")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     model = embedded.load("flux")
     pipe = model.pipeline
-    calibration = batches(pipe, model.reference(32, seed=CALIBRATION_SEED)[1], arguments.batch, seed=11)
+    calibration = batches(
+        pipe, model.reference(arguments.calibration, seed=CALIBRATION_SEED)[1], arguments.batch, seed=11
+    )
     methods, chosen = plan(pipe, model.adapter, arguments.steps, arguments.targets, calibration)
     print(json.dumps(chosen, indent=1))
-    methods.insert(1, Method("fixed p, 50 steps", 50))
+    if arguments.fifty:
+        methods.insert(1, Method("fixed p, 50 steps", 50))
     prompts = model.reference(arguments.prompts, seed=PROMPT_SEED)[1]
     outcomes = interleaved_runs(pipe, batches(pipe, prompts, arguments.batch, seed=12), methods)
     rows = judge(model, outcomes, methods, prompts)

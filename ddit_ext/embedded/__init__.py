@@ -116,7 +116,7 @@ def load(name: str = "flux") -> Embedded:
         )
     from .pipeline import EmbeddedFluxPipeline
 
-    pipeline = EmbeddedFluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = EmbeddedFluxPipeline.from_pretrained(folder).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return Embedded(pipeline, folder / "adapter", folder)
 
