@@ -96,12 +96,12 @@ def test_schedule_one_is_bit_identical_with_the_adapter(model):
 
 
 def test_dynamic_run_takes_coarse_steps_and_stays_close(model):
-    _, prompts = model.reference(4, seed=31)
+    _, prompts = model.reference(2, seed=31)
 
     def draw():
         generator = torch.Generator().manual_seed(4)
         pictures = model.pipeline(
-            prompts, num_inference_steps=16, generator=generator, output_type="np"
+            prompts, num_inference_steps=embedded.STEPS, generator=generator, output_type="np"
         ).images
         return np.uint8(np.rint(pictures * 255))
 
@@ -114,6 +114,6 @@ def test_dynamic_run_takes_coarse_steps_and_stays_close(model):
     steps = handle.report().to_dict()["steps"]
     assert [step["scale"] for step in steps[:3]] == [1, 1, 1]  # no signal yet
     assert any(step["scale"] > 1 for step in steps)
-    other = scenes.pictures(4, seed=32)[0]
+    other = scenes.pictures(2, seed=32)[0]
     error = lambda a, b: ((a.astype(float) - b) ** 2).mean()  # noqa: E731
     assert error(fixed, dynamic) < 0.25 * error(fixed, other)
