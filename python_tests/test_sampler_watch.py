@@ -234,10 +234,10 @@ class Loop:
 
     def by_hand(self, sigmas, calls=1):
         """Euler steps without any sampler."""
-        for now, then in zip(sigmas, sigmas[1:], strict=False):
+        for sigma, following in zip(sigmas, sigmas[1:], strict=False):
             for _ in range(calls):
-                velocity = self.call(now)
-            self.latents = self.latents + (then - now) * velocity
+                velocity = self.call(sigma)
+            self.latents = self.latents + (following - sigma) * velocity
 
 
 @pytest.mark.parametrize("calls", [1, 2])
