@@ -1,9 +1,11 @@
-"""Trains the embedded FLUX on scenes: first on small pictures, then on full ones with small ones mixed in.
+"""Trains the embedded FLUX on scenes: small pictures, then full ones with small ones mixed in, then guidance too.
 
-    python -m embedded_training.train_flux --minutes 75
+    python -m embedded_training.train_flux --minutes 120
 
-Captions are dropped now and then, so that guidance can be distilled in afterwards (distill_guidance.py). During this
-training the guidance input is 1: none. Resumable: a second call goes on until --minutes of training are done in all.
+Captions are dropped now and then. In the last part of the training the model learns to give in one call what
+classifier-free guidance needs two for, as FLUX.1-dev does: its guidance input is then a weight w, and the target moves
+by (w - 1) (v(prompt) - v(empty)) of the model's own running average (Tang et al., "Diffusion Models without
+Classifier-free Guidance", 2025). Resumable: a second call goes on until --minutes of training are done in all.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ from .data import load_or_draw, to_signal
 from .flow import image_ids, noise_levels, pack, velocity
 
 CAPTION_DROP = 0.1
-NO_GUIDANCE = 1.0  # the only value that the guidance input takes here
+NO_GUIDANCE = 1.0  # the guidance input of an unguided call
+GUIDANCE = (1.0, 5.0)  # weights that the guidance input stands for
+GUIDED_FROM = 0.6  # share of the time after which guidance is trained
+GUIDED_SHARE = 0.6  # of the samples from then on; the others keep the unguided model, which the target is made of
 SMALL_ONLY = 0.5  # share of the time spent on small pictures alone
 SMALL_LATER = 0.3  # share of the batches that stay small afterwards
 BATCH = {"small": 64, "full": 32}
@@ -91,21 +96,54 @@ def encode_text(modules: dict[str, torch.nn.Module], ids: torch.Tensor) -> tuple
     return modules["text_encoder_2"](ids)[0], modules["text_encoder"](ids).pooler_output
 
 
-def flow_loss(modules: dict[str, torch.nn.Module], latents: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    sigma = noise_levels(len(latents))
-    noise = torch.randn_like(latents)
-    noisy = torch.lerp(latents, noise, sigma[:, None, None, None])
-    text, pooled = encode_text(modules, ids)
-    guess = velocity(
-        modules["transformer"],
-        pack(noisy),
-        sigma,
+@torch.no_grad()
+def guidance_shift(
+    averages: dict[str, torch.nn.Module],
+    latents: torch.Tensor,
+    noisy: torch.Tensor,
+    sigma: torch.Tensor,
+    ids: torch.Tensor,
+    empty: torch.Tensor,
+) -> torch.Tensor:
+    """v(prompt) - v(empty) of the averaged model, packed: the direction that guidance adds more of."""
+    text, pooled = encode_text(averages, torch.cat([ids, empty.expand_as(ids)]))
+    tokens, levels = pack(noisy), torch.cat([sigma, sigma])
+    both = velocity(
+        averages["transformer"],
+        torch.cat([tokens, tokens]),
+        levels,
         text,
         pooled,
         image_ids(latents),
-        torch.full((len(latents),), NO_GUIDANCE),
+        torch.full_like(levels, NO_GUIDANCE),
     )
-    return torch.nn.functional.mse_loss(guess.float(), pack(noise - latents))
+    prompted, unprompted = both.chunk(2)
+    return prompted - unprompted
+
+
+def flow_loss(
+    modules: dict[str, torch.nn.Module],
+    latents: torch.Tensor,
+    ids: torch.Tensor,
+    averages: dict[str, torch.nn.Module] | None = None,
+    empty: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The mean squared error of the velocity; with ``averages``, a share of the samples is guided."""
+    sigma = noise_levels(len(latents))
+    noise = torch.randn_like(latents)
+    noisy = torch.lerp(latents, noise, sigma[:, None, None, None])
+    target = pack(noise - latents)
+    guidance = torch.full((len(latents),), NO_GUIDANCE)
+    if averages is not None:
+        chosen = (torch.rand(len(latents)) < GUIDED_SHARE).nonzero()[:, 0]
+        guidance[chosen] = torch.empty(len(chosen)).uniform_(*GUIDANCE)
+        shift = guidance_shift(averages, latents, noisy[chosen], sigma[chosen], ids[chosen], empty)
+        target[chosen] += (guidance[chosen] - 1)[:, None, None] * shift
+    text, pooled = encode_text(modules, ids)
+    guess = velocity(
+        modules["transformer"], pack(noisy), sigma, text, pooled, image_ids(latents), guidance
+    )
+    return torch.nn.functional.mse_loss(guess.float(), target)
 
 
 class Optimizers:
@@ -162,9 +200,9 @@ def main() -> None:
         done = progress.seconds / (arguments.minutes * 60)
         size = "small" if done < SMALL_ONLY or torch.rand(()) < SMALL_LATER else "full"
         latents, ids = corpus.batch(size, BATCH[size])
-        loss = flow_loss(
-            modules, latents, ids
-        )  # float32: at this width autocast's casts cost more than they save
+        guided = {"averages": averages, "empty": corpus.empty} if done > GUIDED_FROM else {}
+        # float32: at this width autocast's casts cost more than they save
+        loss = flow_loss(modules, latents, ids, **guided)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         # Warm up, hold, and fall over the last half: a trapezoid lets a longer run start from a shorter one's middle.
@@ -172,7 +210,8 @@ def main() -> None:
         progress.step += 1
         progress.seconds = before + time.monotonic() - started
         average.update(modules, progress.step)
-        running[size] = 0.98 * running.get(size, loss.item()) + 0.02 * loss.item()
+        kind = f"{size}, guided" if guided else size
+        running[kind] = 0.98 * running.get(kind, loss.item()) + 0.02 * loss.item()
         if progress.step % 50 == 0:
             line = {
                 "step": progress.step,
