@@ -15,6 +15,8 @@ from ._build_info import build_info  # noqa: E402
 from ._version import __version__  # noqa: E402
 
 _LAZY = {
+    "calibrate": "ddit_ext.calibration",
+    "Preset": "ddit_ext.calibration",
     "patch": "ddit_ext.patching",
     "unpatch": "ddit_ext.patching",
     "PatchScheduler": "ddit_ext._core",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -40,6 +41,7 @@ class PatchHook:
         self.quantile = quantile
         self.watch = SamplerWatch(pipe, policy.needs_signal, self._stepped)
         self.record: RunRecord | None = None
+        self.now: Callable[[], float] = time.perf_counter
         self._scale = 1
         self._started = 0.0
         self._call: ExitStack | None = None
@@ -104,10 +106,10 @@ class PatchHook:
     def clock(self) -> None:
         """The step under way has lasted until now."""
         if self.watch.run is not None and self.record is not None and self.record.steps:
-            self.record.steps[-1].seconds = time.perf_counter() - self._started
+            self.record.steps[-1].seconds = self.now() - self._started
 
     def _begin_step(self, run: Run, arguments: dict[str, Any]) -> None:
-        started = time.perf_counter()
+        started = self.now()
         hidden_states = arguments["hidden_states"]
         if run.index == 0 or self.record is None:
             self._begin_run(run, arguments)
@@ -146,6 +148,7 @@ class PatchHook:
             width=config.num_attention_heads * config.attention_head_dim,
             text_tokens=text.shape[1] if isinstance(text, Tensor) else 0,
             fine_tokens=arguments["hidden_states"].shape[1],
+            grid=self._grid(arguments),
         )
         self.policy.begin(run.total)
         if self.policy.needs_signal and 0 < run.total < FEWEST:
@@ -153,6 +156,14 @@ class PatchHook:
                 f"no signal: a run of {run.total} steps is too short for a dynamic schedule, which has none "
                 "in its first three steps; use a fixed schedule"
             )
+
+    def _grid(self, arguments: dict[str, Any]) -> tuple[int, int, int] | None:
+        """Frames, rows and columns of base tokens; None where the positions are no grid."""
+        try:
+            grid = self.steering.grid(arguments)
+        except (TypeError, ValueError):
+            return None
+        return grid.frames, grid.rows, grid.columns
 
     def _tokens(self, arguments: dict[str, Any], scale: int) -> int:
         if scale == 1:

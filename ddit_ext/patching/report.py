@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class RunRecord:
     width: int  # of a token inside the transformer
     text_tokens: int = 0
     fine_tokens: int = 0
+    grid: tuple[int, int, int] | None = None  # frames, rows and columns of base tokens
     steps: list[StepRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -50,7 +51,8 @@ class Report:
 
         steps: [{index, noise_level (σ in [0, 1]), scores ([[one per scale] per sample], None where there was
         no signal), scale, scales (what each sample alone would have taken), tokens (image tokens a sample),
-        seconds}]. scales, thresholds, steps_per_scale {scale: count}, seconds (all steps), dynamic, warnings.
+        seconds}]. scales, thresholds, steps_per_scale {scale: count}, seconds (all steps), dynamic, warnings,
+        grid (frames, rows and columns of base tokens; None where positions are no grid).
         speedup_estimate: the transformer's arithmetic with every step at size 1 over its arithmetic as run;
         matrix products and attention alone, so an upper bound, above all for short sequences.
         """
@@ -64,12 +66,24 @@ class Report:
             "scales": list(self._run.scales),
             "thresholds": list(self._run.thresholds),
             "dynamic": self._run.dynamic,
+            "grid": self._run.grid,
             "warnings": list(self._warnings),
         }
 
     def to_json(self, path: str | Path) -> None:
         """Write `to_dict()` to a file; numbers that JSON does not have become null."""
         Path(path).write_text(json.dumps(_finite(self.to_dict()), indent=2, allow_nan=False) + "\n")
+
+    def html(self, path: str | Path, pictures: Mapping[str, Any] | Sequence[Any] | None = None) -> None:
+        """Write one self-contained HTML file: sizes, scores, tokens and time of each step. ValueError without a run.
+
+        pictures: {caption: picture} or a list, shown beside; PIL images or uint8 arrays [H, W, 3].
+        """
+        if not self._steps:
+            raise ValueError("report: there is no run to show yet")
+        from ..pages import run_page
+
+        Path(path).write_text(run_page(self.to_dict(), pictures), encoding="utf-8")
 
     def plot(self, path: str | Path) -> None:
         """Draw scores and sizes over steps into a file. Needs matplotlib; ValueError without a run."""

@@ -1,0 +1,246 @@
+"""calibrate(): from a target speed to a preset."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from numbers import Real
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from .._version import __version__
+from ..multiscale import Adapter
+from ..multiscale.base_weights import fingerprint, unwrap
+from ..patching import patch
+from ..patching.patch import TRAINING_FREE
+from . import plan
+from .machine import clock_of, device_name
+from .match import adapter_digest, plain_config
+from .measure import Meter, quiet
+from .pictures import first_frames
+from .preset import Candidate, Preset
+from .search import Full, Search
+
+OWN = ("generator", "output_type", "prompt", "return_dict", "callback_on_step_end")
+"""Arguments of a pipeline that a calibration sets itself, or that would make its runs differ."""
+
+
+def calibrate(
+    pipe: Any,
+    prompts: Sequence[str | Mapping[str, Any]],
+    *,
+    adapter: str | PathLike | Adapter | None = None,
+    target_speedup: float = 2.0,
+    scales: Sequence[int] = (1, 2, 4),
+    quantile: float = 0.4,
+    batch_size: int = 1,
+    seed: int = 0,
+    progress: bool = True,
+    clock: Callable[[], float] | None = None,
+    **call: Any,
+) -> Preset:
+    """Find, by running, what is closest to the full sample at `target_speedup` times its speed.
+
+    The full sample is what the pipeline draws at p with the steps of `call`. Tried are fewer steps at p, fixed
+    schedules that begin with coarse steps, sizes chosen by scores, and fewer steps of which some are coarse. Speed is
+    that of the denoising loop, measured on this machine; closeness is PSNR over all pictures of all prompts.
+
+    Args:
+        pipe: as for `patch`; not patched, and as it was afterwards.
+        prompts: what to draw: texts, or the arguments of one call each (such as prompt_embeds, or prompt and image).
+        adapter: as for `patch`.
+        target_speedup: times the speed of the full run, above 1.
+        scales, quantile: as for `patch`.
+        batch_size: texts a call.
+        seed: of the noise of the first call; the next ones take the next seeds.
+        progress: whether to show a progress bar.
+        clock: seconds; None: time.perf_counter, on a GPU after waiting for it.
+        call: further arguments of every call, such as num_inference_steps, guidance_scale, height and width.
+
+    Returns:
+        a Preset: for `patch(pipe, adapter, preset=preset)` and `pipe(prompt, num_inference_steps=preset.steps)`.
+
+    Raises:
+        ValueError: `target_speedup` can't be reached (the text says what can, and why), or a bad argument.
+        TypeError: an argument of another type. RuntimeError: the pipeline is patched.
+    """
+    if isinstance(target_speedup, bool) or not isinstance(target_speedup, Real):
+        raise TypeError(f"target_speedup must be a number, got {target_speedup!r}")
+    if not (math.isfinite(target_speedup) and target_speedup > 1):
+        raise ValueError(f"target_speedup must be above 1 and finite, got {target_speedup!r}")
+    calls = _calls(prompts, batch_size, call)
+    patch(pipe, scales=scales, quantile=quantile, schedule=1).unpatch()  # raises what patch() raises
+    weights = _adapter(adapter, pipe, tuple(scales))
+    clock = clock or clock_of(_device(pipe))
+    with quiet(pipe), tqdm(desc="calibrating", unit="run", disable=not progress) as bar:
+        meter = Meter(pipe, weights, calls, scales, quantile, seed, clock, bar.update)
+        first = meter.run(0, 1, None)
+        nominal = _steps(pipe, call, len(first.steps))
+        seconds = meter.step_seconds(nominal)
+        full = Full(nominal, [first, *[None] * (len(calls) - 1)], seconds, float(target_speedup))
+        _check_reach(full, device_name(_device(pipe)))
+        search = Search(meter, full)
+        ended = search.go()
+    chosen = _choose(ended, full)
+    return _preset(pipe, adapter, weights, meter, search, chosen)
+
+
+def _calls(prompts: Any, batch_size: int, call: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The arguments of each call."""
+    expected = "prompts must be texts, or the arguments of one call each"
+    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Sequence):
+        raise TypeError(f"{expected}; got {type(prompts).__name__}")
+    if not prompts:
+        raise ValueError(f"{expected}; got none")
+    if type(batch_size) is not int or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    for name in OWN:
+        if name in call:
+            raise ValueError(
+                f"{name} is set by calibrate (prompts and seed say what is drawn); got it in the call"
+            )
+    if all(isinstance(prompt, str) for prompt in prompts):
+        if len(prompts) % batch_size:
+            raise ValueError(
+                f"prompts must fill batches of batch_size={batch_size}, so that every call takes as long; "
+                f"got {len(prompts)}"
+            )
+        parts = [list(prompts[i : i + batch_size]) for i in range(0, len(prompts), batch_size)]
+        return [{**call, "prompt": part if batch_size > 1 else part[0]} for part in parts]
+    if not all(isinstance(prompt, Mapping) for prompt in prompts):
+        found = sorted({type(prompt).__name__ for prompt in prompts})
+        raise TypeError(f"{expected}; got {', '.join(found)}")
+    if batch_size != 1:
+        raise ValueError("batch_size is for texts: arguments of a call hold their own batch")
+    for name in (*(name for name in OWN if name != "prompt"), "num_inference_steps"):
+        if any(name in prompt for prompt in prompts):
+            raise ValueError(f"prompts: {name} must be the same in every call; got it in one of them")
+    return [{**call, **prompt} for prompt in prompts]
+
+
+def _adapter(adapter: Any, pipe: Any, scales: tuple[int, ...]) -> Adapter:
+    if adapter is None:
+        warnings.warn(TRAINING_FREE, stacklevel=3)
+        return Adapter.training_free(pipe.transformer, [scale for scale in scales if scale > 1])
+    if isinstance(adapter, str | PathLike):
+        adapter = Adapter.load(Path(adapter), pipe.transformer)
+    patch(pipe, adapter, scales=scales, schedule=1).unpatch()
+    return adapter
+
+
+def _device(pipe: Any) -> torch.device:
+    """Where the transformer computes, which with offloading isn't where its weights lie."""
+    return getattr(pipe, "_execution_device", None) or pipe.transformer.device
+
+
+def _steps(pipe: Any, call: Mapping[str, Any], seen: int) -> int:
+    """num_inference_steps of the full run: as given, the pipeline's default, or as many as it did."""
+    default = inspect.signature(pipe.__call__).parameters.get("num_inference_steps")
+    steps = call.get("num_inference_steps", default.default if default is not None else seen)
+    return steps if isinstance(steps, int) else seen
+
+
+def _check_reach(full: Full, device: str) -> None:
+    best = plan.fastest(full.steps, full.seconds)
+    speed = full.speed(best)
+    if full.reached(speed):
+        return
+    costs = ", ".join(
+        f"{scale}p takes {seconds / full.seconds[1]:.2f}"
+        for scale, seconds in full.seconds.items()
+        if scale > 1
+    )
+    why = f"a model of {full.steps} steps keeps them" if full.few else f"at least {best.steps} steps are left"
+    raise ValueError(
+        f"target_speedup={full.target:g} can't be reached: at most {speed:.2f} can, with {best.words()}. "
+        f"On this machine ({device}) a step at {costs} of the time of a step at p; {why}, and the last stays at p"
+    )
+
+
+def _choose(ended: Sequence[Candidate], full: Full) -> Candidate:
+    reached = [candidate for candidate in ended if candidate.reached]
+    if full.few:
+        reached = [candidate for candidate in reached if not candidate.choice.fine]
+    if not reached:
+        best = max(ended, key=lambda candidate: candidate.speed)
+        raise ValueError(
+            f"target_speedup={full.target:g} was not reached: the fastest that was measured is {best.speed:.2f}, with "
+            f"{best.choice.words()}; the step costs promised more than the runs gave"
+        )
+    return max(reached, key=lambda candidate: (candidate.psnr, candidate.speed))
+
+
+def _explain(chosen: Candidate, tried: Sequence[Candidate], full: Full) -> str:
+    """What was chosen, in words, beside fewer steps at p."""
+    choice = chosen.choice
+    fewer = choice.steps < full.steps
+    if choice.fine:
+        kind = "Fewer steps, all of them at p"
+    elif fewer:
+        kind = "Fewer steps, and some of them coarser"
+    else:
+        kind = "As many steps, some of them coarser"
+    text = (
+        f"{kind}: {choice.words()}. {chosen.speed:.2f} times as fast as {full.steps} steps at p, "
+        f"{chosen.psnr:.1f} dB to their pictures."
+    )
+    rivals = [candidate for candidate in tried if candidate.choice.fine and candidate.reached]
+    if rivals and not choice.fine:
+        best = max(rivals, key=lambda candidate: candidate.psnr)
+        text += f" Fewer steps alone ({best.choice.words()}): {best.speed:.2f} times, {best.psnr:.1f} dB."
+        if best.psnr > chosen.psnr:
+            text += " A model of so few steps was made for just those, so their number stays."
+    if fewer:
+        text += f" Pass num_inference_steps={choice.steps} to the pipeline."
+    return text
+
+
+def _preset(
+    pipe: Any, adapter: Any, weights: Adapter, meter: Meter, search: Search, chosen: Candidate
+) -> Preset:
+    full = search.full
+    first = full.runs[0]
+    assert first is not None and first.pictures is not None
+    choice = chosen.choice
+    drawn = search.runs[repr(choice)]
+    assert drawn.pictures is not None
+    tried = sorted(search.tried.values(), key=lambda candidate: (-candidate.psnr, candidate.choice.words()))
+    pictures = {}
+    for number, (whole, fast) in enumerate(
+        zip(first_frames(first.pictures), first_frames(drawn.pictures), strict=True)
+    ):
+        pictures[f"full sample {number + 1}"] = whole
+        pictures[f"chosen {number + 1}"] = fast
+    return Preset(
+        base=fingerprint(pipe.transformer),
+        adapter="training-free" if adapter is None else adapter_digest(weights),
+        pipeline=type(pipe).__name__,
+        sampler={"class": type(pipe.scheduler).__name__, "config": plain_config(pipe.scheduler)},
+        dtype=str(unwrap(pipe.transformer).dtype).removeprefix("torch."),
+        steps=choice.steps,
+        run_steps=len(drawn.steps),
+        full_steps=full.steps,
+        grid=tuple(first.grid),
+        picture=tuple(first.pictures.shape[-3:-1]),
+        batch=len(first.pictures),
+        scales=tuple(meter.scales),
+        quantile=float(meter.quantile),
+        choice=choice,
+        explanation=_explain(chosen, tried, full),
+        target_speedup=full.target,
+        speed=chosen.speed,
+        psnr=chosen.psnr,
+        step_seconds=dict(full.seconds),
+        device=device_name(_device(pipe)),
+        threads=torch.get_num_threads(),
+        candidates=tuple(tried),
+        versions={"ddit_ext": __version__, "torch": torch.__version__, "diffusers": version("diffusers")},
+        pictures=pictures,
+    )

@@ -1,0 +1,82 @@
+"""Choices that follow the scores: within a budget, and against thresholds found by running."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .choices import Choice, budget, thresholds
+from .measure import Measured, Meter
+
+if TYPE_CHECKING:
+    from .search import Full
+
+BISECTIONS = 4
+"""Runs that a threshold takes: a scores' range of a thousand is then known to a factor of 1.5."""
+
+
+def dynamic_choices(meter: Meter, full: Full, fixed: Sequence[Choice]) -> list[Choice]:
+    """Choices by scores at the full number of steps, and at that of the best fixed choice."""
+    coarse = [scale for scale in meter.scales if scale > 1]
+    costs = [full.seconds[scale] / full.seconds[1] for scale in coarse]
+    if not coarse or costs[0] >= 1 or any(a <= b for a, b in zip(costs, costs[1:], strict=False)):
+        return []  # a budget needs each size to be cheaper than the one before
+    lengths = dict.fromkeys([full.steps, *(choice.steps for choice in fixed[:1])])
+    reference = _scores_at_p(meter, full)
+    if not reference:
+        return []
+    made = []
+    for steps in lengths:
+        speed = full.target * steps / full.steps  # of what is left to gain by sizes alone
+        if speed > 1:
+            made.append(budget(steps, costs, speed, reference))
+            found = _threshold(meter, full, steps, reference)
+            made += [found] if found is not None else []
+    return made
+
+
+def faster_dynamic(choice: Choice, shortfall: float) -> Choice | None:
+    """The same with less time, or larger thresholds; shortfall: target over measured speed."""
+    settings = choice.settings
+    if choice.kind == "budget":
+        return budget(
+            choice.steps, settings["costs"], settings["target"] * shortfall * 1.01, settings["reference"]
+        )
+    larger = [value * shortfall**2 for value in settings["thresholds"]]
+    return thresholds(choice.steps, larger, settings["warmup_scale"])
+
+
+def _scores_at_p(meter: Meter, full: Full) -> list[list[float]]:
+    """[step][scale]: scores of a run in which every step is at p, the mean over samples."""
+    done = meter.run(
+        0, thresholds(full.steps, [0.0] * (len(meter.scales) - 1), 1).schedule(meter.scales), full.steps
+    )
+    rows = [step["scores"] for step in done.steps if step["scores"]]
+    return [[sum(column) / len(row) for column in zip(*row, strict=True)] for row in rows]
+
+
+def _threshold(meter: Meter, full: Full, steps: int, reference: Sequence[Sequence[float]]) -> Choice | None:
+    """The smallest threshold for all sizes whose run on the first call is fast enough, by bisection."""
+    seen = [score for row in reference for score in row if score > 0 and math.isfinite(score)]
+    if not seen:
+        return None
+    low, high = math.log(min(seen) / 2), math.log(max(seen) * 16)
+    largest = meter.scales[-1]
+    found: Choice | None = None
+    for _ in range(BISECTIONS):
+        middle = math.exp((low + high) / 2)
+        choice = thresholds(steps, [middle] * (len(meter.scales) - 1), largest)
+        done = meter.run(0, choice.schedule(meter.scales), steps, pictures=False)
+        if full.reached(_speed(full, done)):
+            found, high = choice, math.log(middle)
+        else:
+            low = math.log(middle)
+    return found
+
+
+def _speed(full: Full, done: Measured) -> float:
+    taken = sum(full.seconds[scale] for scale in done.scales)
+    reference = full.runs[0]
+    assert reference is not None
+    return len(reference.steps) * full.seconds[1] / taken

@@ -1,0 +1,34 @@
+"""What a step was timed on."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def device_name(device: torch.device | str) -> str:
+    """The GPU's name, or the processor's with its number of cores."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} x {len(names)}" if names else platform.processor() or device.type
+
+
+def clock_of(device: torch.device | str) -> Callable[[], float]:
+    """Seconds, read when the device has done all that it was given."""
+    device = torch.device(device)
+    if device.type != "cuda":
+        return time.perf_counter
+
+    def waited() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return waited

@@ -1,0 +1,114 @@
+"""Whether a preset was made for this pipeline, this adapter and this run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from torch import nn
+
+from ..multiscale import Adapter
+from ..multiscale.adapter_file import named_tensors
+from ..multiscale.base_weights import check_fingerprint, unwrap
+from .preset import Preset, PresetError
+
+TRAINING_FREE = "training-free"
+
+
+def adapter_digest(adapter: Adapter | None) -> str:
+    """What tells one adapter's weights from another's; "training-free" without an adapter."""
+    if adapter is None:
+        return TRAINING_FREE
+    digest = hashlib.sha256()
+    for scale, weights in sorted(adapter.sizes.items(), key=lambda item: int(item[0])):
+        for name, tensor in sorted(named_tensors(weights).items()):
+            digest.update(f"{scale} {name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def plain_config(scheduler: Any) -> dict[str, Any]:
+    """A sampler's settings as JSON has them, without diffusers' own notes."""
+    config = dict(getattr(scheduler, "config", {}))
+    plain = json.loads(json.dumps(config, default=str))
+    return {name: value for name, value in sorted(plain.items()) if not name.startswith("_")}
+
+
+def check_patch(preset: Preset, transformer: nn.Module, adapter: Adapter | None) -> list[str]:
+    """At patch(): what differs and is worth a warning.
+
+    adapter: as the user gave it, None for none. Raises PresetError for another model or another adapter.
+    """
+    try:
+        check_fingerprint(dict(preset.base), transformer)
+    except ValueError as error:
+        text = str(error).replace("adapter was made", "preset was made")
+        raise PresetError(text) from error
+    if not preset.choice.fine:  # with every step at p no adapter is used
+        found = adapter_digest(adapter)
+        if found != preset.adapter:
+            raise PresetError(
+                f"preset was made with {_adapter_name(preset.adapter)}, patch() got {_adapter_name(found)}: "
+                "give the same, or calibrate again"
+            )
+    return _dtype_differs(preset, transformer)
+
+
+class RunCheck:
+    """At a run's begin: compares what the preset was made for with what is run."""
+
+    def __init__(self, preset: Preset) -> None:
+        self._preset = preset
+
+    def differences(
+        self, transformer: nn.Module, scheduler: Any, total: int, grid: tuple[int, int, int], batch: int
+    ) -> list[str]:
+        """Texts that name what differs. total: steps of the run, 0 where that isn't known."""
+        preset = self._preset
+        texts = []
+        if total and total != preset.run_steps:
+            texts.append(
+                f"the preset is for {preset.run_steps} steps (num_inference_steps={preset.steps}), this run has "
+                f"{total}: its speed and its pictures are others"
+            )
+        if tuple(grid) != preset.grid:
+            height, width = preset.picture
+            texts.append(
+                f"the preset was calibrated at {_grid(preset.grid)} tokens ({width}x{height} pixels), this run has "
+                f"{_grid(grid)}"
+            )
+        if batch != preset.batch:
+            texts.append(
+                f"the preset was calibrated with {preset.batch} samples a call, this run has {batch}"
+            )
+        texts += self._sampler(scheduler)
+        return texts + _dtype_differs(preset, transformer)
+
+    def _sampler(self, scheduler: Any) -> list[str]:
+        expected = self._preset.sampler
+        name = type(scheduler).__name__
+        if name != expected["class"]:
+            return [f"the preset was calibrated with the sampler {expected['class']}, this run has {name}"]
+        ours, theirs = plain_config(scheduler), expected["config"]
+        keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+        if not keys:
+            return []
+        shown = ", ".join(f"{key}={ours.get(key)!r} instead of {theirs.get(key)!r}" for key in keys)
+        return [f"the preset was calibrated with another setting of the sampler; this run has {shown}"]
+
+
+def _dtype_differs(preset: Preset, transformer: nn.Module) -> list[str]:
+    dtype = str(unwrap(transformer).dtype).removeprefix("torch.")
+    if dtype == preset.dtype:
+        return []
+    return [f"the preset was calibrated in {preset.dtype}, the transformer is in {dtype}"]
+
+
+def _adapter_name(digest: str) -> str:
+    return "no adapter" if digest == TRAINING_FREE else f"the adapter {digest[:12]}"
+
+
+def _grid(grid: tuple[int, int, int]) -> str:
+    frames, rows, columns = grid
+    return f"{rows}x{columns}" if frames == 1 else f"{frames}x{rows}x{columns}"

@@ -1,0 +1,140 @@
+"""Runs of a pipeline for a calibration: the same calls and noise each time, on one clock."""
+
+from __future__ import annotations
+
+import statistics
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..multiscale import Adapter
+from ..patching import patch
+from .pictures import as_uint8
+
+REPETITIONS = 4
+"""So many warm steps of each size are timed, at least."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One call: pictures uint8 [n, …, H, W, 3] (None where none were asked for) and what its steps did.
+
+    seconds: of all steps; whole: of the call, with text encoders and decoder. steps: as in the report.
+    """
+
+    pictures: np.ndarray | None
+    seconds: float
+    whole: float
+    steps: list[dict[str, Any]]
+    grid: tuple[int, int, int]
+
+    @property
+    def scales(self) -> list[int]:
+        """The size of each step."""
+        return [step["scale"] for step in self.steps]
+
+
+class Meter:
+    """Calls a pipeline as it is told; the pipeline is unpatched between two runs.
+
+    Args:
+        calls: the arguments of each call, without those that the meter sets: num_inference_steps, generator,
+            output_type.
+        clock: seconds; on a GPU it has to wait for the device.
+        ran: called after each run.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        adapter: Adapter,
+        calls: Sequence[dict[str, Any]],
+        scales: Sequence[int],
+        quantile: float,
+        seed: int,
+        clock: Callable[[], float],
+        ran: Callable[[], None],
+    ) -> None:
+        self.pipe, self.adapter, self.calls = pipe, adapter, list(calls)
+        self.scales, self.quantile = tuple(scales), quantile
+        self._seed, self._clock, self._ran = seed, clock, ran
+
+    def run(self, number: int, schedule: Any, steps: int | None, *, pictures: bool = True) -> Measured:
+        """Call `number` with `schedule` as for `patch`; steps: num_inference_steps, None: the call's own default."""
+        arguments = dict(self.calls[number])
+        arguments["generator"] = torch.Generator().manual_seed(self._seed + number)
+        arguments["output_type"] = "np" if pictures else "latent"
+        if steps is not None:
+            arguments["num_inference_steps"] = steps
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="ddit_ext")
+            handle = patch(
+                self.pipe,
+                self.adapter,
+                scales=self.scales,
+                quantile=self.quantile,
+                schedule=schedule,
+            )
+            handle.time_by(self._clock)
+            try:
+                started = self._clock()
+                output = self.pipe(**arguments)
+                whole = self._clock() - started
+            finally:
+                handle.unpatch()
+        report = handle.report().to_dict()
+        if not report["steps"]:
+            raise ValueError("pipe: the call did no denoising step")
+        self._ran()
+        return Measured(
+            as_uint8(output) if pictures else None,
+            sum(step["seconds"] for step in report["steps"]),
+            whole,
+            report["steps"],
+            report["grid"],
+        )
+
+    def step_seconds(self, steps: int) -> dict[int, float]:
+        """{scale: seconds of a step}: the median of warm steps, sizes taking turns inside runs of `steps`."""
+        times: dict[int, list[float]] = {scale: [] for scale in self.scales}
+        cold = set(self.scales)
+        turn = 0
+        while min(map(len, times.values())) < REPETITIONS:
+            done = self.run(0, Turns(self.scales, turn), steps, pictures=False)
+            turn += len(done.steps)
+            for step in done.steps:
+                if step["scale"] in cold:
+                    cold.discard(step["scale"])  # the first step of a size makes its weights ready
+                else:
+                    times[step["scale"]].append(step["seconds"])
+        return {scale: statistics.median(taken) for scale, taken in times.items()}
+
+
+class Turns:
+    """Schedule: each size in turn, going on from run to run."""
+
+    def __init__(self, scales: Sequence[int], begin: int) -> None:
+        self._scales, self._begin = tuple(scales), begin
+
+    def __call__(self, step: int) -> int:
+        return self._scales[(self._begin + step) % len(self._scales)]
+
+
+@contextmanager
+def quiet(pipe: Any) -> Iterator[None]:
+    """Inside, the pipeline shows no progress bar of its own."""
+    missing = object()
+    before = pipe.__dict__.get("_progress_bar_config", missing)
+    pipe._progress_bar_config = {"disable": True}
+    try:
+        yield
+    finally:
+        if before is missing:
+            del pipe._progress_bar_config
+        else:
+            pipe._progress_bar_config = before

@@ -1,0 +1,140 @@
+"""The closed loop: candidates are run, the promising ones on every prompt, and what is too slow is made faster."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import plan
+from .choices import Choice, cost
+from .dynamic import dynamic_choices, faster_dynamic
+from .measure import Measured, Meter
+from .pictures import psnr
+from .preset import Candidate
+
+TOLERANCE = 0.02
+"""A measured speed counts as the target from this share below it: two runs of the same differ by as much."""
+
+FINALISTS = 2
+"""So many fixed coarse-first choices are run on every prompt, beside fewer steps and the dynamic ones."""
+
+ROUNDS = 4
+"""A finalist that is too slow is made faster at most so often."""
+
+
+@dataclass
+class Full:
+    """The run that everything is compared with. seconds: {scale: one step's}."""
+
+    steps: int  # num_inference_steps
+    runs: list[Measured | None]  # one a call, as they are made
+    seconds: Mapping[int, float]
+    target: float
+
+    @property
+    def few(self) -> bool:
+        """Whether the model was made for so few steps that they stay."""
+        return self.steps <= plan.FEW_STEP_MODEL
+
+    def speed(self, choice: Choice) -> float:
+        """Predicted by the step costs."""
+        return self.steps * self.seconds[1] / cost(choice, self.seconds)
+
+    def reached(self, speed: float) -> bool:
+        return speed >= self.target * (1 - TOLERANCE)
+
+
+@dataclass
+class Search:
+    """Everything that was tried, by choice."""
+
+    meter: Meter
+    full: Full
+    tried: dict[str, Candidate] = field(default_factory=dict)
+    runs: dict[str, Measured] = field(default_factory=dict)  # each choice's on the first call
+
+    def go(self) -> list[Candidate]:
+        """The finalists that were measured on every call."""
+        full, target, costs = self.full.steps, self.full.target, self.full.seconds
+        fixed = [self.screen(choice) for choice in plan.coarse_choices(full, costs, target)]
+        if fixed:
+            best = max(fixed, key=lambda candidate: candidate.psnr)
+            near = plan.neighbours(best.choice, full, costs, target)
+            fixed += [self.screen(choice) for choice in near if repr(choice) not in self.tried]
+        fixed.sort(key=lambda candidate: -candidate.psnr)
+        finalists = [candidate.choice for candidate in fixed[:FINALISTS]]
+        if not self.full.few:
+            dynamic = [self.screen(choice) for choice in dynamic_choices(self.meter, self.full, finalists)]
+            finalists += [max(dynamic, key=lambda candidate: candidate.psnr).choice] if dynamic else []
+        fewer = plan.fewer_steps(full, target)
+        finalists += [fewer] if fewer else []
+        return self.finals(finalists)
+
+    def screen(self, choice: Choice) -> Candidate:
+        """One run on the first call; its speed by the step costs of the full run."""
+        done = self.meter.run(0, choice.schedule(self.meter.scales), choice.steps)
+        reference = self.full.runs[0]
+        assert reference is not None and reference.pictures is not None and done.pictures is not None
+        speed = len(reference.steps) * self.full.seconds[1] / done.seconds
+        return self._note(choice, [speed], [done], [reference])
+
+    def finals(self, choices: Sequence[Choice]) -> list[Candidate]:
+        """Each choice on every call, taking turns with the full run; too slow ones again, made faster."""
+        ended: list[Candidate] = []
+        waiting = list(choices)
+        for _ in range(ROUNDS):
+            measured = self._measure(waiting)
+            ended += measured
+            slow = [candidate for candidate in measured if not candidate.reached]
+            waiting = [choice for candidate in slow if (choice := self._faster(candidate)) is not None]
+            waiting = [choice for choice in waiting if choice not in [done.choice for done in ended]]
+            if not waiting:
+                break
+        return ended
+
+    def _measure(self, choices: Sequence[Choice]) -> list[Candidate]:
+        speeds: list[list[float]] = [[] for _ in choices]
+        runs: list[list[Measured]] = [[] for _ in choices]
+        for number in range(len(self.meter.calls)):
+            full = self.meter.run(number, 1, self.full.steps)
+            self.full.runs[number] = full
+            order = range(len(choices)) if number % 2 == 0 else reversed(range(len(choices)))
+            for index in order:
+                choice = choices[index]
+                done = self.meter.run(number, choice.schedule(self.meter.scales), choice.steps)
+                speeds[index].append(full.seconds / done.seconds)
+                runs[index].append(done)
+        references = [run for run in self.full.runs if run is not None]
+        return [
+            self._note(choice, speeds[index], runs[index], references) for index, choice in enumerate(choices)
+        ]
+
+    def _note(
+        self,
+        choice: Choice,
+        speeds: Sequence[float],
+        runs: Sequence[Measured],
+        references: Sequence[Measured],
+    ) -> Candidate:
+        pairs = [psnr(run.pictures, full.pictures) for run, full in zip(runs, references, strict=True)]
+        speed = statistics.median(speeds)
+        candidate = Candidate(
+            choice=choice,
+            predicted_speed=self.full.speed(choice) if choice.fixed else None,
+            speed=speed,
+            psnr=float(np.concatenate(pairs).mean()),
+            runs=len(runs),
+            reached=self.full.reached(speed),
+        )
+        self.tried[repr(choice)] = candidate
+        self.runs[repr(choice)] = runs[0]
+        return candidate
+
+    def _faster(self, candidate: Candidate) -> Choice | None:
+        choice = candidate.choice
+        if choice.fixed:
+            return plan.faster(choice, self.full.steps, self.full.seconds)
+        return faster_dynamic(choice, self.full.target / candidate.speed)

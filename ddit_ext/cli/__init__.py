@@ -1,0 +1,27 @@
+"""The `ddit` command: one module a subcommand, each with `add(subcommands)` and a function that runs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import calibrate, info
+
+SUBCOMMANDS = (calibrate, info)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status: 0, 1 for what went wrong, 2 for arguments that can't be read."""
+    parser = argparse.ArgumentParser(
+        prog="ddit", description="Dynamic patch scheduling for diffusion transformers."
+    )
+    subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for subcommand in SUBCOMMANDS:
+        subcommand.add(subcommands)
+    parsed = parser.parse_args(arguments)
+    try:
+        return parsed.run(parsed)
+    except (ValueError, TypeError, NotImplementedError, OSError) as error:
+        print(f"ddit: {error}", file=sys.stderr)
+        return 1

@@ -1,0 +1,108 @@
+"""`ddit calibrate`: a preset for a model folder or an embedded model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+EMBEDDED = "embedded:"
+
+
+def add(subcommands: argparse._SubParsersAction) -> None:
+    """Declare the subcommand."""
+    parser = subcommands.add_parser(
+        "calibrate",
+        help="find what reaches a speed and is closest to the full sample",
+        description="Run a few prompts in many ways and keep the one that is closest to the full sample at a target "
+        "speed. The preset is for ddit_ext.patch(pipe, adapter, preset=FILE).",
+    )
+    parser.add_argument("model", help='a diffusers model folder, or "embedded:flux"')
+    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt a line")
+    parser.add_argument("--target-speedup", type=float, default=2.0, metavar="N", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the preset to write (JSON)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with plots and pictures")
+    parser.add_argument(
+        "--adapter",
+        metavar="FOLDER",
+        help='of the model (an embedded one brings its own); "none": training-free',
+    )
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="of the full sample; default: the pipeline's own"
+    )
+    parser.add_argument("--height", type=int, metavar="PIXELS")
+    parser.add_argument("--width", type=int, metavar="PIXELS")
+    parser.add_argument("--guidance-scale", type=float, metavar="N")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="prompts a call (default: 1)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as stored")
+    parser.add_argument("--device", default=None, help="default: a GPU where there is one")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Calibrate, write the preset, print what was chosen and what was tried."""
+    from ..calibration import calibrate
+
+    prompts = read_prompts(arguments.prompts)
+    for path in (arguments.out, arguments.html):
+        if path is not None and not path.resolve().parent.is_dir():
+            raise ValueError(f"there is no folder {path.resolve().parent} to write {path.name} into")
+    pipe, adapter = load(arguments)
+    names = {
+        "steps": "num_inference_steps",
+        "height": "height",
+        "width": "width",
+        "guidance_scale": "guidance_scale",
+    }
+    call = {
+        name: getattr(arguments, key) for key, name in names.items() if getattr(arguments, key) is not None
+    }
+    preset = calibrate(
+        pipe,
+        prompts,
+        adapter=adapter,
+        target_speedup=arguments.target_speedup,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+        **call,
+    )
+    preset.save(arguments.out)
+    if arguments.html is not None:
+        preset.html(arguments.html)
+    print(preset)
+    return 0
+
+
+def read_prompts(path: Path) -> list[str]:
+    """One prompt a line; empty lines are skipped. ValueError where there is none."""
+    prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not prompts:
+        raise ValueError(f"--prompts: {path} holds no prompt; expected one a line")
+    return prompts
+
+
+def load(arguments: argparse.Namespace) -> tuple[Any, str | Path | None]:
+    """The pipeline and its adapter."""
+    import torch
+
+    model = arguments.model
+    dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
+    adapter: str | Path | None = None if arguments.adapter == "none" else arguments.adapter
+    if model.startswith(EMBEDDED):
+        from .. import embedded
+
+        loaded = embedded.load(model.removeprefix(EMBEDDED))
+        pipe = loaded.pipeline if dtype is None else loaded.pipeline.to(dtype)
+        adapter = loaded.adapter if arguments.adapter is None else adapter
+        device = arguments.device or "cpu"
+    else:
+        if not (Path(model) / "model_index.json").is_file():
+            raise ValueError(
+                f'model must be "embedded:flux" or a folder with a model_index.json, got {model!r}'
+            )
+        from diffusers import DiffusionPipeline
+
+        pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, local_files_only=True)
+        device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return pipe.to(device), adapter

@@ -1,0 +1,116 @@
+"""The page of one run: which size each step took, why, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .page import facts, gallery, notes, page, section, table
+from .svg import Chart, size_colour, strip
+
+STRIPS = 8
+"""At most so many samples get a strip of their own."""
+
+
+def run_page(data: dict[str, Any], pictures: Mapping[str, Any] | Sequence[Any] | None = None) -> str:
+    """HTML of `Report.to_dict()`'s data; pictures: {caption: picture} or a list, PIL or uint8 [H, W, 3]."""
+    steps, scales = data["steps"], data["scales"]
+    counts = ", ".join(f"{count} at {size_name(scale)}" for scale, count in data["steps_per_scale"].items())
+    return page(
+        "A run of ddit_ext",
+        f"{len(steps)} steps: {counts}",
+        [
+            facts(_facts(data)),
+            notes(data["warnings"]),
+            section("Size of each step", _strips(steps, scales)),
+            section("Scores", _scores(data)),
+            section("Tokens a sample", _bars(steps, scales, "tokens", "image tokens")),
+            section("Time", _bars(steps, scales, "seconds", "seconds")),
+            section("Pictures", gallery(pictures)),
+            section("Steps", _table(steps)),
+        ],
+    )
+
+
+def size_name(scale: int) -> str:
+    """p, 2p, 4p."""
+    return "p" if scale == 1 else f"{scale}p"
+
+
+def _facts(data: dict[str, Any]) -> dict[str, str]:
+    shown = {"steps": str(len(data["steps"])), "seconds, all steps": f"{data['seconds']:.2f}"}
+    if data.get("target_speedup"):
+        shown["speed asked for"] = f"{data['target_speedup']:.2f}×"
+    if data.get("speedup_measured"):
+        shown["speed, by this run's step times"] = f"{data['speedup_measured']:.2f}×"
+    shown["speed, by arithmetic"] = f"{data['speedup_estimate']:.2f}×"
+    return shown
+
+
+def _hint(step: dict[str, Any]) -> str:
+    return (
+        f"step {step['index']}, noise {step['noise_level']:.3f}: {size_name(step['scale'])}, "
+        f"{step['tokens']} tokens, {step['seconds']:.3f} s"
+    )
+
+
+def _strips(steps: list[dict[str, Any]], scales: list[int]) -> str:
+    hints = [_hint(step) for step in steps]
+    taken = [step["scale"] for step in steps]
+    drawn = [strip(taken, [size_colour(scale, scales) for scale in taken], hints)]
+    samples = min((len(step["scales"]) for step in steps), default=0)
+    if any(len(set(step["scales"])) > 1 for step in steps):
+        drawn.append("<p class='lead'>and what each sample alone would have taken:</p>")
+        for sample in range(min(samples, STRIPS)):
+            own = [step["scales"][sample] for step in steps]
+            drawn.append(strip(own, [size_colour(scale, scales) for scale in own], hints))
+    return "".join(drawn)
+
+
+def _scores(data: dict[str, Any]) -> str:
+    chart = Chart("scores over steps", "step", "score", log=True)
+    signalled = [step for step in data["steps"] if step["scores"]]
+    coarse = data["scales"][1:]
+    for scale, threshold in zip(coarse, data["thresholds"], strict=False):
+        chart.level(
+            threshold, size_colour(scale, data["scales"]), f"threshold of {size_name(scale)}: {threshold:.2g}"
+        )
+    for column, scale in enumerate(data["scales"]):
+        if scale == 1:
+            continue
+        colour = size_colour(scale, data["scales"])
+        for sample in range(min((len(step["scores"]) for step in signalled), default=0)):
+            points = [(step["index"], step["scores"][sample][column]) for step in signalled]
+            chart.line(points, colour, f"score at {size_name(scale)}")
+    if chart.empty:
+        return "<p class='lead'>No step of this run had scores: its schedule does not ask for them.</p>"
+    return chart.svg()
+
+
+def _bars(steps: list[dict[str, Any]], scales: list[int], name: str, label: str) -> str:
+    if not steps:
+        return ""
+    chart = Chart(f"{label} of each step", "step", label, height=150)
+    for step in steps:
+        chart.bar(step["index"], step[name], size_colour(step["scale"], scales), _hint(step))
+    return chart.svg()
+
+
+def _table(steps: list[dict[str, Any]]) -> str:
+    rows = []
+    for step in steps:
+        scores = step["scores"] or []
+        shown = "; ".join(" / ".join(f"{score:.1e}" for score in row) for row in scores[:STRIPS])
+        if len(scores) > STRIPS:
+            shown += "; …"
+        rows.append(
+            [
+                str(step["index"]),
+                f"{step['noise_level']:.3f}",
+                size_name(step["scale"]),
+                str(step["tokens"]),
+                f"{step['seconds']:.3f}",
+                shown or "–",
+            ]
+        )
+    return table(["step", "noise", "size", "tokens", "seconds", "scores, a size each"], rows)
