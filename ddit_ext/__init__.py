@@ -17,11 +17,12 @@ from ._version import __version__  # noqa: E402
 _LAZY = {
     "patch": "ddit_ext.patching",
     "unpatch": "ddit_ext.patching",
-    "PatchScheduler": "ddit_ext._core",
+    "PatchScheduler": "ddit_ext.policies",
+    "policies": "ddit_ext.policies",
     "embedded": "ddit_ext.embedded",
     "training": "ddit_ext.training",
 }
-_LAZY_MODULES = {"embedded", "training"}
+_LAZY_MODULES = {"embedded", "policies", "training"}
 
 __all__ = ["__version__", "build_info", "cells", "ops", "reference", *_LAZY]
 
