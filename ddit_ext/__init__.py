@@ -19,11 +19,12 @@ _LAZY = {
     "Preset": "ddit_ext.calibration",
     "patch": "ddit_ext.patching",
     "unpatch": "ddit_ext.patching",
-    "PatchScheduler": "ddit_ext._core",
+    "PatchScheduler": "ddit_ext.policies",
+    "policies": "ddit_ext.policies",
     "embedded": "ddit_ext.embedded",
     "training": "ddit_ext.training",
 }
-_LAZY_MODULES = {"embedded", "training"}
+_LAZY_MODULES = {"embedded", "policies", "training"}
 
 __all__ = ["__version__", "build_info", "cells", "ops", "reference", *_LAZY]
 

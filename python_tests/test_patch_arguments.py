@@ -51,7 +51,7 @@ def assert_untouched(pipe):
         (dict(protect=(-1, 0)), ValueError, "protect.*-1"),
         (dict(protect=2), ValueError, "protect.*2"),
         (dict(batch="coarsest"), ValueError, "batch.*'coarsest'"),
-        (dict(batch="split"), NotImplementedError, "batch='split'"),
+        (dict(batch=None), ValueError, "batch.*None"),
         (dict(preset="fast.json"), NotImplementedError, "preset"),
         (dict(target_speedup=2.0), NotImplementedError, "target_speedup"),
         (dict(adapter=3), TypeError, "adapter.*int"),

@@ -1,11 +1,11 @@
 #include "ddit_ext/latent_history.h"
 
 #include <cstddef>
-#include <sstream>
 #include <stdexcept>
 #include <string>
 
 #include "kernels/acceleration_quantiles/params.h"
+#include "scheduler/errors.h"
 
 namespace ddit {
 namespace {
@@ -15,19 +15,7 @@ using Shape = LatentHistory::Shape;
 
 template <class... Parts>
 void check(bool condition, const Parts&... parts) {
-  if (condition) return;
-  std::ostringstream message;
-  message << "LatentHistory: ";
-  (message << ... << parts);
-  throw std::invalid_argument(message.str());
-}
-
-std::string show(const Shape& values) {
-  std::ostringstream text;
-  text << '[';
-  for (size_t i = 0; i < values.size(); ++i) text << (i ? ", " : "") << values[i];
-  text << ']';
-  return text.str();
+  ddit::check("LatentHistory", condition, parts...);
 }
 
 Shape contiguous_strides(const Shape& sizes) {

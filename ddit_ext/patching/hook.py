@@ -1,48 +1,50 @@
-"""The two hooks on a pipeline's transformer: before a call choose its patch size, after it put all back."""
+"""The two hooks on a pipeline's transformer: before a call choose its patch sizes, after it put all back."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..models import FluxSteering, Grid
-from .policy import Policy
+from ..models.batch import join, take
+from .history import of_one_size
+from .policy import Decider
 from .report import RunRecord, StepRecord
 from .sampler import Run, SamplerWatch
 
-FEWEST = 5
-"""Steps of a run below which at most one has a signal."""
-
 
 class PatchHook:
-    """What patch() installs: it owns the steering, weights, schedule, sampler watch and report."""
+    """What patch() installs: it owns the steering, weights, decisions, sampler watch and report."""
 
     def __init__(
         self,
         pipe: Any,
         steering: FluxSteering,
         adapter: Any,
-        policy: Policy,
-        scales: tuple[int, ...],
+        decider: Decider,
         thresholds: tuple[float, ...],
         quantile: float,
     ) -> None:
         self.steering = steering
         self.adapter = adapter
-        self.policy = policy
-        self.scales = scales
+        self.decider = decider
+        self.scales = decider.scales
         self.thresholds = thresholds
         self.quantile = quantile
-        self.watch = SamplerWatch(pipe, policy.needs_signal, self._stepped)
+        self.watch = SamplerWatch(pipe, decider.needs_signal, self._stepped, decider.source, decider.order)
+        self.pipe = weakref.ref(pipe)
         self.record: RunRecord | None = None
         self.now: Callable[[], float] = time.perf_counter
-        self._scale = 1
+        self._sizes = [1]  # of the step under way: one for all samples, or one a sample
+        self._parts: list[tuple[list[int], Any]] | None = None  # of a split call: samples, output
+        self._nested = False
         self._started = 0.0
         self._call: ExitStack | None = None
         self._handles: list[Any] = []
@@ -63,8 +65,15 @@ class PatchHook:
         self.watch.remove()
         self.adapter = None  # a handle that is kept for its report keeps no weights
 
-    def before(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-        """The rewritten arguments of a coarse call, None (nothing touched) for a call at size 1."""
+    def before(
+        self, module: nn.Module, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]] | None:
+        """The rewritten arguments of a coarse call, None (nothing touched) for a call at size 1.
+
+        Where samples differ in size, all but those of one size have run when this returns.
+        """
+        if self._nested:
+            return None
         self.leave()  # a call that was interrupted from the keyboard has had no after-hook
         arguments = self.steering.bind(args, kwargs)
         hidden_states, timestep = arguments.get("hidden_states"), arguments.get("timestep")
@@ -77,11 +86,69 @@ class PatchHook:
             except BaseException:
                 self.watch.drop()
                 raise
-        if self._scale == 1:
+        groups = _groups(self._sizes, hidden_states.shape[0])
+        if len(groups) > 1:
+            return (), self._split(module, run, arguments, groups)
+        (scale,) = groups
+        return None if scale == 1 else ((), self._enter(run, arguments, scale))
+
+    def after(self, output: Any) -> Any:
+        """The output of a split call put together; None where it is what the transformer returned."""
+        if self._nested:
             return None
-        weights = self.adapter.weights(self._scale, hidden_states)
-        transformer = self.steering.transformer
-        if weights.lora and torch.is_grad_enabled() and transformer.gradient_checkpointing:
+        parts = self._parts
+        self.leave()
+        self.clock()
+        if parts is None or output is None:
+            return None
+        samples, _ = parts.pop()
+        return join([*parts, (samples, output)])
+
+    def leave(self) -> None:
+        """End a coarse call: the transformer's own modules are back."""
+        self._parts = None
+        call, self._call = self._call, None
+        if call is not None:
+            call.close()
+
+    def _enter(self, run: Run, arguments: dict[str, Any], scale: int) -> dict[str, Any]:
+        """The arguments of a call at a size, whose modules stay swapped until `leave`."""
+        call = ExitStack()
+        rewritten = call.enter_context(self._at_size(run, arguments, scale))
+        self._call = call
+        return rewritten
+
+    def _split(
+        self, module: nn.Module, run: Run, arguments: dict[str, Any], groups: dict[int, list[int]]
+    ) -> dict[str, Any]:
+        """Run all groups of samples but the last; the arguments of the last."""
+        call_of = {scale: take(arguments, samples) for scale, samples in groups.items()}
+        pipe = self.pipe()
+        compiled = getattr(pipe, "transformer", None)
+        if getattr(compiled, "_orig_mod", None) is module:
+            module = compiled  # compiled after patching: the hook stands inside
+        *first, last = groups
+        parts: list[tuple[list[int], Any]] = []
+        self._nested = True
+        try:
+            for scale in first:
+                with self._at_size(run, call_of[scale], scale) as rewritten:
+                    parts.append((groups[scale], module(**rewritten)))
+        finally:
+            self._nested = False
+        rewritten = self._enter(run, call_of[last], last)
+        self._parts = [*parts, (groups[last], None)]
+        return rewritten
+
+    @contextmanager
+    def _at_size(self, run: Run, arguments: dict[str, Any], scale: int) -> Iterator[dict[str, Any]]:
+        """Inside, the transformer called with what this yields makes a call at `scale`."""
+        if scale == 1:
+            yield arguments
+            return
+        hidden_states = arguments["hidden_states"]
+        weights = self.adapter.weights(scale, hidden_states)
+        if weights.lora and torch.is_grad_enabled() and self.steering.transformer.gradient_checkpointing:
             raise NotImplementedError(
                 "gradient checkpointing recomputes blocks after a patched call has ended: call transformer "
                 "and backward inside FluxSteering.coarse(), or use disable_gradient_checkpointing()"
@@ -92,16 +159,8 @@ class PatchHook:
         else:
             batch, device = hidden_states.shape[0], hidden_states.device
             sigma = torch.full((batch,), level, dtype=torch.float32, device=device)
-        call = ExitStack()
-        rewritten = call.enter_context(self.steering.coarse(arguments, weights, sigma))
-        self._call = call
-        return (), rewritten
-
-    def leave(self) -> None:
-        """End a coarse call: the transformer's own modules are back."""
-        call, self._call = self._call, None
-        if call is not None:
-            call.close()
+        with self.steering.coarse(arguments, weights, sigma) as rewritten:
+            yield rewritten
 
     def clock(self) -> None:
         """The step under way has lasted until now."""
@@ -110,33 +169,52 @@ class PatchHook:
 
     def _begin_step(self, run: Run, arguments: dict[str, Any]) -> None:
         started = self.now()
-        hidden_states = arguments["hidden_states"]
+        rows = arguments["hidden_states"].shape[0]
         if run.index == 0 or self.record is None:
             self._begin_run(run, arguments)
-        scores = None
-        if run.history.ready:
-            grid = self.steering.grid(arguments)
-            try:
-                scores = run.history.scores(
-                    lambda latent: self.steering.signal_cells(latent, grid), self.scales, self.quantile
-                )
-            except ValueError as error:
-                self._remark(f"no signal: {error}")
-        decision = self.policy.decide(run.index, scores)
-        self._scale = decision.scale
-        samples = len(scores) if scores else hidden_states.shape[0]
+        scores, usable = self._signal(run, arguments)
+        decision = self.decider.decide(run.index, scores, usable)
+        self._sizes = decision.taken or [decision.scale]
+        run.sizes[run.index] = decision.taken or decision.scale
         level = run.noise_level
         self._started = started
+        for scale in set(self._sizes):
+            self.record.tokens_at.setdefault(scale, self._tokens(arguments, scale))
+        tokens = [self.record.tokens_at[scale] for scale in self._sizes]
         self.record.steps.append(
             StepRecord(
                 index=run.index,
                 noise_level=run.told if level is None else level,
                 scores=scores,
                 scale=decision.scale,
-                scales=decision.per_sample or [decision.scale] * samples,
-                tokens=self._tokens(arguments, decision.scale),
+                scales=decision.taken or decision.alone or [decision.scale] * (len(usable) or rows),
+                tokens=tokens[0] if len(set(tokens)) == 1 else sum(tokens) / len(tokens),
             )
         )
+
+    def _signal(self, run: Run, arguments: dict[str, Any]) -> tuple[list[list[float]] | None, list[bool]]:
+        """Scores, and for each sample whether they count; no scores where there are none or none would count."""
+        if self.decider.source == "outputs" and run.index > 0 and not run.sampled:
+            self._remark(
+                "no signal: source='outputs' needs the pipeline's sampler, which takes no part in this run"
+            )
+        if not run.history.ready:
+            return None, []
+        samples = run.history.shape[0]
+        usable = [True] * samples
+        if self.decider.holds:
+            differences = run.history.order + (self.decider.source == "outputs")
+            usable = of_one_size(run.sizes, range(run.index - differences, run.index), samples)
+            if not any(usable):
+                return None, usable
+        grid = self.steering.grid(arguments)
+        try:
+            return run.history.scores(
+                lambda latent: self.steering.signal_cells(latent, grid), self.scales, self.quantile
+            ), usable
+        except ValueError as error:
+            self._remark(f"no signal: {error}")
+            return None, []
 
     def _begin_run(self, run: Run, arguments: dict[str, Any]) -> None:
         text = arguments.get("encoder_hidden_states")
@@ -144,17 +222,20 @@ class PatchHook:
         self.record = RunRecord(
             scales=self.scales,
             thresholds=self.thresholds,
-            dynamic=self.policy.needs_signal,
+            dynamic=self.decider.needs_signal,
             width=config.num_attention_heads * config.attention_head_dim,
             text_tokens=text.shape[1] if isinstance(text, Tensor) else 0,
             fine_tokens=arguments["hidden_states"].shape[1],
             grid=self._grid(arguments),
+            policy=repr(self.decider.policy),
+            batch="split" if self.decider.split else "finest",
         )
-        self.policy.begin(run.total)
-        if self.policy.needs_signal and 0 < run.total < FEWEST:
+        self.decider.begin(run.total)
+        first = self.decider.order + (self.decider.source == "outputs")
+        if self.decider.needs_signal and 0 < run.total < first + 2:
             self._remark(
                 f"no signal: a run of {run.total} steps is too short for a dynamic schedule, which has none "
-                "in its first three steps; use a fixed schedule"
+                f"in its first {first} steps; use a fixed schedule"
             )
 
     def _grid(self, arguments: dict[str, Any]) -> tuple[int, int, int] | None:
@@ -183,6 +264,20 @@ class PatchHook:
             self.clock()
 
 
+def _groups(sizes: list[int], rows: int) -> dict[int, list[int]]:
+    """The rows of a call by their size. A call with a multiple of the samples has them one after the other."""
+    if len(set(sizes)) == 1:
+        return {sizes[0]: list(range(rows))}
+    if rows % len(sizes):
+        raise NotImplementedError(
+            f"batch='split': the sampler has {len(sizes)} samples, but the transformer's call has {rows}"
+        )
+    groups: dict[int, list[int]] = {}
+    for row in range(rows):
+        groups.setdefault(sizes[row % len(sizes)], []).append(row)
+    return groups
+
+
 outside_of_graphs = torch.compiler.disable(
     reason="ddit_ext chooses the patch size outside of compiled graphs"
 )
@@ -196,7 +291,7 @@ class BeforeCall:
 
     @outside_of_graphs
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        return self.hook.before(args, kwargs)
+        return self.hook.before(module, args, kwargs)
 
     def __reduce__(self) -> tuple:
         return _no_hook, ()
@@ -209,9 +304,8 @@ class AfterCall:
         self.hook = hook
 
     @outside_of_graphs
-    def __call__(self, module: nn.Module, args: tuple, output: Any) -> None:
-        self.hook.leave()
-        self.hook.clock()
+    def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        return self.hook.after(output)
 
     def __reduce__(self) -> tuple:
         return _no_hook, ()

@@ -17,7 +17,7 @@ from ..models import FluxSteering
 from ..multiscale import Adapter
 from ..multiscale.base_weights import check_fingerprint
 from .hook import PatchHook, find_hook
-from .policy import Dynamic, Fixed, Policy, Schedule
+from .policy import Decider, Schedule, always_fine, make_policy
 from .report import Report
 
 TRAINING_FREE = (
@@ -38,6 +38,11 @@ class Handle:
     def pipe(self) -> Any:
         """The pipeline that was patched."""
         return self._pipe
+
+    @property
+    def policy(self) -> Any:
+        """What decides: the pipeline's own copy of a policy that was given to patch()."""
+        return self._hook.decider.policy
 
     def report(self) -> Report:
         """What the last run did, or the one under way so far."""
@@ -74,8 +79,12 @@ def patch(
         scales: sizes in base patches, 1 first, ascending.
         threshold: a score below it is coarse enough; one number, or one per scale above 1.
         quantile: in [0, 1], over the patches of a sample.
-        schedule: None (dynamic), one size, a list of one size a step, or callable(step) -> size.
-        batch: "finest": a batch takes the finest of its samples' sizes.
+        schedule: None (dynamic: threshold, as in the paper), one size, a list of one size a step,
+            callable(step) -> size, or a policy of ddit_ext.policies (or one of your own like these). A policy is
+            copied, so that one object may serve several pipelines; it brings its own scales, thresholds and
+            protected steps.
+        batch: "finest": a batch takes the finest of its samples' sizes. "split": each sample decides for itself,
+            as if it ran alone; those of one size run together, so a step may take several transformer calls.
         protect: so many steps at the beginning and at the end of a run stay at size 1.
 
     Raises:
@@ -94,22 +103,18 @@ def patch(
     for name, value in (("preset", preset), ("target_speedup", target_speedup)):
         if value is not None:
             raise NotImplementedError(f"{name} is not supported yet: give threshold or schedule")
-    if batch == "split":
-        raise NotImplementedError("batch='split' is not supported yet: use batch='finest'")
-    if batch != "finest":
+    if batch not in ("finest", "split"):
         raise ValueError(f"batch must be 'finest' or 'split', got {batch!r}")
     if find_hook(pipe.transformer) is not None:
         raise RuntimeError(
             "pipe is already patched (or shares its transformer with a pipeline that is): unpatch() it first"
         )
-    policy: Policy
-    if schedule is None:
-        policy = Dynamic(scales, thresholds, protect)
-    else:
-        policy = Fixed(schedule, scales, protect)
+    policy = make_policy(schedule, scales, thresholds, protect)
+    decider = Decider(policy, split=batch == "split")
     steering = FluxSteering(transformer)
-    weights = _adapter(adapter, transformer, scales, policy)
-    hook = PatchHook(pipe, steering, weights, policy, scales, thresholds, float(quantile))
+    weights = _adapter(adapter, transformer, decider.scales, always_fine(policy))
+    thresholds = tuple(getattr(policy, "thresholds", thresholds))
+    hook = PatchHook(pipe, steering, weights, decider, thresholds, float(quantile))
     hook.install(pipe.transformer)
     return Handle(pipe, hook)
 
@@ -180,11 +185,11 @@ def _protect(protect: Any) -> tuple[int, int]:
     return int(protect[0]), int(protect[1])
 
 
-def _adapter(adapter: Any, transformer: nn.Module, scales: tuple[int, ...], policy: Policy) -> Adapter | None:
+def _adapter(adapter: Any, transformer: nn.Module, scales: tuple[int, ...], fine: bool) -> Adapter | None:
     """The weights of all coarse scales; None where no step can be coarse and none were given."""
     coarse = scales[1:]
     if adapter is None:
-        if not coarse or getattr(policy, "always_fine", False):
+        if not coarse or fine:
             return None
         weights = Adapter.training_free(transformer, coarse)
         warnings.warn(TRAINING_FREE, stacklevel=3)

@@ -1,112 +1,198 @@
-"""Which patch size a step takes: by signal, by a fixed schedule or by the user's own function."""
+"""The policy of a patched pipeline: what patch()'s `schedule` stands for, and a run's decisions by it."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-Schedule = int | Sequence[int] | Callable[[int], int] | None
+from .. import policies
+
 Scores = list[list[float]] | None
+Schedule = int | Sequence[int] | Callable[[int], int] | policies.Policy | None
+
+DEFAULT_SCALES = (1, 2, 4)
+SOURCES = ("latents", "outputs")
+MIXED = ("use", "hold")
+
+
+class OwnPolicy(policies.Policy):
+    """A user's own object or function: its answers are checked, protected steps don't ask it."""
+
+    def __init__(self, own: Any, scales: tuple[int, ...], protect: tuple[int, int]) -> None:
+        self.scales = scales
+        self.protect_first, self.protect_last = protect
+        self.needs_signal = bool(getattr(own, "needs_signal", True))
+        self.order = _one_of("order", getattr(own, "order", 3), (1, 2, 3))
+        self.source = _one_of("source", getattr(own, "source", "latents"), SOURCES)
+        self.mixed = _one_of("mixed", getattr(own, "mixed", "use"), MIXED)
+        self._own = own
+        self._total = 0
+
+    def begin(self, total_steps: int) -> None:
+        self._total = total_steps
+        self._own.begin(total_steps)
+
+    def decide(self, step: int, scores: Scores) -> int:
+        self.per_sample = ()
+        if step < self.protect_first or (self._total and step >= self._total - self.protect_last):
+            return 1
+        scale = supported(self._own.decide(step, scores), self.scales, f"schedule at step {step}")
+        alone = list(getattr(self._own, "per_sample", ()))
+        if scores and alone:
+            if len(alone) != len(scores):
+                raise ValueError(
+                    f"schedule: per_sample must have {len(scores)} entries, one a sample, got {len(alone)}"
+                )
+            self.per_sample = [supported(size, self.scales, "schedule: per_sample") for size in alone]
+        return scale
+
+    def __repr__(self) -> str:
+        return repr(self._own)
+
+
+class Function:
+    """callable(step) -> scale as a policy; copies share the function."""
+
+    needs_signal = False
+
+    def __init__(self, call: Callable[[int], int]) -> None:
+        self._call = call
+
+    def begin(self, total_steps: int) -> None:
+        """Nothing to do."""
+
+    def decide(self, step: int, scores: Scores) -> int:
+        return self._call(step)
+
+    def __deepcopy__(self, memo: dict) -> Function:
+        return Function(self._call)
+
+    def __repr__(self) -> str:
+        return repr(self._call)
+
+
+def make_policy(
+    schedule: Any, scales: tuple[int, ...], thresholds: tuple[float, ...], protect: tuple[int, int]
+) -> Any:
+    """What `schedule` stands for: an object with begin, decide, scales, ..., that nobody else holds.
+
+    TypeError, ValueError: what is wrong with `schedule`, or with `scales` and `protect` beside it.
+    """
+    if schedule is None:
+        return policies.PatchScheduler(scales, thresholds, *protect)
+    if isinstance(schedule, policies.RunPolicy):
+        own = tuple(schedule.scales)
+        if scales not in (own, DEFAULT_SCALES):
+            raise ValueError(f"scales: the policy in schedule has {own}, got {scales}")
+        if protect != (0, 0):
+            raise ValueError(
+                f"protect={protect}: a policy in schedule has its own protect_first, protect_last"
+            )
+        return copy.deepcopy(schedule)
+    if isinstance(schedule, type):
+        raise TypeError(f"schedule must be an object, got the class {schedule.__name__}")
+    if callable(getattr(schedule, "decide", None)) and callable(getattr(schedule, "begin", None)):
+        try:
+            own = copy.deepcopy(schedule)
+        except Exception as error:
+            raise TypeError(
+                f"schedule: copy.deepcopy must be able to copy a policy, but of {type(schedule).__name__} it "
+                f"says: {error}"
+            ) from error
+        return OwnPolicy(own, scales, protect)
+    if callable(schedule):
+        return OwnPolicy(Function(schedule), scales, protect)
+    if _is_integer(schedule):
+        return policies.FixedSchedule(scales, supported(schedule, scales, "schedule"), *protect)
+    if isinstance(schedule, Sequence) and not isinstance(schedule, str | bytes):
+        sizes = [supported(size, scales, f"schedule[{i}]") for i, size in enumerate(schedule)]
+        return policies.FixedSchedule(scales, sizes, *protect)
+    raise TypeError(
+        "schedule must be None, an int, a list of one scale a step, a callable(step) -> scale or a policy "
+        f"(ddit_ext.policies), got {type(schedule).__name__}"
+    )
+
+
+def always_fine(policy: Any) -> bool:
+    """Whether no step can be coarse, whatever happens."""
+    if isinstance(policy, policies.FixedSchedule):
+        schedule = policy.schedule
+        return schedule == 1 if isinstance(schedule, int) else all(size == 1 for size in schedule)
+    return False
+
+
+def supported(scale: Any, scales: tuple[int, ...], name: str) -> int:
+    """The scale as an int; ValueError, that says where it came from, where it is none of `scales`."""
+    if not _is_integer(scale) or int(scale) not in scales:
+        raise ValueError(f"{name}: expected one of the scales {scales}, got {scale!r}")
+    return int(scale)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The patch size of a step, for the batch and as each sample alone would have had it (None: the same)."""
+    """The sizes of a step.
+
+    scale: of the batch; of its finest sample where they differ. taken: of each sample where they may differ.
+    alone: what each sample would have taken by itself, where the policy says so.
+    """
 
     scale: int
-    per_sample: list[int] | None = None
+    taken: list[int] | None = None
+    alone: list[int] | None = None
 
 
-class Policy:
-    """Asked once a step. protect: so many first and last steps of a run stay at size 1."""
+class Decider:
+    """One run after the other: a decision a step by one policy, or a decision a sample by copies of it.
 
-    needs_signal = False
+    split: each sample has a policy of its own, as if it ran alone. Up to the first signal there is no difference
+    between samples, so the copies are made then.
+    """
 
-    def __init__(self, protect: tuple[int, int]) -> None:
-        self._protect = protect
+    def __init__(self, policy: Any, split: bool) -> None:
+        self.policy = policy
+        self.scales: tuple[int, ...] = tuple(policy.scales)
+        self.needs_signal: bool = policy.needs_signal
+        self.order: int = getattr(policy, "order", 3)
+        self.source: str = getattr(policy, "source", SOURCES[0])
+        self.holds: bool = getattr(policy, "mixed", MIXED[0]) == "hold"
+        self.split = split
+        self._copies: list[Any] | None = None
 
     def begin(self, total: int) -> None:
-        """Start a run of `total` steps (0: unknown); ValueError where the schedule can't serve such a run."""
-        if self._protect[1] and not total:
+        """Start a run of `total` steps (0: unknown); ValueError where the policy can't serve such a run."""
+        protect = (self.policy.protect_first, self.policy.protect_last)
+        if protect[1] and not total:
             raise ValueError(
-                f"protect={self._protect}: the length of this run is not known (no sampler of the pipeline "
-                "takes part in it), so its last steps can't be told; use protect=(first, 0)"
+                f"protect={protect}: the length of this run is not known (no sampler of the pipeline takes "
+                "part in it), so its last steps can't be told; use protect=(first, 0)"
             )
+        self._copies = None
+        self.policy.begin(total)
 
-    def decide(self, step: int, scores: Scores) -> Decision:
-        """The patch size of step `step` (from 0); scores[sample][scale] or None without a signal."""
-        raise NotImplementedError
-
-
-class Dynamic(Policy):
-    """The paper's rule, in C++: the largest size whose score is below its threshold."""
-
-    needs_signal = True
-
-    def __init__(self, scales: Sequence[int], thresholds: Sequence[float], protect: tuple[int, int]) -> None:
-        from .. import PatchScheduler
-
-        super().__init__(protect)
-        self._scheduler = PatchScheduler(list(scales), list(thresholds), *protect)
-
-    def begin(self, total: int) -> None:
-        super().begin(total)
-        self._scheduler.begin(total)
-
-    def decide(self, step: int, scores: Scores) -> Decision:
-        scale = self._scheduler.decide(step, scores or [])
-        return Decision(scale, list(self._scheduler.per_sample) if scores else None)
+    def decide(self, step: int, scores: Scores, usable: Sequence[bool]) -> Decision:
+        """usable: whether each sample's scores count (all of them unless differences of two sizes are left out)."""
+        if not self.split:
+            seen = scores if all(usable) else None
+            scale = self.policy.decide(step, seen)
+            return Decision(scale, alone=list(self.policy.per_sample) or None)
+        if self._copies is None and scores:
+            self._copies = [copy.deepcopy(self.policy) for _ in scores]
+        if self._copies is None:
+            return Decision(self.policy.decide(step, None))
+        taken = []
+        for i, sample in enumerate(self._copies):
+            taken.append(sample.decide(step, [scores[i]] if scores and usable[i] else None))
+        return Decision(min(taken), taken=taken)
 
 
-class Fixed(Policy):
-    """A size for every step, from the first on, whatever the latents do; protected steps stay at size 1."""
-
-    def __init__(self, schedule: Any, scales: Sequence[int], protect: tuple[int, int]) -> None:
-        super().__init__(protect)
-        self._scales = tuple(scales)
-        self._total = 0
-        self._list: list[int] | None = None
-        self._call: Callable[[int], Any]
-        if callable(schedule):
-            self._call = schedule
-        elif _is_integer(schedule):
-            scale = self._supported(schedule, "schedule")
-            self._call = lambda step: scale
-        elif isinstance(schedule, Sequence) and not isinstance(schedule, str | bytes):
-            if not schedule:
-                raise ValueError("schedule must hold one scale a step, got an empty list")
-            self._list = [self._supported(scale, f"schedule[{i}]") for i, scale in enumerate(schedule)]
-            self._call = self._list.__getitem__
-        else:
-            raise TypeError(
-                "schedule must be None, an int, a list of one scale a step or a callable(step) -> scale, "
-                f"got {type(schedule).__name__}"
-            )
-        self.always_fine = schedule == 1 if self._list is None else all(scale == 1 for scale in self._list)
-
-    def begin(self, total: int) -> None:
-        super().begin(total)
-        self._total = total
-        if self._list is not None and len(self._list) < total:
-            raise ValueError(
-                f"schedule has {len(self._list)} entries, but this run has {total} steps: it needs one a step"
-            )
-
-    def decide(self, step: int, scores: Scores) -> Decision:
-        first, last = self._protect
-        if step < first or (self._total and step >= self._total - last):
-            return Decision(1)
-        if self._list is not None and step >= len(self._list):
-            raise ValueError(f"schedule has {len(self._list)} entries, but the run has come to step {step}")
-        return Decision(self._supported(self._call(step), f"schedule at step {step}"))
-
-    def _supported(self, scale: Any, name: str) -> int:
-        if not _is_integer(scale) or int(scale) not in self._scales:
-            raise ValueError(f"{name}: expected one of the scales {self._scales}, got {scale!r}")
-        return int(scale)
+def _one_of(name: str, value: Any, allowed: tuple) -> Any:
+    if value not in allowed:
+        raise ValueError(f"schedule: {name} of the policy must be one of {allowed}, got {value!r}")
+    return value
 
 
 def _is_integer(value: Any) -> bool:
-    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -19,7 +19,7 @@ class StepRecord:
     scores: list[list[float]] | None
     scale: int
     scales: list[int]
-    tokens: int
+    tokens: float
     seconds: float = 0.0
 
 
@@ -34,6 +34,9 @@ class RunRecord:
     text_tokens: int = 0
     fine_tokens: int = 0
     grid: tuple[int, int, int] | None = None  # frames, rows and columns of base tokens
+    policy: str = ""
+    batch: str = "finest"
+    tokens_at: dict[int, int] = field(default_factory=dict)  # image tokens a sample, by size
     steps: list[StepRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -51,8 +54,10 @@ class Report:
 
         steps: [{index, noise_level (σ in [0, 1]), scores ([[one per scale] per sample], None where there was
         no signal), scale, scales (what each sample alone would have taken), tokens (image tokens a sample),
-        seconds}]. scales, thresholds, steps_per_scale {scale: count}, seconds (all steps), dynamic, warnings,
-        grid (frames, rows and columns of base tokens; None where positions are no grid).
+        seconds}]. scales, thresholds, steps_per_scale {scale: count}, seconds (all steps), dynamic, policy (in
+        words), batch ("finest" or "split"), grid (frames, rows and columns of
+        base tokens; None where positions are no grid), warnings.
+        In a split batch, scales are what the samples took, scale is the finest of them, tokens their mean.
         speedup_estimate: the transformer's arithmetic with every step at size 1 over its arithmetic as run;
         matrix products and attention alone, so an upper bound, above all for short sequences.
         """
@@ -67,6 +72,8 @@ class Report:
             "thresholds": list(self._run.thresholds),
             "dynamic": self._run.dynamic,
             "grid": self._run.grid,
+            "policy": self._run.policy,
+            "batch": self._run.batch,
             "warnings": list(self._warnings),
         }
 
@@ -96,9 +103,14 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{'step':>4}  {'noise':>6}  {'size':>4}  {'tokens':>6}  {'seconds':>8}  scores"]
         for step in self._steps:
+            size = (
+                "/".join(map(str, sorted(set(step["scales"]))))
+                if self._run.batch == "split"
+                else step["scale"]
+            )
             scores = "-" if step["scores"] is None else "  ".join(_short(row) for row in step["scores"])
             lines.append(
-                f"{step['index']:>4}  {step['noise_level']:>6.3f}  {step['scale']:>4}  {step['tokens']:>6}  "
+                f"{step['index']:>4}  {step['noise_level']:>6.3f}  {size:>4}  {step['tokens']:>6.6g}  "
                 f"{step['seconds']:>8.3f}  {scores}"
             )
         data = self.to_dict()
@@ -114,7 +126,11 @@ class Report:
     def _speedup(self) -> float:
         run = self._run
         fine = len(self._steps) * _cost(run.fine_tokens + run.text_tokens, run.width)
-        taken = sum(_cost(step["tokens"] + run.text_tokens, run.width) for step in self._steps)
+        taken = 0.0
+        for step in self._steps:
+            split = run.batch == "split"
+            tokens = [run.tokens_at[size] for size in step["scales"]] if split else [step["tokens"]]
+            taken += sum(_cost(count + run.text_tokens, run.width) for count in tokens) / len(tokens)
         return fine / taken if taken else 1.0
 
 
@@ -125,15 +141,21 @@ def _cost(tokens: int, width: int) -> float:
 
 def _remarks(run: RunRecord) -> list[str]:
     """What a user would want to know about a dynamic run's outcome."""
-    signalled = [step for step in run.steps if step.scores is not None]
-    if not run.dynamic or not signalled or run.scales == (1,):
+    if not run.dynamic or not run.steps or run.scales == (1,):
         return []
-    if all(step.scale == 1 for step in signalled):
+    split = run.batch == "split"
+    taken = [step.scales if split else [step.scale] for step in run.steps]
+    signalled = [sizes for step, sizes in zip(run.steps, taken, strict=True) if step.scores is not None]
+    if all(size == 1 for sizes in taken for size in sizes):
+        if not signalled:
+            return ["no step was coarse: no step had a signal"]
         return ["no step was coarse: every score was above its threshold; a larger threshold gives speed"]
-    if len(signalled) > 1 and all(step.scale == run.scales[-1] for step in signalled):
+    if len(signalled) > 1 and all(size == run.scales[-1] for sizes in signalled for size in sizes):
         return [
             "every step with a signal took the largest size; a smaller threshold keeps more of the picture"
         ]
+    if all(size > 1 for sizes in taken for size in sizes):
+        return ["every step was coarse; protect=(0, n) keeps the last n steps fine"]
     return []
 
 

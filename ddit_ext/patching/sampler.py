@@ -24,14 +24,17 @@ MISMATCH = 0.01
 class Run:
     """One denoising run: `index` is its current step, `total` its number of steps (0: unknown)."""
 
-    def __init__(self, scheduler: Any, timesteps: Any, shape: torch.Size, levels: list[float]) -> None:
+    def __init__(
+        self, scheduler: Any, timesteps: Any, shape: torch.Size, levels: list[float], order: int = 3
+    ) -> None:
         self.scheduler = scheduler
         self.timesteps = timesteps
         self.shape = shape
         self.total = len(levels)
         self.levels = levels  # σ of each step as the sampler has it, or empty
         self.sigmas: list[float] = []  # all of the sampler's, read at its first step in this run
-        self.history = History()
+        self.history = History(order)
+        self.sizes: dict[int, int | list[int]] = {}  # of each step: one, or one a sample
         self.index = -1  # the step of the last transformer call
         self.done = 0  # steps that are over
         self.sampled = False  # the sampler has stepped in this run
@@ -94,12 +97,22 @@ def _plain_step(scheduler: Any) -> Any:
 class SamplerWatch:
     """Follows the runs of one pipeline.
 
-    signal: keep the float32 latents that a dynamic schedule needs. stepped: called after each sampler step.
+    signal: keep what a dynamic schedule scores: float32 "latents", or the model's "outputs", which are only seen at
+    the sampler. stepped: called after each sampler step. order: of the difference that is scored.
     """
 
-    def __init__(self, pipe: Any, signal: bool, stepped: Callable[[Run], None]) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        signal: bool,
+        stepped: Callable[[Run], None],
+        source: str = "latents",
+        order: int = 3,
+    ) -> None:
         self._pipe = weakref.ref(pipe)  # the hook that owns this hangs on the pipeline's transformer
         self._signal = signal
+        self._outputs = source == "outputs"
+        self._order = order
         self._stepped = stepped
         self._step: StepWatch | None = None
         self._wrapped: Any = None
@@ -137,7 +150,7 @@ class SamplerWatch:
         run.index = run.done
         run.timestep = timestep
         run.repeats = 0
-        if self._signal and not run.sampled:
+        if self._signal and not self._outputs and not run.sampled:
             run.history.push(latents[..., :channels])
         return run, True
 
@@ -162,7 +175,7 @@ class SamplerWatch:
             levels = _noise_levels(scheduler, timesteps)[_first_step(scheduler) :]
             if levels and abs(levels[0] - _first(timestep)) > MISMATCH:
                 levels = []  # not this sampler's run
-        self.run = Run(scheduler, timesteps, latents.shape, levels)
+        self.run = Run(scheduler, timesteps, latents.shape, levels, self._order)
         return self.run
 
     @staticmethod
@@ -183,7 +196,10 @@ class SamplerWatch:
             self._take_over(run)
         if self._signal:
             named = dict(zip(("model_output", "timestep", "sample"), args, strict=False)) | kwargs
-            self._follow(run, named, result)
+            if self._outputs:
+                self._keep_output(run, named.get("model_output"))
+            else:
+                self._follow(run, named, result)
         run.done += 1
         run.finished = bool(run.total) and run.done >= run.total
         if run.finished:
@@ -202,6 +218,15 @@ class SamplerWatch:
             # Only now it is certain where a loop without set_begin_index entered.
             run.levels = _noise_levels(run.scheduler, run.timesteps)[max(index - 1 - run.done, 0) :]
             run.total = len(run.levels)
+
+    @staticmethod
+    def _keep_output(run: Run, output: Any) -> None:
+        """Append the model's (combined) output of this step to the history."""
+        if not isinstance(output, Tensor):
+            return
+        if run.history.shape != output.shape:
+            run.history.clear()
+        run.history.push(output)
 
     @staticmethod
     def _follow(run: Run, named: dict[str, Any], result: Any) -> None:
