@@ -118,6 +118,10 @@ void bind_signal_policies(py::module_& module) {
            py::arg("protect_last") = 0, py::kw_only(), py::arg("reference") = py::none(),
            py::arg("warmup_scale") = py::none(), py::arg("min_stay") = 1, py::arg("only_finer") = false,
            py::arg("order") = 3, py::arg("source") = "latents", py::arg("mixed") = "use")
+      .def("revise", &BudgetPolicy::revise, py::arg("costs"),
+           "Better known costs, also in the middle of a run: the steps that were decided are counted by "
+           "them, too. "
+           "If the target is out of reach by them, the rest of the run is at the largest scale.")
       .def_property_readonly(
           "costs",
           [](const BudgetPolicy& self) {

@@ -34,16 +34,8 @@ BudgetPolicy::BudgetPolicy(std::vector<int64_t> scales, std::vector<double> cost
     : SignalPolicy("BudgetPolicy", std::move(scales), protect_first, protect_last, options),
       target_speedup_(target_speedup),
       reference_(std::move(reference)) {
-  const size_t coarse = this->scales().size() - 1;
-  check(name(), coarse > 0, "scales must hold a scale > 1, got ", show(this->scales()));
-  check(name(), costs.size() == coarse, "costs must hold one number per scale > 1, here ", coarse, ", got ",
-        costs.size(), ": ", show(costs));
-  costs_ = {1.0};
-  for (const double cost : costs) {
-    check(name(), cost > 0.0 && cost < costs_.back(),
-          "costs must be above 0, below 1 and falling from scale to scale, got ", show(costs));
-    costs_.push_back(cost);
-  }
+  set_costs(costs);
+  taken_.assign(costs_.size(), 0);
   check(name(), target_speedup >= 1.0 && target_speedup * costs_.back() <= 1.0 + kRounding,
         "target_speedup must be in [1, ", 1.0 / costs_.back(), "] with costs ", show(costs), ", got ",
         target_speedup);
@@ -58,6 +50,27 @@ BudgetPolicy::BudgetPolicy(std::vector<int64_t> scales, std::vector<double> cost
   }
 }
 
+void BudgetPolicy::set_costs(const std::vector<double>& costs) {
+  const size_t coarse = scales().size() - 1;
+  check(name(), coarse > 0, "scales must hold a scale > 1, got ", show(scales()));
+  check(name(), costs.size() == coarse, "costs must hold one number per scale > 1, here ", coarse, ", got ",
+        costs.size(), ": ", show(costs));
+  double before = 1.0;
+  for (const double cost : costs) {
+    check(name(), cost > 0.0 && cost < before,
+          "costs must be above 0, below 1 and falling from scale to scale, got ", show(costs));
+    before = cost;
+  }
+  costs_ = {1.0};
+  costs_.insert(costs_.end(), costs.begin(), costs.end());
+}
+
+void BudgetPolicy::revise(const std::vector<double>& costs) {
+  set_costs(costs);
+  spent_ = 0.0;
+  for (size_t i = 0; i < costs_.size(); ++i) spent_ += static_cast<double>(taken_[i]) * costs_[i];
+}
+
 void BudgetPolicy::plan(int64_t total_steps) {
   check(name(), total_steps > 0, "total_steps must be known to keep a budget, got 0");
   const double total = static_cast<double>(total_steps);
@@ -69,6 +82,7 @@ void BudgetPolicy::plan(int64_t total_steps) {
   SignalPolicy::plan(total_steps);
   budget_ = total / target_speedup_;
   spent_ = 0.0;
+  taken_.assign(costs_.size(), 0);
   threshold_ = 0.0;
   seen_.clear();
   log_ratio_ = 0.0;
@@ -129,11 +143,15 @@ int64_t BudgetPolicy::limited(int64_t step, int64_t scale) const {
   return scales().back();
 }
 
-void BudgetPolicy::took(int64_t scale) { spent_ += cost(scale); }
+void BudgetPolicy::took(int64_t scale) {
+  spent_ += cost(scale);
+  ++taken_[index(scale)];
+}
 
-double BudgetPolicy::cost(int64_t scale) const {
-  const auto at = std::lower_bound(scales().begin(), scales().end(), scale) - scales().begin();
-  return costs_[static_cast<size_t>(at)];
+double BudgetPolicy::cost(int64_t scale) const { return costs_[index(scale)]; }
+
+size_t BudgetPolicy::index(int64_t scale) const {
+  return static_cast<size_t>(std::lower_bound(scales().begin(), scales().end(), scale) - scales().begin());
 }
 
 double BudgetPolicy::left(int64_t step) const {

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from .._machine import clock_of, device_name, device_of
 from .._version import __version__
 from ..multiscale import Adapter
 from ..multiscale.base_weights import fingerprint, unwrap
 from ..patching import patch
 from ..patching.patch import TRAINING_FREE
 from . import plan
-from .machine import clock_of, device_name
 from .match import adapter_digest, plain_config
 from .measure import Meter, quiet
 from .pictures import first_frames
@@ -78,14 +78,14 @@ def calibrate(
     calls = _calls(prompts, batch_size, call)
     patch(pipe, scales=scales, quantile=quantile, schedule=1).unpatch()  # raises what patch() raises
     weights = _adapter(adapter, pipe, tuple(scales))
-    clock = clock or clock_of(_device(pipe))
+    clock = clock or clock_of(device_of(pipe))
     with quiet(pipe), tqdm(desc="calibrating", unit="run", disable=not progress) as bar:
         meter = Meter(pipe, weights, calls, scales, quantile, seed, clock, bar.update)
         first = meter.run(0, 1, None)
         nominal = _steps(pipe, call, len(first.steps))
         seconds = meter.step_seconds(nominal)
         full = Full(nominal, [first, *[None] * (len(calls) - 1)], seconds, float(target_speedup))
-        _check_reach(full, device_name(_device(pipe)))
+        _check_reach(full, device_name(device_of(pipe)))
         search = Search(meter, full)
         ended = search.go()
     chosen = _choose(ended, full)
@@ -133,11 +133,6 @@ def _adapter(adapter: Any, pipe: Any, scales: tuple[int, ...]) -> Adapter:
         adapter = Adapter.load(Path(adapter), pipe.transformer)
     patch(pipe, adapter, scales=scales, schedule=1).unpatch()
     return adapter
-
-
-def _device(pipe: Any) -> torch.device:
-    """Where the transformer computes, which with offloading isn't where its weights lie."""
-    return getattr(pipe, "_execution_device", None) or pipe.transformer.device
 
 
 def _steps(pipe: Any, call: Mapping[str, Any], seen: int) -> int:
@@ -238,7 +233,7 @@ def _preset(
         speed=chosen.speed,
         psnr=chosen.psnr,
         step_seconds=dict(full.seconds),
-        device=device_name(_device(pipe)),
+        device=device_name(device_of(pipe)),
         threads=torch.get_num_threads(),
         candidates=tuple(tried),
         versions={"ddit_ext": __version__, "torch": torch.__version__, "diffusers": version("diffusers")},

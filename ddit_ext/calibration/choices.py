@@ -23,6 +23,7 @@ class Choice:
                 sizes keep the last size, and a run never goes back to a larger one.
             budget: {"costs": [one per coarse scale, of a step at p], "target": speed, "reference": [[score a scale] a
                 step]}; each step's threshold follows from what is left of the time.
+            The last step of all of them is at p: what a coarse one gets wrong is in the picture.
     """
 
     steps: int
@@ -46,7 +47,7 @@ class Choice:
     def words(self) -> str:
         """The choice in a few words."""
         if self.kind == "budget":
-            return f"{self.steps} steps, sizes by scores within a budget of 1/{self.settings['target']:.3g}"
+            return f"{self.steps} steps, sizes by scores, for {self.settings['target']:.3g} times the speed of these"
         if self.kind == "thresholds":
             shown = "/".join(f"{value:.2g}" for value in self.settings["thresholds"])
             return f"{self.steps} steps, sizes by scores against {shown}"
@@ -67,12 +68,14 @@ class Choice:
                 list(scales),
                 settings["costs"],
                 settings["target"],
+                protect_last=1,
                 reference=settings["reference"],
                 mixed="hold",
             )
         return policies.PatchScheduler(
             list(scales),
             settings["thresholds"],
+            protect_last=1,
             warmup_scale=settings["warmup_scale"],
             only_finer=True,
             mixed="hold",

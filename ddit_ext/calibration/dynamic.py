@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 BISECTIONS = 4
 """Runs that a threshold takes: a scores' range of a thousand is then known to a factor of 1.5."""
 
+SILENT = 3
+"""The first steps of a run, which have no signal."""
+
 
 def dynamic_choices(meter: Meter, full: Full, fixed: Sequence[Choice]) -> list[Choice]:
     """Choices by scores at the full number of steps, and at that of the best fixed choice."""
@@ -48,12 +51,20 @@ def faster_dynamic(choice: Choice, shortfall: float) -> Choice | None:
 
 
 def _scores_at_p(meter: Meter, full: Full) -> list[list[float]]:
-    """[step][scale]: scores of a run in which every step is at p, the mean over samples."""
-    done = meter.run(
-        0, thresholds(full.steps, [0.0] * (len(meter.scales) - 1), 1).schedule(meter.scales), full.steps
-    )
-    rows = [step["scores"] for step in done.steps if step["scores"]]
-    return [[sum(column) / len(row) for column in zip(*row, strict=True)] for row in rows]
+    """[step][scale]: scores of a run in which every step is at p, the mean over samples.
+
+    The first steps, which have no signal, get the scores of the first that has one. Empty without any.
+    """
+    never = thresholds(full.steps, [0.0] * (len(meter.scales) - 1), 1)
+    done = meter.run(0, never.schedule(meter.scales), full.steps, pictures=False)
+    rows = [
+        [sum(column) / len(step["scores"]) for column in zip(*step["scores"], strict=True)]
+        for step in done.steps
+        if step["scores"]
+    ]
+    if not rows or not all(math.isfinite(score) for row in rows for score in row):
+        return []
+    return [rows[0]] * (len(done.steps) - len(rows)) + rows
 
 
 def _threshold(meter: Meter, full: Full, steps: int, reference: Sequence[Sequence[float]]) -> Choice | None:
@@ -62,17 +73,24 @@ def _threshold(meter: Meter, full: Full, steps: int, reference: Sequence[Sequenc
     if not seen:
         return None
     low, high = math.log(min(seen) / 2), math.log(max(seen) * 16)
-    largest = meter.scales[-1]
+    warmup = _warmup(meter, full, steps)
     found: Choice | None = None
     for _ in range(BISECTIONS):
         middle = math.exp((low + high) / 2)
-        choice = thresholds(steps, [middle] * (len(meter.scales) - 1), largest)
+        choice = thresholds(steps, [middle] * (len(meter.scales) - 1), warmup)
         done = meter.run(0, choice.schedule(meter.scales), steps, pictures=False)
         if full.reached(_speed(full, done)):
             found, high = choice, math.log(middle)
         else:
             low = math.log(middle)
     return found
+
+
+def _warmup(meter: Meter, full: Full, steps: int) -> int:
+    """The largest size at which the steps without a signal save no more than has to be saved."""
+    save = steps - full.steps / full.target
+    sizes = [scale for scale in meter.scales if SILENT * (1 - full.seconds[scale] / full.seconds[1]) <= save]
+    return max(sizes, default=1)
 
 
 def _speed(full: Full, done: Measured) -> float:

@@ -62,9 +62,15 @@ class RunCheck:
         self._preset = preset
 
     def differences(
-        self, transformer: nn.Module, scheduler: Any, total: int, grid: tuple[int, int, int], batch: int
+        self,
+        transformer: nn.Module,
+        scheduler: Any,
+        total: int,
+        grid: tuple[int, int, int] | None,
+        batch: int,
     ) -> list[str]:
-        """Texts that name what differs. total: steps of the run, 0 where that isn't known."""
+        """Texts that name what differs. total: steps of the run, 0 where that isn't known. grid: None where
+        positions are none."""
         preset = self._preset
         texts = []
         if total and total != preset.run_steps:
@@ -72,7 +78,7 @@ class RunCheck:
                 f"the preset is for {preset.run_steps} steps (num_inference_steps={preset.steps}), this run has "
                 f"{total}: its speed and its pictures are others"
             )
-        if tuple(grid) != preset.grid:
+        if grid is not None and tuple(grid) != preset.grid:
             height, width = preset.picture
             texts.append(
                 f"the preset was calibrated at {_grid(preset.grid)} tokens ({width}x{height} pixels), this run has "

@@ -7,7 +7,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,12 @@ from ..models import FluxSteering, Grid
 from ..models.batch import join, take
 from .history import of_one_size
 from .policy import Decider
-from .report import RunRecord, StepRecord
+from .report import RunRecord, StepRecord, arithmetic
 from .sampler import Run, SamplerWatch
+from .timed_budget import TimedBudget
+
+if TYPE_CHECKING:
+    from ..calibration.match import RunCheck
 
 
 class PatchHook:
@@ -31,6 +35,9 @@ class PatchHook:
         decider: Decider,
         thresholds: tuple[float, ...],
         quantile: float,
+        *,
+        check: RunCheck | None = None,
+        target_speedup: float | None = None,
     ) -> None:
         self.steering = steering
         self.adapter = adapter
@@ -40,6 +47,8 @@ class PatchHook:
         self.quantile = quantile
         self.watch = SamplerWatch(pipe, decider.needs_signal, self._stepped, decider.source, decider.order)
         self.pipe = weakref.ref(pipe)
+        self.check = check
+        self.target_speedup = target_speedup
         self.record: RunRecord | None = None
         self.now: Callable[[], float] = time.perf_counter
         self._sizes = [1]  # of the step under way: one for all samples, or one a sample
@@ -227,10 +236,24 @@ class PatchHook:
             text_tokens=text.shape[1] if isinstance(text, Tensor) else 0,
             fine_tokens=arguments["hidden_states"].shape[1],
             grid=self._grid(arguments),
+            target_speedup=self.target_speedup,
             policy=repr(self.decider.policy),
             batch="split" if self.decider.split else "finest",
         )
+        if self.check is not None:
+            for text in self.check.differences(
+                self.steering.transformer,
+                run.scheduler,
+                run.total,
+                self.record.grid,
+                arguments["hidden_states"].shape[0],
+            ):
+                self._remark(text)
+        if isinstance(self.decider.policy, TimedBudget):
+            self.decider.policy.estimate(self._costs(arguments), arguments["hidden_states"].shape)
         self.decider.begin(run.total)
+        if getattr(self.decider.policy, "remark", None):
+            self._remark(self.decider.policy.remark)
         first = self.decider.order + (self.decider.source == "outputs")
         if self.decider.needs_signal and 0 < run.total < first + 2:
             self._remark(
@@ -245,6 +268,14 @@ class PatchHook:
         except (TypeError, ValueError):
             return None
         return grid.frames, grid.rows, grid.columns
+
+    def _costs(self, arguments: dict[str, Any]) -> dict[int, float]:
+        """The arithmetic of a step at each size, in steps at p."""
+        text, width = self.record.text_tokens, self.record.width
+        fine = arithmetic(self.record.fine_tokens + text, width)
+        return {
+            scale: arithmetic(self._tokens(arguments, scale) + text, width) / fine for scale in self.scales
+        }
 
     def _tokens(self, arguments: dict[str, Any], scale: int) -> int:
         if scale == 1:
@@ -262,6 +293,9 @@ class PatchHook:
         self.leave()
         if run.index >= 0:
             self.clock()
+            if isinstance(self.decider.policy, TimedBudget) and self.record is not None:
+                done = self.record.steps[-1]
+                self.decider.policy.stepped(done.scale, done.seconds)
 
 
 def _groups(sizes: list[int], rows: int) -> dict[int, list[int]]:

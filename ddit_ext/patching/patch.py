@@ -8,17 +8,22 @@ from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusers import FluxTransformer2DModel
 from torch import nn
 
+from .._machine import clock_of, device_of
 from ..models import FluxSteering
 from ..multiscale import Adapter
 from ..multiscale.base_weights import check_fingerprint
 from .hook import PatchHook, find_hook
-from .policy import Decider, Schedule, always_fine, make_policy
+from .policy import DEFAULT_SCALES, Decider, Schedule, always_fine, make_policy
 from .report import Report
+from .timed_budget import TimedBudget
+
+if TYPE_CHECKING:
+    from ..calibration.preset import Preset
 
 TRAINING_FREE = (
     "ddit_ext: no adapter was given, so coarse steps run training-free on weights made from the model's own. "
@@ -65,7 +70,7 @@ def patch(
     threshold: float | Sequence[float] = 1e-3,
     quantile: float = 0.4,
     schedule: Schedule = None,
-    preset: Any = None,
+    preset: str | PathLike | Preset | None = None,
     target_speedup: float | None = None,
     batch: str = "finest",
     protect: tuple[int, int] = (0, 0),
@@ -85,6 +90,12 @@ def patch(
             protected steps.
         batch: "finest": a batch takes the finest of its samples' sizes. "split": each sample decides for itself,
             as if it ran alone; those of one size run together, so a step may take several transformer calls.
+        preset: what `calibrate` found, or its file. It says scales, quantile and schedule; model and adapter must be
+            those it was made with, and what else differs (dtype, steps, resolution, sampler) is warned about.
+            The number of steps is yours to pass: num_inference_steps=preset.steps.
+        target_speedup: times the speed of a run at p, for each run by itself: sizes follow the scores within a budget,
+            by step costs that are guessed from arithmetic and corrected by this run's own step times.
+            `calibrate` finds what is closer to the full sample at that speed, and may choose fewer steps.
         protect: so many steps at the beginning and at the end of a run stay at size 1.
 
     Raises:
@@ -100,21 +111,51 @@ def patch(
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile must be in [0, 1], got {quantile!r}")
     protect = _protect(protect)
-    for name, value in (("preset", preset), ("target_speedup", target_speedup)):
-        if value is not None:
-            raise NotImplementedError(f"{name} is not supported yet: give threshold or schedule")
     if batch not in ("finest", "split"):
         raise ValueError(f"batch must be 'finest' or 'split', got {batch!r}")
+    if preset is not None or target_speedup is not None:
+        _alone(preset, target_speedup, schedule, batch, threshold)
+    if preset is not None:
+        preset = _preset(preset)
+        if (scales, quantile, protect) != (DEFAULT_SCALES, 0.4, (0, 0)):
+            raise ValueError(
+                "preset says scales, quantile and which steps are fine: leave out scales, quantile, protect"
+            )
+        scales, quantile = preset.scales, preset.quantile
+        schedule = preset.choice.schedule(scales)
+    if target_speedup is not None:
+        _speedup(target_speedup, scales)
     if find_hook(pipe.transformer) is not None:
         raise RuntimeError(
             "pipe is already patched (or shares its transformer with a pipeline that is): unpatch() it first"
         )
-    policy = make_policy(schedule, scales, thresholds, protect)
+    if target_speedup is not None:
+        policy: Any = TimedBudget(scales, float(target_speedup), protect)
+    else:
+        policy = make_policy(schedule, scales, thresholds, protect)
     decider = Decider(policy, split=batch == "split")
     steering = FluxSteering(transformer)
     weights = _adapter(adapter, transformer, decider.scales, always_fine(policy))
     thresholds = tuple(getattr(policy, "thresholds", thresholds))
-    hook = PatchHook(pipe, steering, weights, decider, thresholds, float(quantile))
+    check = None
+    if preset is not None:
+        from ..calibration.match import RunCheck, check_patch
+
+        for text in check_patch(preset, transformer, weights if adapter is not None else None):
+            warnings.warn(f"ddit_ext: {text}", stacklevel=2)
+        check, target_speedup = RunCheck(preset), preset.target_speedup
+    hook = PatchHook(
+        pipe,
+        steering,
+        weights,
+        decider,
+        thresholds,
+        float(quantile),
+        check=check,
+        target_speedup=target_speedup,
+    )
+    if isinstance(policy, TimedBudget):
+        hook.now = clock_of(device_of(pipe))
     hook.install(pipe.transformer)
     return Handle(pipe, hook)
 
@@ -141,6 +182,37 @@ def _transformer(pipe: Any) -> FluxTransformer2DModel:
     if getattr(model, "_parallel_config", None) is not None:
         raise NotImplementedError("context or tensor parallel transformers are not supported")
     return model
+
+
+def _alone(preset: Any, target_speedup: Any, schedule: Any, batch: str, threshold: Any) -> None:
+    """ValueError where what a preset or a target decides is given beside it."""
+    name = "preset" if preset is not None else "target_speedup"
+    if preset is not None and target_speedup is not None:
+        raise ValueError("give preset or target_speedup, not both: a preset has its own target")
+    if schedule is not None:
+        raise ValueError(f"give {name} or schedule, not both")
+    if threshold != 1e-3:
+        raise ValueError(f"give {name} or threshold, not both: the sizes follow from {name}")
+    if batch != "finest":
+        raise ValueError(f"{name} needs batch='finest': the time of a split step is not known beforehand")
+
+
+def _preset(preset: Any) -> Preset:
+    from ..calibration.preset import Preset
+
+    if isinstance(preset, str | PathLike):
+        return Preset.load(Path(preset))
+    if not isinstance(preset, Preset):
+        raise TypeError(f"preset must be a Preset or its file, got {type(preset).__name__}")
+    return preset
+
+
+def _speedup(target: Any, scales: tuple[int, ...]) -> None:
+    _number("target_speedup", target)
+    if not 1 <= target < math.inf:
+        raise ValueError(f"target_speedup must be at least 1 and finite, got {target!r}")
+    if len(scales) < 2:
+        raise ValueError(f"target_speedup needs a size above 1 in scales, got {scales}")
 
 
 def _scales(scales: Any) -> tuple[int, ...]:

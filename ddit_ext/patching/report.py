@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ class RunRecord:
     text_tokens: int = 0
     fine_tokens: int = 0
     grid: tuple[int, int, int] | None = None  # frames, rows and columns of base tokens
+    target_speedup: float | None = None
     policy: str = ""
     batch: str = "finest"
     tokens_at: dict[int, int] = field(default_factory=dict)  # image tokens a sample, by size
@@ -58,6 +60,8 @@ class Report:
         words), batch ("finest" or "split"), grid (frames, rows and columns of
         base tokens; None where positions are no grid), warnings.
         In a split batch, scales are what the samples took, scale is the finest of them, tokens their mean.
+        target_speedup: what was asked for by target_speedup or a preset, or None. speedup_measured: by this run's own
+        step times, had every step been at p; None where too few were (the first step of a run warms up).
         speedup_estimate: the transformer's arithmetic with every step at size 1 over its arithmetic as run;
         matrix products and attention alone, so an upper bound, above all for short sequences.
         """
@@ -72,6 +76,8 @@ class Report:
             "thresholds": list(self._run.thresholds),
             "dynamic": self._run.dynamic,
             "grid": self._run.grid,
+            "target_speedup": self._run.target_speedup,
+            "speedup_measured": measured_speedup(self._run),
             "policy": self._run.policy,
             "batch": self._run.batch,
             "warnings": list(self._warnings),
@@ -119,23 +125,44 @@ class Report:
             f"{len(self._steps)} steps ({counts}) in {data['seconds']:.2f} s; "
             f"speedup of the transformer by arithmetic: {data['speedup_estimate']:.2f}"
         )
+        if data["target_speedup"] is not None:
+            reached = data["speedup_measured"]
+            shown = (
+                "not known: too few steps were at p" if reached is None else f"{reached:.2f} by step times"
+            )
+            lines.append(f"speedup asked for: {data['target_speedup']:.2f}; reached: {shown}")
         return "\n".join(lines + [f"warning: {text}" for text in self._warnings])
 
     __repr__ = __str__
 
     def _speedup(self) -> float:
         run = self._run
-        fine = len(self._steps) * _cost(run.fine_tokens + run.text_tokens, run.width)
+        fine = len(self._steps) * arithmetic(run.fine_tokens + run.text_tokens, run.width)
         taken = 0.0
         for step in self._steps:
             split = run.batch == "split"
             tokens = [run.tokens_at[size] for size in step["scales"]] if split else [step["tokens"]]
-            taken += sum(_cost(count + run.text_tokens, run.width) for count in tokens) / len(tokens)
+            taken += sum(arithmetic(count + run.text_tokens, run.width) for count in tokens) / len(tokens)
         return fine / taken if taken else 1.0
 
 
-def _cost(tokens: int, width: int) -> float:
-    """Multiplications of a block / 2·width: its layers take 12·width² a token, attention 2·tokens·width."""
+def measured_speedup(run: RunRecord) -> float | None:
+    """How much longer the run would have taken with every step at p, by the median of its own steps at p.
+
+    Steps count from the second one; None without two of them at p.
+    """
+    fine = [step.seconds for step in run.steps[1:] if step.scale == 1]
+    taken = sum(step.seconds for step in run.steps[1:])
+    if len(fine) < 2 or taken <= 0 or run.batch == "split":
+        return None
+    return (len(run.steps) - 1) * statistics.median(fine) / taken
+
+
+def arithmetic(tokens: int, width: int) -> float:
+    """Multiplications of a block / 2·width: its layers take 12·width² a token, attention 2·tokens·width.
+
+    tokens: of a call, text included; width: of a token inside the transformer.
+    """
     return tokens * (6.0 * width + tokens)
 
 

@@ -1,6 +1,7 @@
 // A run that ends on budget: how fast it is is given, where it is fine follows the scores.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -27,6 +28,10 @@ class BudgetPolicy : public SignalPolicy {
                int64_t protect_first = 0, int64_t protect_last = 0, SignalOptions options = {},
                Scores reference = {});
 
+  // Better known costs, also in the middle of a run: the steps that were decided are counted by them, too. If
+  // the target is out of reach by them, the rest of the run is at the largest scale.
+  void revise(const std::vector<double>& costs);
+
   // One per scale, that of the base scale (1) included.
   const std::vector<double>& costs() const { return costs_; }
   double target_speedup() const { return target_speedup_; }
@@ -49,7 +54,9 @@ class BudgetPolicy : public SignalPolicy {
   void took(int64_t scale) override;
 
  private:
+  void set_costs(const std::vector<double>& costs);
   double cost(int64_t scale) const;
+  size_t index(int64_t scale) const;
   double left(int64_t step) const;        // of the budget, for the unprotected steps from `step` on
   int64_t remaining(int64_t step) const;  // those steps
   const std::vector<double>& expected(int64_t step) const;
@@ -61,6 +68,7 @@ class BudgetPolicy : public SignalPolicy {
 
   double budget_ = 0.0;
   double spent_ = 0.0;
+  std::vector<int64_t> taken_;  // steps of this run at each scale
   double threshold_ = 0.0;
   Scores seen_;             // one row a step that had a signal: the largest of its samples' scores
   double log_ratio_ = 0.0;  // sum of log(score / reference) over `compared_` scores of this run

@@ -1,4 +1,4 @@
-"""What a step was timed on."""
+"""What steps are timed on, and by."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,3 +33,8 @@ def clock_of(device: torch.device | str) -> Callable[[], float]:
         return time.perf_counter()
 
     return waited
+
+
+def device_of(pipe: Any) -> torch.device:
+    """Where a pipeline computes, which with offloading isn't where its weights lie."""
+    return getattr(pipe, "_execution_device", None) or pipe.transformer.device

@@ -1,0 +1,115 @@
+"""`patch(target_speedup=…)`: a budget whose step costs are guessed from arithmetic and corrected by the clock."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Hashable, Mapping, Sequence
+
+from .. import policies
+
+FALLING = 0.99
+"""A measured cost is at most this share of the next finer size's: a budget has no use for a size that saves nothing."""
+
+
+class TimedBudget(policies.Policy):
+    """A BudgetPolicy that learns what a step costs while the run goes on, and knows it in the next one.
+
+    target: times the speed of a run at p, of the whole run. At least the last step stays at p: what a coarse last step
+    gets wrong is in the picture.
+    """
+
+    mixed = "hold"
+
+    def __init__(self, scales: Sequence[int], target: float, protect: tuple[int, int]) -> None:
+        self.scales = tuple(scales)
+        self.target = target
+        self.protect_first, self.protect_last = protect[0], max(protect[1], 1)
+        self.remark: str | None = None  # what a run's begin has to say
+        self._budget: policies.BudgetPolicy | None = None
+        self._guess: tuple[float, ...] = ()
+        self._key: Hashable = None
+        self._seconds: dict[int, list[float]] = {}  # by scale
+        self._warm: set[int] = set()  # sizes that have been run
+
+    def estimate(self, costs: Mapping[int, float], key: Hashable) -> None:
+        """Before a run: costs by arithmetic, in steps at p; key: what has to be the same for measured times to hold."""
+        self._guess = tuple(costs[scale] for scale in self.scales[1:])
+        if key != self._key:
+            self._key, self._seconds, self._warm = key, {}, set()
+
+    def begin(self, total_steps: int) -> None:
+        """A run of so many steps begins.
+
+        ValueError: a number of steps that isn't known, or a target that even by arithmetic can't be reached.
+        """
+        if not total_steps:
+            raise ValueError(
+                f"target_speedup={self.target:g}: the length of this run is not known (no sampler of the pipeline "
+                "takes part in it), so there is no time to keep to"
+            )
+        possible = self._possible(total_steps, self._guess)
+        if self.target > possible:
+            raise ValueError(
+                f"target_speedup={self.target:g} can't be reached: at most {possible:.2f} can in {total_steps} steps "
+                f"with the {self._protected(total_steps)} protected ones at p and all others at {self.scales[-1]}p, "
+                f"which have {self._guess[-1]:.2f} of the arithmetic of a step at p"
+            )
+        costs = self._costs()
+        possible = self._possible(total_steps, costs)
+        self.remark = None
+        if self.target > possible:
+            self.remark = (
+                f"target_speedup={self.target:g} can't be reached: by the times of the last run a step at "
+                f"{self.scales[-1]}p takes {costs[-1]:.2f} of one at p, so that at most {possible:.2f} can"
+            )
+        # By a hair less than what is possible, so that rounding doesn't put it out of reach.
+        target = min(self.target, max(1.0, possible * (1 - 1e-9)))
+        budget = policies.BudgetPolicy(
+            self.scales, costs, target, self.protect_first, self.protect_last, mixed=self.mixed
+        )
+        budget.begin(total_steps)
+        self._budget = budget
+
+    def decide(self, step: int, scores: Sequence[Sequence[float]] | None) -> int:
+        """The size of a step."""
+        assert self._budget is not None
+        return self._budget.decide(step, scores or [])
+
+    @property
+    def per_sample(self) -> list[int]:
+        """What each sample would have taken by itself at the last decision."""
+        return [] if self._budget is None else self._budget.per_sample
+
+    def stepped(self, scale: int, seconds: float) -> None:
+        """A step at `scale` has taken so long.
+
+        The very first step doesn't count, nor the first of a coarse size, which makes its weights ready.
+        """
+        counts = scale in self._warm or (scale == 1 and self._warm)
+        self._warm.add(scale)
+        if not counts:
+            return
+        self._seconds.setdefault(scale, []).append(seconds)
+        if self._budget is not None:
+            self._budget.revise(self._costs())
+
+    def _costs(self) -> tuple[float, ...]:
+        """Of a step at each coarse scale, in steps at p: measured where both were, else by arithmetic; falling."""
+        fine = statistics.median(self._seconds[1]) if 1 in self._seconds else 0.0
+        costs, last = [], 1.0
+        for scale, guess in zip(self.scales[1:], self._guess, strict=True):
+            known = fine > 0 and scale in self._seconds
+            cost = statistics.median(self._seconds[scale]) / fine if known else guess
+            last = min(max(cost, 1e-6), last * FALLING)
+            costs.append(last)
+        return tuple(costs)
+
+    def _protected(self, total: int) -> int:
+        return min(total, self.protect_first + self.protect_last)
+
+    def _possible(self, total: int, costs: Sequence[float]) -> float:
+        fine = self._protected(total)
+        return total / (fine + (total - fine) * costs[-1])
+
+    def __repr__(self) -> str:
+        return f"TimedBudget(target_speedup={self.target:g}, costs={self._costs() if self._guess else 'not known yet'})"
