@@ -104,9 +104,9 @@ def test_another_sampler_and_dtype_are_told(pipe):
     preset = make_preset(pipe, dtype="bfloat16", sampler={"class": "Other", "config": {}})
     with pytest.warns(UserWarning, match="calibrated in bfloat16, the transformer is in float32"):
         handle = ddit_ext.patch(pipe, preset=preset)
-    with pytest.warns(UserWarning, match="sampler Other, this run has FlowMatchEuler"):
+    with pytest.warns(UserWarning, match="sampler Other, this run has FlowMatchEuler") as told:
         run(pipe, make_call(**SIZE, steps=6))
-    assert len(handle.report().to_dict()["warnings"]) == 2
+    assert len(told) == 2 and len(handle.report().to_dict()["warnings"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,9 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     parser.add_argument("--guidance-scale", type=float, metavar="N")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="prompts a call (default: 1)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as stored")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU, else float32"
+    )
     parser.add_argument("--device", default=None, help="default: a GPU where there is one")
     parser.set_defaults(run=run)
 
@@ -87,22 +89,18 @@ def load(arguments: argparse.Namespace) -> tuple[Any, str | Path | None]:
     import torch
 
     model = arguments.model
-    dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
     adapter: str | Path | None = None if arguments.adapter == "none" else arguments.adapter
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = arguments.dtype or ("float32" if device == "cpu" or model.startswith(EMBEDDED) else "bfloat16")
+    dtype = getattr(torch, name)
     if model.startswith(EMBEDDED):
         from .. import embedded
 
         loaded = embedded.load(model.removeprefix(EMBEDDED))
-        pipe = loaded.pipeline if dtype is None else loaded.pipeline.to(dtype)
-        adapter = loaded.adapter if arguments.adapter is None else adapter
-        device = arguments.device or "cpu"
-    else:
-        if not (Path(model) / "model_index.json").is_file():
-            raise ValueError(
-                f'model must be "embedded:flux" or a folder with a model_index.json, got {model!r}'
-            )
-        from diffusers import DiffusionPipeline
+        return loaded.pipeline.to(device, dtype), loaded.adapter if arguments.adapter is None else adapter
+    if not (Path(model) / "model_index.json").is_file():
+        raise ValueError(f'model must be "embedded:flux" or a folder with a model_index.json, got {model!r}')
+    from diffusers import DiffusionPipeline
 
-        pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, local_files_only=True)
-        device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, local_files_only=True)
     return pipe.to(device), adapter

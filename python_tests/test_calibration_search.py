@@ -1,0 +1,103 @@
+"""The closed loop, on a machine and a model made up for it: what runs cost and how far they go wrong is a formula."""
+
+import numpy as np
+import pytest
+
+from ddit_ext.calibration.calibrate import _choose
+from ddit_ext.calibration.measure import Measured, Turns
+from ddit_ext.calibration.search import Full, Search
+
+SCALES = (1, 2, 4)
+
+
+class Model:
+    """Stands in for a Meter. costs: seconds of a step as it runs; wrong: error that a coarse step adds, by scale;
+    fewer: error that leaving out steps adds.
+    """
+
+    scales = SCALES
+    calls = [{}, {}]
+
+    def __init__(self, costs, wrong, fewer, full):
+        self.costs, self.wrong, self.fewer, self.full = costs, wrong, fewer, full
+        self.runs = 0
+
+    def run(self, number, schedule, steps, *, pictures=True):
+        self.runs += 1
+        if hasattr(schedule, "begin"):
+            schedule.begin(steps)
+        done = []
+        for step in range(steps):
+            scores = [[1.0, 1.0, 1.0]] if step > 2 else None
+            if hasattr(schedule, "decide"):
+                scale = schedule.decide(step, scores or [])
+            else:
+                scale = schedule(step) if callable(schedule) else schedule
+            done.append(dict(index=step, scale=scale, scores=scores, seconds=self.costs[scale]))
+        error = self.fewer * (self.full / steps - 1) + sum(self.wrong[step["scale"]] for step in done)
+        drawn = np.full((1, 4, 4, 3), 128 + min(round(error), 127), np.uint8)
+        seconds = sum(step["seconds"] for step in done)
+        return Measured(drawn if pictures else None, seconds, seconds, done, (1, 4, 4))
+
+
+def search(model, target, seconds=None):
+    first = model.run(0, 1, model.full)
+    full = Full(model.full, [first, None], seconds or dict(model.costs), target)
+    looked = Search(model, full)
+    ended = looked.go()
+    return looked, ended, _choose(ended, full)
+
+
+COSTS = {1: 1.0, 2: 0.4, 4: 0.2}
+
+
+def test_fewer_steps_where_coarse_steps_go_wrong():
+    _, _, chosen = search(Model(COSTS, {1: 0, 2: 20, 4: 40}, 4, 28), 2.0)
+    assert chosen.choice.fine and chosen.choice.steps == 14
+
+
+def test_coarse_steps_where_fewer_steps_go_wrong():
+    _, _, chosen = search(Model(COSTS, {1: 0, 2: 1, 4: 8}, 100, 28), 2.0)
+    assert not chosen.choice.fine and chosen.choice.steps == 28
+    if chosen.choice.fixed:
+        assert [scale for scale, _ in chosen.choice.settings["first"]] == [2]
+
+
+def test_both_where_both_go_wrong_a_little():
+    _, _, chosen = search(Model(COSTS, {1: 0, 2: 2, 4: 2}, 40, 28), 2.0)
+    assert not chosen.choice.fine and 14 < chosen.choice.steps < 28
+
+
+@pytest.mark.parametrize("target", [1.3, 2.0, 4.0])
+def test_whatever_is_chosen_was_run_on_every_call_and_is_fast_enough(target):
+    looked, ended, chosen = search(Model(COSTS, {1: 0, 2: 3, 4: 4}, 40, 28), target)
+    assert chosen.runs == 2 and chosen.reached and chosen.speed >= target * 0.98
+    assert looked.tried[repr(chosen.choice)] == chosen
+    assert chosen.psnr == max(candidate.psnr for candidate in ended if candidate.reached)
+
+
+def test_what_is_slower_than_its_prediction_is_made_faster():
+    # Inside runs coarse steps cost more than when they were timed.
+    model = Model({1: 1.0, 2: 0.5, 4: 0.3}, {1: 0, 2: 1, 4: 2}, 100, 28)
+    looked, ended, chosen = search(model, 2.0, seconds=COSTS)
+    assert any(not candidate.reached for candidate in ended)
+    assert chosen.reached and chosen.speed >= 1.96 and not chosen.choice.fine
+
+
+def test_a_search_takes_no_more_runs_than_it_has_to():
+    model = Model(COSTS, {1: 0, 2: 3, 4: 4}, 40, 28)
+    search(model, 2.0)
+    # 12 schedules, their neighbours, 10 for those by scores, then 2 calls of 4 finalists and the full run.
+    assert model.runs <= 1 + 12 + 6 + 1 + 2 * 5 + 2 + 2 * 5
+
+
+def test_nothing_reached_says_what_was():
+    # Timed as if coarse steps were cheap; in runs they are not, and fewer steps are not allowed to few-step models.
+    model = Model({1: 1.0, 2: 1.0, 4: 1.0}, {1: 0, 2: 1, 4: 2}, 1, 4)
+    with pytest.raises(ValueError, match=r"target_speedup=2 was not reached: .*the step costs promised more"):
+        search(model, 2.0, seconds=COSTS)
+
+
+def test_turns_go_on_from_run_to_run():
+    turns = Turns(SCALES, 4)
+    assert [turns(step) for step in range(5)] == [2, 4, 1, 2, 4]
