@@ -7,14 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from skimage.metrics import structural_similarity
 
+from ddit_ext.calibration.pictures import psnr
 
-def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of each pair of uint8 pictures ``[n, H, W, 3]``: float64 ``[n]``.
-
-    Equal pictures count 100 dB, so that a mean exists.
-    """
-    error = ((a.astype(np.float64) - b.astype(np.float64)) ** 2).mean(axis=(1, 2, 3))
-    return np.minimum(10 * np.log10(255**2 / np.maximum(error, 1e-12)), 100.0)
+__all__ = ["bootstrap", "psnr", "ssim", "with_interval"]
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:

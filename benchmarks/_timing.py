@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import ddit_ext
+from ddit_ext._machine import device_name
 
 
 def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int = 30, warmup: int = 3) -> dict:
@@ -52,7 +53,7 @@ def write_json(path: str | Path, results: object) -> None:
     record = {
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": _cpu_name(),
+        "cpu": device_name("cpu"),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "python": platform.python_version(),
@@ -67,10 +68,3 @@ def write_json(path: str | Path, results: object) -> None:
 def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} x {len(names)}" if names else platform.processor()

@@ -88,6 +88,20 @@ def test_what_the_clock_shows_to_be_out_of_reach_is_told(pipe):
     assert any("can't be reached" in text for text in handle.report().to_dict()["warnings"])
 
 
+def test_coarse_steps_that_save_nothing_are_not_taken(pipe):
+    handle = ddit_ext.patch(pipe, target_speedup=2.0)
+    clock = TokenClock(pipe)
+    clock.per_call_only()
+    handle.time_by(clock)
+    call = make_call(rows=8, columns=8, steps=STEPS)
+    run(pipe, call)
+    first = [step["scale"] for step in handle.report().to_dict()["steps"]]
+    known = first.index(1) + 1  # a step at p was timed
+    assert set(first[:known]) > {1} and set(first[known:]) <= {1, 2}
+    (told,) = [text for text in handle.report().to_dict()["warnings"] if text.startswith("asked for")]
+    assert "asked for 2 times the speed, reached 1.00 by step times; a step took at 2p 1.00, at 4p 1.00 of" in told
+
+
 def test_protected_steps_stay_fine(pipe):
     handle = ddit_ext.patch(pipe, target_speedup=1.5, protect=(2, 3))
     timed(pipe, handle, make_call(rows=8, columns=8, steps=STEPS))

@@ -17,6 +17,7 @@ from .._machine import clock_of, device_of
 from ..models import FluxSteering
 from ..multiscale import Adapter
 from ..multiscale.base_weights import check_fingerprint
+from ..policies import BudgetPolicy
 from .hook import PatchHook, find_hook
 from .policy import DEFAULT_SCALES, Decider, Schedule, always_fine, make_policy
 from .report import Report
@@ -136,7 +137,8 @@ def patch(
     decider = Decider(policy, split=batch == "split")
     steering = FluxSteering(transformer)
     weights = _adapter(adapter, transformer, decider.scales, always_fine(policy))
-    thresholds = tuple(getattr(policy, "thresholds", thresholds))
+    by_budget = isinstance(policy, TimedBudget | BudgetPolicy)
+    thresholds = () if by_budget else tuple(getattr(policy, "thresholds", thresholds))
     check = None
     if preset is not None:
         from ..calibration.match import RunCheck, check_patch

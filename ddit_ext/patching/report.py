@@ -167,7 +167,27 @@ def arithmetic(tokens: int, width: int) -> float:
 
 
 def _remarks(run: RunRecord) -> list[str]:
-    """What a user would want to know about a dynamic run's outcome."""
+    """What a user would want to know about a run's outcome."""
+    return _missed(run) + _sizes_taken(run)
+
+
+def _missed(run: RunRecord) -> list[str]:
+    """That the speed asked for was not reached, and what a coarse step took."""
+    reached = measured_speedup(run)
+    if run.target_speedup is None or reached is None or reached >= 0.95 * run.target_speedup:
+        return []
+    medians = {}
+    for scale in run.scales:
+        taken = [step.seconds for step in run.steps[1:] if step.scale == scale]
+        if taken:
+            medians[scale] = statistics.median(taken)
+    costs = [f"at {scale}p {medians[scale] / medians[1]:.2f}" for scale in medians if scale > 1]
+    shares = f"; a step took {', '.join(costs)} of the time of one at p" if costs else ""
+    return [f"asked for {run.target_speedup:g} times the speed, reached {reached:.2f} by step times{shares}"]
+
+
+def _sizes_taken(run: RunRecord) -> list[str]:
+    """What is remarkable about the sizes of a dynamic run."""
     if not run.dynamic or not run.steps or run.scales == (1,):
         return []
     split = run.batch == "split"

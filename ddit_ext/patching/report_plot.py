@@ -1,11 +1,12 @@
-"""The picture of a run: scores against their thresholds above, the size each step took below."""
+"""The picture of a run: scores against their thresholds, then tokens and time of each step, coloured by its size."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3")
+from ..pages.run_page import size_name
+from ..pages.svg import size_colour
 
 
 def draw(data: dict[str, Any], path: Path) -> None:
@@ -16,37 +17,55 @@ def draw(data: dict[str, Any], path: Path) -> None:
     except ImportError as error:
         raise ImportError("report.plot needs matplotlib: pip install matplotlib") from error
 
-    steps, scales = data["steps"], data["scales"]
-    colour = {scale: COLOURS[i % len(COLOURS)] for i, scale in enumerate(scales)}
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 6), layout="constrained")
     FigureCanvasAgg(figure)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    scores, tokens, seconds = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1.2, 1.2))
+    _scores(scores, data)
+    for axis, name in ((tokens, "tokens"), (seconds, "seconds")):
+        for step in data["steps"]:
+            colour = size_colour(step["scale"], data["scales"])
+            axis.bar(step["index"], step[name], width=1, color=colour, edgecolor="white", linewidth=0.6)
+        axis.set_ylabel(name)
+    seconds.set_xlabel("step")
+    for axis in (scores, tokens, seconds):
+        axis.spines[["top", "right"]].set_visible(False)
+    _legend(figure, data)
+    figure.suptitle(_title(data), fontsize=10)
+    figure.savefig(path, dpi=120)
 
-    signalled = [step for step in steps if step["scores"]]
-    for column, scale in enumerate(scales):
+
+def _scores(axis: Any, data: dict[str, Any]) -> None:
+    signalled = [step for step in data["steps"] if step["scores"]]
+    for column, scale in enumerate(data["scales"]):
         if scale == 1:
             continue
         index = [step["index"] for step in signalled]
-        for sample in range(max((len(step["scores"]) for step in signalled), default=0)):
+        for sample in range(min((len(step["scores"]) for step in signalled), default=0)):
             scores = [step["scores"][sample][column] for step in signalled]
-            label = f"{scale}x" if sample == 0 else None
-            above.plot(index, scores, marker="o", markersize=3, color=colour[scale], label=label)
-    for scale, threshold in zip(scales[1:], data["thresholds"], strict=False):
-        above.axhline(threshold, color=colour[scale], linestyle="--", linewidth=1)
-    if signalled and any(value > 0 for step in signalled for row in step["scores"] for value in row):
-        above.set_yscale("log")
-    if signalled:
-        above.legend(title="patch size", fontsize=8)
-    else:
-        above.text(0.5, 0.5, "no scores", transform=above.transAxes, ha="center", color="grey")
-    above.set_ylabel("score (dashed: threshold)")
-    above.set_title(f"{len(steps)} steps, arithmetic {data['speedup_estimate']:.2f} times less", fontsize=10)
+            axis.plot(index, scores, marker="o", markersize=3, color=size_colour(scale, data["scales"]))
+    for scale, threshold in zip(data["scales"][1:], data["thresholds"], strict=False):
+        axis.axhline(threshold, color=size_colour(scale, data["scales"]), linestyle="--", linewidth=1)
+    if any(value > 0 for step in signalled for row in step["scores"] for value in row):
+        axis.set_yscale("log")
+    if not signalled:
+        axis.text(0.5, 0.5, "no scores", transform=axis.transAxes, ha="center", color="grey")
+    axis.set_ylabel("score (dashed: threshold)")
 
-    for step in steps:
-        below.bar(
-            step["index"], step["scale"], width=1, color=colour.get(step["scale"], "grey"), edgecolor="white"
-        )
-    below.set_yticks(scales)
-    below.set_ylabel("patch size")
-    below.set_xlabel("step")
-    figure.savefig(path, dpi=120)
+
+def _legend(figure: Any, data: dict[str, Any]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(color=size_colour(scale, data["scales"]), label=f"{size_name(scale)}, {count} steps")
+        for scale, count in data["steps_per_scale"].items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
+
+
+def _title(data: dict[str, Any]) -> str:
+    parts = [f"{len(data['steps'])} steps", f"arithmetic {data['speedup_estimate']:.2f} times less"]
+    if data["speedup_measured"] is not None:
+        parts.append(f"{data['speedup_measured']:.2f} times as fast by step times")
+    if data["target_speedup"] is not None:
+        parts.append(f"{data['target_speedup']:.2f} asked for")
+    return ", ".join(parts)

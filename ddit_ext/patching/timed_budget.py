@@ -10,6 +10,9 @@ from .. import policies
 FALLING = 0.99
 """A measured cost is at most this share of the next finer size's: a budget has no use for a size that saves nothing."""
 
+NOTHING = 0.95
+"""A coarse step that takes this share of a step at p, or more, isn't taken: it would cost quality and save nothing."""
+
 
 class TimedBudget(policies.Policy):
     """A BudgetPolicy that learns what a step costs while the run goes on, and knows it in the next one.
@@ -73,7 +76,9 @@ class TimedBudget(policies.Policy):
     def decide(self, step: int, scores: Sequence[Sequence[float]] | None) -> int:
         """The size of a step."""
         assert self._budget is not None
-        return self._budget.decide(step, scores or [])
+        scale = self._budget.decide(step, scores or [])
+        cost = self._measured(scale)
+        return 1 if cost is not None and cost >= NOTHING else scale
 
     @property
     def per_sample(self) -> list[int]:
@@ -95,14 +100,19 @@ class TimedBudget(policies.Policy):
 
     def _costs(self) -> tuple[float, ...]:
         """Of a step at each coarse scale, in steps at p: measured where both were, else by arithmetic; falling."""
-        fine = statistics.median(self._seconds[1]) if 1 in self._seconds else 0.0
         costs, last = [], 1.0
         for scale, guess in zip(self.scales[1:], self._guess, strict=True):
-            known = fine > 0 and scale in self._seconds
-            cost = statistics.median(self._seconds[scale]) / fine if known else guess
+            measured = self._measured(scale)
+            cost = guess if measured is None else measured
             last = min(max(cost, 1e-6), last * FALLING)
             costs.append(last)
         return tuple(costs)
+
+    def _measured(self, scale: int) -> float | None:
+        """Of a step at `scale`, in steps at p; None where one of the two was not timed."""
+        if scale not in self._seconds or not statistics.median(self._seconds.get(1, [0.0])) > 0:
+            return None
+        return statistics.median(self._seconds[scale]) / statistics.median(self._seconds[1])
 
     def _protected(self, total: int) -> int:
         return min(total, self.protect_first + self.protect_last)
