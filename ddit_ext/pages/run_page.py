@@ -68,7 +68,7 @@ def _strips(steps: list[dict[str, Any]], scales: list[int]) -> str:
 
 
 def _scores(data: dict[str, Any]) -> str:
-    chart = Chart("scores over steps", "step", "score", log=True)
+    chart = Chart("scores over steps", "step", "score", log=True, steps=len(data["steps"]))
     signalled = [step for step in data["steps"] if step["scores"]]
     coarse = data["scales"][1:]
     for scale, threshold in zip(coarse, data["thresholds"], strict=False):
@@ -82,6 +82,8 @@ def _scores(data: dict[str, Any]) -> str:
         for sample in range(min((len(step["scores"]) for step in signalled), default=0)):
             points = [(step["index"], step["scores"][sample][column]) for step in signalled]
             chart.line(points, colour, f"score at {size_name(scale)}")
+            for index, score in points:
+                chart.dot((index, score), colour, f"step {index}, {size_name(scale)}: {score:.2e}")
     if chart.empty:
         return "<p class='lead'>No step of this run had scores: its schedule does not ask for them.</p>"
     return chart.svg()
@@ -90,7 +92,7 @@ def _scores(data: dict[str, Any]) -> str:
 def _bars(steps: list[dict[str, Any]], scales: list[int], name: str, label: str) -> str:
     if not steps:
         return ""
-    chart = Chart(f"{label} of each step", "step", label, height=150)
+    chart = Chart(f"{label} of each step", "step", label, height=150, steps=len(steps))
     for step in steps:
         chart.bar(step["index"], step[name], size_colour(step["scale"], scales), _hint(step))
     return chart.svg()

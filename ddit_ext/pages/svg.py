@@ -23,6 +23,7 @@ class Chart:
     Args:
         title: read out by screen readers, not drawn.
         whole: ticks of the x axis on whole numbers only.
+        steps: so many steps span the x axis, as in a strip; None: it spans what is drawn.
     """
 
     LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 40
@@ -37,9 +38,10 @@ class Chart:
         height: int = 230,
         log: bool = False,
         whole: bool = True,
+        steps: int | None = None,
     ) -> None:
         self.title, self.x_label, self.y_label = title, x_label, y_label
-        self.width, self.height, self.log, self.whole = width, height, log, whole
+        self.width, self.height, self.log, self.whole, self.steps = width, height, log, whole, steps
         self._marks: list[tuple[str, list[Point], str, str]] = []
         self._legend: list[tuple[str, str, bool]] = []
 
@@ -73,6 +75,8 @@ class Chart:
         left, right = self.LEFT, self.width - self.RIGHT
         top, bottom = self.TOP, self.height - self.BOTTOM
         x_low, x_high = _range([x for _, points, *_ in self._marks for x, _ in points], pad=0.02)
+        if self.steps:
+            x_low, x_high = -0.5, self.steps - 0.5
         y_values = [self._y(y) for _, points, *_ in self._marks for _, y in points]
         y_low, y_high = _range(y_values, pad=0.06)
         if any(kind == "bar" for kind, *_ in self._marks):
@@ -175,8 +179,9 @@ def _mark(kind: str, points: list[Point], colour: str, hint: str, place, box: tu
             f'height="{max(y0 - y1, 0):.1f}" fill="{colour}">{title}</rect>'
         )
     x, y = place(points[0])
+    radius = 4.5 if box[3] > 250 else 3  # smaller in the low charts, whose points are joined
     ring = f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="9"/>' if kind == "ring" else ""
-    return f'{ring}<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}">{title}</circle>'
+    return f'{ring}<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}">{title}</circle>'
 
 
 def _range(values: list[float], pad: float) -> tuple[float, float]:
