@@ -1,4 +1,4 @@
-// The last four latents of a run and the scores that PatchScheduler::decide takes. Free of torch.
+// The last four latents of a run and the scores that Policy::decide takes. Free of torch.
 #pragma once
 
 #include <array>
@@ -18,20 +18,34 @@ class LatentHistory {
   void push(int64_t step, const float* data, const Shape& sizes, const Shape& strides);
   void push(int64_t step, const float* data, const Shape& sizes);
 
-  // Whether four latents are here: from the fourth step of a run on.
-  bool ready() const { return count_ == kLatents; }
+  // At which scale the step of the newest latent is taken; once it is decided. The difference between that
+  // latent and the next one is this step's.
+  void took(int64_t scale);
+
+  // Whether the latents for a difference of this order (1, 2 or 3) are here, one more than the order: for the
+  // third, from the fourth step of a run on.
+  bool ready(int order = 3) const;
+
+  // Whether that difference is of steps at one scale, by took(). With SignalOptions::Mixed::kHold scores are
+  // given only then. False where ready(order) is.
+  bool one_scale(int order = 3) const;
 
   // Forgets the latents, for a new run.
   void reset();
 
   // scores[sample][i]: the `quantile` over patches of scale scales[i] of the standard deviation of the
-  // latents' third difference. Any order of scales >= 1. std::logic_error where ready() is false.
-  std::vector<std::vector<double>> quantiles(const std::vector<int64_t>& scales, double quantile) const;
+  // latents' difference of this order. Any sequence of scales >= 1. std::logic_error where ready(order) is
+  // false.
+  std::vector<std::vector<double>> quantiles(const std::vector<int64_t>& scales, double quantile,
+                                             int order = 3) const;
 
  private:
   static constexpr int kLatents = 4;
 
+  int slot(int age) const { return (newest_ - age + kLatents) % kLatents; }
+
   std::array<std::vector<float>, kLatents> latents_;  // a ring of contiguous cells
+  std::array<int64_t, kLatents> taken_{};             // the scale of each latent's step, 0: not told
   int newest_ = 0;
   int count_ = 0;
   int64_t last_step_ = -1;

@@ -1,0 +1,161 @@
+// Plays the policies of cases/scheduler_cases.json, which python_tests/test_policies.py plays, too.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "ddit_ext/budget_policy.h"
+#include "ddit_ext/patch_scheduler.h"
+#include "ddit_ext/planned_policy.h"
+#include "scheduler_cases.h"
+
+namespace {
+
+using namespace ddit_test;
+
+bool is(const Json& of, const char* key, const char* value) {
+  const auto found = of.members.find(key);
+  return found != of.members.end() && found->second.text == value;
+}
+
+ddit::SignalOptions options_of(const Json& of) {
+  ddit::SignalOptions options;
+  if (of.members.count("warmup_scale")) options.warmup_scale = of.integer("warmup_scale", 1);
+  options.min_stay = of.integer("min_stay", 1);
+  options.only_finer = of.members.count("only_finer") > 0;
+  options.order = static_cast<int>(of.integer("order", 3));
+  if (is(of, "source", "outputs")) options.source = ddit::SignalOptions::Source::kOutputs;
+  if (is(of, "mixed", "hold")) options.mixed = ddit::SignalOptions::Mixed::kHold;
+  return options;
+}
+
+std::unique_ptr<ddit::Policy> policy_of(const Json& of) {
+  const std::string& name = of.at("policy").text;
+  const std::vector<int64_t> scales = integers(of.at("scales"));
+  const int64_t first = of.integer("protect_first", 0), last = of.integer("protect_last", 0);
+  if (name == "PatchScheduler") {
+    return std::make_unique<ddit::PatchScheduler>(scales, numbers(of.at("thresholds")), first, last,
+                                                  options_of(of));
+  }
+  if (name == "BudgetPolicy") {
+    const ddit::Scores reference =
+        of.members.count("reference") ? scores_of(of.at("reference")) : ddit::Scores{};
+    return std::make_unique<ddit::BudgetPolicy>(scales, numbers(of.at("costs")),
+                                                of.at("target_speedup").number, first, last, options_of(of),
+                                                reference);
+  }
+  if (name == "FixedSchedule") {
+    return std::make_unique<ddit::FixedSchedule>(scales, integers(of.at("schedule")), first, last);
+  }
+  const double share = number(of.at("coarse_share"));
+  if (name == "LinearRamp") return std::make_unique<ddit::LinearRamp>(scales, share, first, last);
+  EXPECT_EQ(name, "RandomSchedule");
+  return std::make_unique<ddit::RandomSchedule>(scales, share, static_cast<uint64_t>(of.integer("seed", 0)),
+                                                first, last);
+}
+
+TEST(Policies, SharedRuns) {
+  ASSERT_FALSE(cases().at("policies").items.empty());
+  for (const Json& run : cases().at("policies").items) {
+    SCOPED_TRACE(run.at("name").text);
+    expect_calls(*policy_of(run), run.at("calls"));
+  }
+}
+
+TEST(Policies, SharedBadPolicies) {
+  ASSERT_FALSE(cases().at("bad_policies").items.empty());
+  for (const Json& bad : cases().at("bad_policies").items) {
+    expect_error(
+        [&] {
+          const auto policy = policy_of(bad);
+          if (bad.members.count("begin")) policy->begin(bad.integer("begin", 0));
+        },
+        bad.at("error").text);
+  }
+}
+
+TEST(Policies, ACloneGoesItsOwnWay) {
+  for (const Json& run : cases().at("policies").items) {
+    SCOPED_TRACE(run.at("name").text);
+    const auto first = policy_of(run);
+    Json half = run.at("calls");
+    const size_t middle = half.items.size() / 2;
+    Json rest = half;
+    half.items.resize(middle);
+    rest.items.erase(rest.items.begin(), rest.items.begin() + static_cast<std::ptrdiff_t>(middle));
+    expect_calls(*first, half);
+    const auto second = first->clone();
+    EXPECT_EQ(second->repr(), first->repr());
+    expect_calls(*second, rest);
+    expect_calls(*first, rest);  // what the clone went through has not changed it
+  }
+}
+
+TEST(FixedSchedule, OneScaleHoldsForAnyStep) {
+  ddit::FixedSchedule schedule({1, 2}, int64_t{2}, 0, 1);
+  schedule.begin(100);
+  EXPECT_EQ(schedule.decide(0, {}), 2);
+  EXPECT_EQ(schedule.decide(98, {}), 2);
+  EXPECT_EQ(schedule.decide(99, {}), 1);
+}
+
+TEST(FixedSchedule, AListThatIsTooShortForARunOfUnknownLength) {
+  ddit::FixedSchedule schedule({1, 2}, std::vector<int64_t>{2, 1});
+  schedule.begin();
+  EXPECT_EQ(schedule.decide(1, {}), 1);
+  expect_error([&] { schedule.decide(2, {}); }, "schedule has 2 entries, but the run has come to step 2");
+}
+
+TEST(BudgetPolicy, EveryRunEndsOnItsBudget) {
+  const std::vector<double> costs{0.4, 0.15};
+  std::mt19937 random(0);
+  const auto draw = [&random](int64_t least, int64_t most) {
+    return least + static_cast<int64_t>(random()) % (most - least + 1);
+  };
+  const auto uniform = [&random] { return static_cast<double>(random()) / 4294967296.0; };
+  int runs = 0;
+  for (int i = 0; i < 500; ++i) {
+    const int64_t steps = draw(1, 40), first = draw(0, 2), last = draw(0, 2);
+    const double target = 1.0 + 3.0 * uniform();
+    const double fine = static_cast<double>(std::min(steps, first + last));
+    if (static_cast<double>(steps) / target < fine + (static_cast<double>(steps) - fine) * costs[1]) continue;
+    ddit::SignalOptions options;
+    options.min_stay = draw(1, 4);
+    options.only_finer = draw(0, 3) == 0;
+    if (draw(0, 1)) options.mixed = ddit::SignalOptions::Mixed::kHold;
+    ddit::Scores reference;
+    if (draw(0, 1)) {
+      for (int64_t row = draw(1, 30); row > 0; --row) reference.push_back({0.0, uniform(), uniform()});
+    }
+    ddit::BudgetPolicy policy({1, 2, 4}, costs, target, first, last, options, reference);
+    policy.begin(steps);
+    double cost = 0.0;
+    for (int64_t step = 0; step < steps; ++step) {
+      ddit::Scores scores;
+      if (draw(0, 2)) scores = {{0.0, uniform(), uniform()}, {0.0, uniform(), uniform()}};
+      const int64_t scale = policy.decide(step, scores);
+      cost += scale == 1 ? 1.0 : costs[scale == 2 ? 0 : 1];
+    }
+    const double left = static_cast<double>(steps) / target - cost;
+    EXPECT_GE(left, -1e-6) << policy.repr();
+    EXPECT_LT(left, 1.0 - costs[1]) << policy.repr();
+    ++runs;
+  }
+  EXPECT_GT(runs, 200);
+}
+
+TEST(CoarseShare, ReachesTheSpeedup) {
+  const std::vector<double> costs{0.4, 0.2};
+  const double share = ddit::coarse_share(costs, 2.0);
+  EXPECT_NEAR(1.0 - share + share * 0.3, 0.5, 1e-12);
+  EXPECT_DOUBLE_EQ(ddit::coarse_share(costs, 1.0), 0.0);
+  expect_error([&] { ddit::coarse_share(costs, 3.5); }, "target_speedup must be in [1, 3.33333]");
+  expect_error([&] { ddit::coarse_share({1.0}, 1.0); }, "costs must be between 0 and 1, got [1]");
+  expect_error([&] { ddit::coarse_share({}, 1.0); }, "costs must hold one number per scale > 1");
+}
+
+}  // namespace

@@ -1,0 +1,337 @@
+"""Policies from Python. cpp_tests/test_policies.cpp plays the same shared cases."""
+
+import copy
+import itertools
+import re
+
+import pytest
+from flux_pipelines import make_call, make_pipeline, run
+from test_patch_scheduler import CASES, nan_for_null, play
+
+import ddit_ext
+from ddit_ext import policies
+
+ignore_training_free = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
+
+
+def policy_of(case):
+    beside = ("name", "policy", "calls", "begin", "error")
+    arguments = {name: nan_for_null(value) for name, value in case.items() if name not in beside}
+    return getattr(policies, case["policy"])(**arguments)
+
+
+def play_all(policy, calls):
+    for call in calls:
+        answer = play(policy, call)
+        if len(call) == 1:
+            assert policy.per_sample == []
+        else:
+            assert [answer, policy.per_sample] == call[2:], f"step {call[0]}"
+
+
+@pytest.mark.parametrize("run", CASES["policies"], ids=lambda run: run["name"])
+def test_shared_runs(run):
+    play_all(policy_of(run), run["calls"])
+
+
+@pytest.mark.parametrize("case", CASES["bad_policies"], ids=lambda case: case["error"])
+def test_shared_bad_policies(case):
+    with pytest.raises(ValueError, match=re.escape(case["error"])):
+        policy = policy_of(case)
+        policy.begin(case["begin"])
+
+
+@pytest.mark.parametrize("run", CASES["policies"], ids=lambda run: run["name"])
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_a_copy_goes_its_own_way(run, duplicate):
+    first = policy_of(run)
+    middle = len(run["calls"]) // 2
+    play_all(first, run["calls"][:middle])
+    second = duplicate(first)
+    assert type(second) is type(first) and repr(second) == repr(first)
+    play_all(second, run["calls"][middle:])
+    play_all(first, run["calls"][middle:])
+
+
+def test_words_for_the_signal():
+    policy = policies.PatchScheduler(
+        [1, 2],
+        [1.0],
+        1,
+        2,
+        warmup_scale=2,
+        min_stay=3,
+        only_finer=True,
+        order=2,
+        source="outputs",
+        mixed="hold",
+    )
+    assert (policy.warmup_scale, policy.min_stay, policy.only_finer) == (2, 3, True)
+    assert (policy.order, policy.source, policy.mixed) == (2, "outputs", "hold")
+    assert repr(policy) == (
+        "PatchScheduler(scales=[1, 2], thresholds=[1], protect_first=1, protect_last=2, warmup_scale=2, "
+        "min_stay=3, only_finer=True, order=2, source='outputs', mixed='hold')"
+    )
+    plain = policies.BudgetPolicy([1, 2], [0.5], 1.5)
+    assert (plain.warmup_scale, plain.min_stay, plain.only_finer) == (None, 1, False)
+    assert (plain.order, plain.source, plain.mixed) == (3, "latents", "use")
+    assert (plain.costs, plain.target_speedup, plain.reference) == ([0.5], 1.5, [])
+    assert repr(plain) == (
+        "BudgetPolicy(scales=[1, 2], costs=[0.5], target_speedup=1.5, protect_first=0, protect_last=0)"
+    )
+    for word in ("source", "mixed"):
+        with pytest.raises(ValueError, match=f"{word} must be '.*' or '.*', got 'none'"):
+            policies.PatchScheduler([1, 2], [1.0], **{word: "none"})
+
+
+def test_every_policy_is_a_policy():
+    assert issubclass(policies.PatchScheduler, policies.Policy)
+    assert isinstance(policies.LinearRamp([1, 2], 0.5), policies.Policy)
+    assert ddit_ext.PatchScheduler is policies.PatchScheduler
+    with pytest.raises(TypeError, match="abstract"):
+        policies.Policy()
+
+
+def sizes(policy, steps):
+    policy.begin(steps)
+    return [policy.decide(step, None) for step in range(steps)]
+
+
+def test_fixed_schedules_say_what_they_are():
+    assert policies.FixedSchedule([1, 2], 2).schedule == 2
+    assert policies.FixedSchedule([1, 2], [2, 1]).schedule == [2, 1]
+    assert sizes(policies.FixedSchedule([1, 2], 2), 3) == [2, 2, 2]
+
+
+def split_mix(state):
+    """SplitMix64; its first number from state 0 is published as e220a8397b1dcdaf."""
+    mask = 2**64 - 1
+    while True:
+        state = (state + 0x9E3779B97F4A7C15) & mask
+        z = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        yield z ^ (z >> 31)
+
+
+def test_a_random_schedule_is_a_ramp_shuffled_by_its_seed():
+    assert next(split_mix(0)) == 0xE220A8397B1DCDAF
+    orders = set()
+    for seed in range(5):
+        expected = sizes(policies.LinearRamp([1, 2, 4], 0.6, 2, 1), 20)
+        free, random = expected[2:-1], split_mix(seed)
+        for left in range(len(free), 1, -1):
+            other = next(random) % left
+            free[left - 1], free[other] = free[other], free[left - 1]
+        expected[2:-1] = free
+        policy = policies.RandomSchedule([1, 2, 4], 0.6, seed, 2, 1)
+        assert sizes(policy, 20) == expected == sizes(policy, 20)
+        orders.add(tuple(expected))
+    assert len(orders) == 5
+
+
+def test_a_share_reaches_a_speedup():
+    costs = {1: 1.0, 2: 0.4, 4: 0.2}
+    share = policies.coarse_share([0.4, 0.2], 2.0)
+    taken = sizes(policies.LinearRamp([1, 2, 4], share), 1000)
+    assert 1000 / sum(costs[size] for size in taken) == pytest.approx(2.0, rel=0.002)
+
+
+def scores_after(taken, at_p, error):
+    """The score at each step where a coarse step adds `error` to the differences across a change of size."""
+    last = taken[-3:]
+    return at_p + (error if len(set(last)) > 1 else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("mixed", "expected"),
+    [("use", [1, 1, 1] + [4, 1, 1, 1] * 5), ("hold", [1, 1, 1] + [4] * 20)],
+)
+def test_holding_ends_the_flicker_of_the_papers_rule(mixed, expected):
+    """A threshold between the scores at p and the jump that a change of size makes; docs/bistable-threshold.md."""
+    policy = policies.PatchScheduler([1, 4], [0.5], mixed=mixed)
+    taken = []
+    for step in range(23):
+        signal = step >= 3 and (mixed == "use" or len(set(taken[-3:])) == 1)
+        score = scores_after(taken, 0.1, 1.0) if signal else None
+        taken.append(policy.decide(step, [[0.0, score]] if signal else None))
+    assert taken == expected
+
+
+def test_a_budget_is_kept_where_every_score_jumps():
+    for target, mixed in itertools.product((1.3, 2.0, 3.0), ("use", "hold")):
+        policy = policies.BudgetPolicy([1, 4], [0.2], target, mixed=mixed)
+        policy.begin(28)
+        taken = []
+        for step in range(28):
+            signal = step >= 3 and (mixed == "use" or len(set(taken[-3:])) == 1)
+            score = scores_after(taken, 0.1, 1.0) if signal else None
+            taken.append(policy.decide(step, [[0.0, score]] if signal else None))
+        cost = sum({1: 1.0, 4: 0.2}[size] for size in taken)
+        assert cost == pytest.approx(policy.spent)
+        assert 28 / target - 0.8 < cost <= 28 / target + 1e-9
+
+
+# ---- in a pipeline -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return make_pipeline()
+
+
+@pytest.fixture
+def patched(pipe):
+    """patch(pipe, ...), taken off again."""
+    handles = []
+
+    def patch(**arguments):
+        handles.append(ddit_ext.patch(pipe, **arguments))
+        return handles[-1]
+
+    yield patch
+    for handle in handles:
+        handle.unpatch()
+
+
+def taken(handle):
+    return [step["scale"] for step in handle.report().to_dict()["steps"]]
+
+
+@ignore_training_free
+def test_planned_policies_in_a_pipeline(pipe, patched):
+    policy = policies.LinearRamp([1, 2], 0.5)
+    handle = patched(schedule=policy)
+    run(pipe, make_call(steps=4))
+    assert taken(handle) == [2, 2, 1, 1]
+    data = handle.report().to_dict()
+    assert data["policy"] == repr(policy) and data["scales"] == [1, 2] and not data["dynamic"]
+    assert all(step["scores"] is None for step in data["steps"])
+
+
+@ignore_training_free
+def test_a_policy_object_is_copied(pipe, patched):
+    policy = policies.BudgetPolicy([1, 2, 4], [0.4, 0.2], 2.0)
+    handle = patched(schedule=policy)
+    run(pipe, make_call(steps=10))
+    assert policy.spent == 0.0 and handle.policy is not policy
+    assert 5.0 - 0.8 < handle.policy.spent <= 5.0 + 1e-9
+    cost = {1: 1.0, 2: 0.4, 4: 0.2}
+    assert sum(cost[size] for size in taken(handle)) == pytest.approx(handle.policy.spent)
+    first = taken(handle)
+    run(pipe, make_call(steps=10))
+    assert taken(handle) == first  # nothing of the run before is left
+
+
+@ignore_training_free
+def test_the_papers_rule_as_an_object_is_the_default(pipe, patched):
+    scores = []
+    for arguments in (
+        dict(threshold=(0.05, 0.02), protect=(4, 1)),
+        dict(schedule=policies.PatchScheduler([1, 2, 4], [0.05, 0.02], 4, 1)),
+    ):
+        handle = patched(**arguments)
+        run(pipe, make_call(steps=9))
+        data = handle.report().to_dict()
+        scores.append([(step["scale"], step["scores"]) for step in data["steps"]])
+        assert data["thresholds"] == [0.05, 0.02] and data["dynamic"]
+        handle.unpatch()
+    assert scores[0] == scores[1]
+
+
+class Counting(policies.Policy):
+    """Coarse where there is a signal; remembers what it was asked."""
+
+    def __init__(self):
+        self.asked, self.runs = [], []
+
+    def begin(self, total_steps):
+        self.runs.append(total_steps)
+
+    def decide(self, step, scores):
+        self.asked.append((step, scores))
+        self.per_sample = [2, 1] if scores else []
+        return 2 if scores else 1
+
+
+@ignore_training_free
+def test_a_users_own_policy(pipe, patched):
+    own = Counting()
+    handle = patched(schedule=own, protect=(4, 1))
+    run(pipe, make_call(steps=7, batch=2))
+    steps = handle.report().to_dict()["steps"]
+    assert [step["scale"] for step in steps] == [1, 1, 1, 1, 2, 2, 1]
+    assert [step["scales"] for step in steps[3:6]] == [[1, 1], [2, 1], [2, 1]]
+    assert own.asked == []
+    used = next(iter(pipe.transformer._forward_pre_hooks.values())).hook.decider.policy._own
+    assert used.runs == [7] and [step for step, _ in used.asked] == [4, 5]
+    assert [scores for _, scores in used.asked] == [steps[4]["scores"], steps[5]["scores"]]
+
+
+@ignore_training_free
+def test_an_object_with_the_two_methods_is_a_policy(pipe, patched):
+    class Plain:
+        needs_signal = False
+
+        def begin(self, total_steps):
+            self.last = total_steps - 1
+
+        def decide(self, step, scores):
+            return 1 if step == self.last else 4
+
+    handle = patched(schedule=Plain())
+    run(pipe, make_call(steps=3))
+    assert taken(handle) == [4, 4, 1]
+
+
+class Unfit:
+    def begin(self, total_steps):
+        pass
+
+    def decide(self, step, scores):
+        return 3
+
+
+def unfit(**attributes):
+    policy = Unfit()
+    vars(policy).update(attributes)
+    return policy
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        (
+            dict(schedule=policies.LinearRamp([1, 3], 0.5), scales=(1, 2)),
+            ValueError,
+            r"scales: .*\(1, 3\).*\(1, 2\)",
+        ),
+        (dict(schedule=policies.LinearRamp([1, 2], 0.5), protect=(1, 0)), ValueError, r"protect=\(1, 0\)"),
+        (
+            dict(schedule=policies.LinearRamp),
+            TypeError,
+            "schedule must be an object, got the class LinearRamp",
+        ),
+        (dict(schedule=unfit(order=4)), ValueError, r"schedule: order .*\(1, 2, 3\), got 4"),
+        (dict(schedule=unfit(source="z")), ValueError, "schedule: source .*got 'z'"),
+        (dict(schedule=unfit(mixed=1)), ValueError, "schedule: mixed .*got 1"),
+        (dict(schedule=unfit(lock=(i for i in ()))), TypeError, "schedule: copy.deepcopy.*Unfit.*generator"),
+    ],
+)
+def test_bad_policies(pipe, arguments, error, text):
+    with pytest.raises(error, match=text):
+        ddit_ext.patch(pipe, **arguments)
+    assert not pipe.transformer._forward_pre_hooks
+
+
+@ignore_training_free
+def test_bad_answers_of_a_users_policy(pipe, patched):
+    patched(schedule=unfit())
+    with pytest.raises(
+        ValueError, match=r"schedule at step 0: expected one of the scales \(1, 2, 4\), got 3"
+    ):
+        run(pipe, make_call(steps=6))
+    ddit_ext.unpatch(pipe)
+    own = unfit(per_sample=[1, 1], decide=lambda step, scores: 1)
+    patched(schedule=own)
+    with pytest.raises(ValueError, match="schedule: per_sample must have 1 entries, one a sample, got 2"):
+        run(pipe, make_call(steps=6))
