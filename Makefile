@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # ninja and cmake of the virtual environment, also for those who have none installed.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test check lint format setup cpp-tests clean
+.PHONY: demo test check lint format setup cpp-tests emulation clean
 
 demo: setup
 	$(BIN)/python examples/demo.py --out demo_output
@@ -35,6 +35,12 @@ cpp-tests: setup
 	$(BIN)/cmake -S . -B build/cpp-tests -G Ninja -DDDIT_EXT_TESTS=ON -DPython_EXECUTABLE=$(abspath $(BIN))/python
 	$(BIN)/cmake --build build/cpp-tests -j $(MAX_JOBS)
 	$(BIN)/ctest --test-dir build/cpp-tests --output-on-failure
+
+# The CUDA kernels compiled for the CPU: docs/emulation.md
+emulation: setup
+	$(BIN)/cmake -S . -B build/emulation -G Ninja -DDDIT_EXT_EMULATION=ON -DDDIT_EXT_CUDA=OFF \
+	  -DPython_EXECUTABLE=$(abspath $(BIN))/python
+	$(BIN)/cmake --build build/emulation -j $(MAX_JOBS) --target ddit_ext_emu
 
 setup: $(VENV)/.ready
 

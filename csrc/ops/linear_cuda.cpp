@@ -40,7 +40,8 @@ const void* data_of(const std::optional<Tensor>& tensor) {
 
 void linear_cuda(const char* op, const Tensor& like, const kernel::PatchMatrix& in,
                  const kernel::PatchMatrix& out, const Tensor& weight, const std::optional<Tensor>& bias,
-                 const std::optional<Tensor>& lora_a, const std::optional<Tensor>& lora_b, double lora_scale) {
+                 const std::optional<Tensor>& lora_a, const std::optional<Tensor>& lora_b,
+                 double lora_scale) {
   const kernel::DType dtype = kernel_dtype(op, like);
   const int64_t rank = lora_a ? lora_a->size(0) : 0;
   const int64_t largest = std::max({in.grid.patches(), in.grid.features(), out.grid.features(), rank});
@@ -50,8 +51,9 @@ void linear_cuda(const char* op, const Tensor& like, const kernel::PatchMatrix& 
   const CudaCall call(op, like);
   const std::optional<Tensor> w = contiguous(weight), b = contiguous(bias);
   const std::optional<Tensor> low_a = contiguous(lora_a), low_b = contiguous(lora_b);
-  const kernel::Params params{in,          out,  data_of(w),                     data_of(b), data_of(low_a),
-                              data_of(low_b), rank, static_cast<float>(lora_scale), dtype};
+  const kernel::Params params{
+      in,   out, data_of(w), data_of(b), data_of(low_a), data_of(low_b), rank, static_cast<float>(lora_scale),
+      dtype};
   call.check(kernel::patch_linear_cuda(params, call.stream()));
 }
 

@@ -12,7 +12,8 @@ namespace ddit::ops {
 using torch::stable::Tensor;
 
 // out = in (weight + lora_scale lora_b lora_a)^T + bias, in one launch on the stream of `like`'s device.
-// `in` [M, K] and `out` [M, N] lie on that device; weight [N, ...], bias [...] of N, lora_a [r, ...] and lora_b
+// `in` [M, K] and `out` [M, N] lie on that device; weight [N, ...], bias [...] of N, lora_a [r, ...] and
+// lora_b
 // [..., r] with any strides and the features flattened row-major; all of one dtype, already checked.
 void linear_cuda(const char* op, const Tensor& like, const kernels::patch_linear::PatchMatrix& in,
                  const kernels::patch_linear::PatchMatrix& out, const Tensor& weight,

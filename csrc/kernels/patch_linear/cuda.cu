@@ -23,9 +23,9 @@ int launch(Arguments arguments, void* stream) {
                       arguments);
 }
 
-// Clocks that a square tile takes for each column of K, on a multiprocessor's tensor cores or on the way from the L2
-// cache, which gives one multiprocessor up to 64 bytes a clock, all of them together about 24 each. Of sm_80; later
-// ones differ by less than the two tiles do.
+// Clocks that a square tile takes for each column of K, on a multiprocessor's tensor cores or on the way from
+// the L2 cache, which gives one multiprocessor up to 64 bytes a clock, all of them together about 24 each. Of
+// sm_80; later ones differ by less than the two tiles do.
 double clocks(int64_t M, int64_t N, int64_t side, int64_t multiprocessors) {
   const double blocks = static_cast<double>(ceil_div(M, side) * ceil_div(N, side));
   const double turns = std::ceil(blocks / static_cast<double>(multiprocessors));
@@ -40,7 +40,8 @@ template <class T, bool kLora>
 int launch_tiles(const Arguments& arguments, void* stream) {
   if constexpr (sizeof(T) == 2) {
     const int64_t processors = cuda::multiprocessors();
-    if (clocks(arguments.M, arguments.N, 128, processors) < clocks(arguments.M, arguments.N, 64, processors)) {
+    if (clocks(arguments.M, arguments.N, 128, processors) <
+        clocks(arguments.M, arguments.N, 64, processors)) {
       return launch<Config<T, 128, 128, 4, 2, kLora ? 2 : 3, kLora>, kLora ? 1 : 2>(arguments, stream);
     }
   }

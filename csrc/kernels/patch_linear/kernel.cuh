@@ -17,7 +17,7 @@ template <class T_, int kRows_, int kCols_, int kWarpRows_, int kWarpCols_, int 
 struct Config {
   using T = T_;
   static constexpr bool kLora = kLora_;
-  static constexpr int kRows = kRows_, kCols = kCols_;              // of the block's tile
+  static constexpr int kRows = kRows_, kCols = kCols_;                  // of the block's tile
   static constexpr int kWarpRows = kWarpRows_, kWarpCols = kWarpCols_;  // how many warps down and across
   static constexpr int kThreads = 32 * kWarpRows * kWarpCols;
   static constexpr int kStages = kStages_;
@@ -49,7 +49,7 @@ struct Arguments {
   int32_t M, N, K, rank;
   int32_t col_tiles;
   float lora_scale;
-  int32_t in_unit, out_unit;  // in bytes
+  int32_t in_unit, out_unit;      // in bytes
   bool wide_weight, wide_lora_b;  // whether rows can be read 16 bytes at a time; weight stands for lora_a too
 };
 

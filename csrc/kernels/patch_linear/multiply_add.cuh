@@ -1,8 +1,9 @@
-// Multiply-adds of the tensor cores, one shape for every element type: a step is 32 bytes of a row, 16 elements of
-// 2 bytes or 8 of 4. load_matrices moves 4-byte words, so it lays out both alike, as their multiply-adds want them.
+// Multiply-adds of the tensor cores, one shape for every element type: a step is 32 bytes of a row, 16
+// elements of 2 bytes or 8 of 4. load_matrices moves 4-byte words, so it lays out both alike, as their
+// multiply-adds want them.
 //
-// float32 is made of three products of tf32 numbers: within a few units of float32's own rounding, at a third of
-// tf32's rate and still more than twice that of the plain units, and the kernel stays one. An infinity
+// float32 is made of three products of tf32 numbers: within a few units of float32's own rounding, at a third
+// of tf32's rate and still more than twice that of the plain units, and the kernel stays one. An infinity
 // comes out as NaN.
 #pragma once
 

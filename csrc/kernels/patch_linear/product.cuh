@@ -1,7 +1,7 @@
 // The product of two tiles by a warp, and what a thread holds of it.
 //
-// A warp's sums are fragments of 16 x 8; a thread holds of each the pair of columns 2 * (lane % 4) in the rows
-// lane / 4 and lane / 4 + 8.
+// A warp's sums are fragments of 16 x 8; a thread holds of each the pair of columns 2 * (lane % 4) in the
+// rows lane / 4 and lane / 4 + 8.
 #pragma once
 
 #include "kernels/patch_linear/multiply_add.cuh"
@@ -41,7 +41,8 @@ struct LeftFragments {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int m = 0; m < kRowFragments; ++m) {
-      cuda::load_matrices<4, false>(words[m], tile_at(tile, row + 16 * m + lane % 16, 32 * step + 16 * (lane / 16)));
+      cuda::load_matrices<4, false>(words[m],
+                                    tile_at(tile, row + 16 * m + lane % 16, 32 * step + 16 * (lane / 16)));
     }
   }
 };
@@ -56,8 +57,8 @@ __device__ __forceinline__ void multiply_step(WarpSums<kRowFragments, kColFragme
   for (int n = 0; n < kColFragments; n += 2) {
     if (8 * n >= valid) break;
     uint32_t words[4];
-    cuda::load_matrices<4, false>(words, tile_at(tile, row + 8 * n + lane % 8 + 8 * (lane / 16),
-                                 32 * step + 16 * (lane / 8 % 2)));
+    cuda::load_matrices<4, false>(
+        words, tile_at(tile, row + 8 * n + lane % 8 + 8 * (lane / 16), 32 * step + 16 * (lane / 8 % 2)));
     const uint32_t right[2][2] = {{words[0], words[1]}, {words[2], words[3]}};
 #pragma unroll
     for (int m = 0; m < kRowFragments; ++m) {

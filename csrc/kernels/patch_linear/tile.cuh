@@ -29,10 +29,11 @@ __device__ __forceinline__ void copy_to_tile(char* to, const char* from, bool in
   }
 }
 
-// Rows [row, row + tile_rows) and a slice from column `col` of a contiguous matrix [rows, cols]; zeros outside.
+// Rows [row, row + tile_rows) and a slice from column `col` of a contiguous matrix [rows, cols]; zeros
+// outside.
 template <class T, int kThreads, int kBytes>
-__device__ __forceinline__ void load_matrix_units(char* tile, int tile_rows, const T* matrix, int row, int rows,
-                                                  int col, int cols) {
+__device__ __forceinline__ void load_matrix_units(char* tile, int tile_rows, const T* matrix, int row,
+                                                  int rows, int col, int cols) {
   constexpr int kUnits = kSliceBytes / kBytes;
   constexpr int kUnit = kBytes / static_cast<int>(sizeof(T));
   static_assert(kThreads % kUnits == 0, "a thread stays in its column");
