@@ -47,8 +47,8 @@ def _load_emulation() -> bool:
 
 
 def _has_kernel(request, namespace: str, key: str) -> bool:
-    """Whether the op that the test module is named after is implemented for that device."""
-    op = request.module.__name__.removeprefix("test_")
+    """Whether the op that the test module names, or is named after, is implemented for that device."""
+    op = getattr(request.module, "OP", request.module.__name__.removeprefix("test_"))
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::{op}", key)
 
 
