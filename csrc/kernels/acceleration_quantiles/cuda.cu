@@ -18,7 +18,7 @@ namespace {
 
 // grid: task.blocks for each sample, samples one after another
 template <class T, int kPixels, bool kPairs>
-__global__ void __launch_bounds__(kThreads) acceleration_quantiles_kernel(const Task task) {
+__global__ void __launch_bounds__(kThreads, 2) acceleration_quantiles_kernel(const Task task) {
   const int64_t sample = blockIdx.x / task.blocks;
   const unsigned block = blockIdx.x % task.blocks;
   for (int64_t tile = int64_t{block} * kWarps + threadIdx.x / 32; tile < task.tiles;
@@ -47,13 +47,13 @@ int64_t aligned(int64_t bytes) { return ceil_div(bytes, kAlignment) * kAlignment
 
 // The launch for the scales [first, first + kMostLevels) of the list, all but its pointers.
 Task plan_launch(const Params& params, int64_t first) {
-  const auto& [samples, frames, rows, columns, channels, p, p_again] = params.sizes;
+  const int64_t frames = params.sizes[1], rows = params.sizes[2], columns = params.sizes[3];
   Task task{};
   task.frames = static_cast<int>(frames);
   task.rows = static_cast<int>(rows);
   task.columns = static_cast<int>(columns);
-  task.channels = static_cast<int>(channels);
-  task.p = static_cast<int>(p);
+  task.channels = static_cast<int>(params.sizes[4]);
+  task.p = static_cast<int>(params.sizes[5]);
   task.tile_rows = static_cast<int>(ceil_div(rows, kTile));
   task.tile_columns = static_cast<int>(ceil_div(columns, kTile));
   task.tiles = frames * task.tile_rows * task.tile_columns;
@@ -82,9 +82,9 @@ Task plan_launch(const Params& params, int64_t first) {
     level.columns = static_cast<int>(ceil_div(columns, scale));
     level.patches = static_cast<uint32_t>(frames * level.rows * level.columns);
     level.first = add_variances(scale);
-    if (is_coarse(scale)) {
-      coarse = true;
-    } else {
+    level.coarse = scale != 1 && scale != 2 && scale != kTile;
+    coarse = coarse || level.coarse;
+    if (!level.coarse) {
       task.fine_first[scale == kTile ? 2 : scale - 1] = level.first;
     }
   }

@@ -54,7 +54,7 @@ __device__ __forceinline__ void merge_patch(const Task& task, const CudaLevel& l
 __device__ __forceinline__ void merge_coarse_levels(const Task& task, int64_t sample) {
   for (int l = 0; l < task.level_count; ++l) {
     const CudaLevel& level = task.levels[l];
-    if (!is_coarse(level.scale)) continue;
+    if (!level.coarse) continue;
     for (int64_t patch = threadIdx.x / 32; patch < level.patches; patch += kWarps) {
       merge_patch(task, level, sample, patch);
     }

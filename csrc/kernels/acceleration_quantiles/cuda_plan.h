@@ -19,6 +19,7 @@ struct CudaLevel {
   int scale;      // no larger than the frame
   int rows, columns;
   uint32_t patches;  // of all frames of a sample
+  bool coarse;       // not a scale that tiles give
 };
 
 struct Task {
@@ -46,8 +47,5 @@ struct Task {
   int output_level[kMostLevels];  // which level a column shows
   int output_count;
 };
-
-// A level that tiles don't give: another scale than 1, 2, 4.
-inline bool is_coarse(int scale) { return scale != 1 && scale != 2 && scale != kTile; }
 
 }  // namespace ddit::kernels::acceleration_quantiles

@@ -67,8 +67,10 @@ __device__ __forceinline__ void find_common_bits(const Task& task, int64_t sampl
   __syncthreads();
   if (t < task.level_count) {
     LevelSelection& level = shared.levels[t];
-    level.open_bits = 32 - __clz(static_cast<int>(level.lowest ^ level.highest));
-    level.known = level.open_bits < 32 ? level.lowest >> level.open_bits : 0u;
+    // A NaN decides the result. Without one, the values are no less than zero: their sign bits are 0 and shared.
+    const bool found = level.lowest == level.highest || level.highest > kInfinityBits;
+    level.open_bits = found ? 0 : 32 - __clz(static_cast<int>(level.lowest ^ level.highest));
+    level.known = level.lowest >> level.open_bits;
     level.rank = static_cast<unsigned>(exact_rank(task, t));
     level.equal = task.levels[t].patches;
   }

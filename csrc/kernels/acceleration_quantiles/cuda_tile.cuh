@@ -2,8 +2,8 @@
 //
 // Lane l holds quad l / 8 of the tile (2 x 2 cells) and the channels l % 8, l % 8 + 8, ... A cell's moments
 // come from its pixels in two passes, a quad's and the tile's by Chan's merge; no sum of squares is ever
-// subtracted. All values of a channel are relative to the tile's first pixel: a float32 mean of 10000 would
-// carry a rounding error as large as the deviations sought.
+// subtracted. Pixels are taken relative to their cell's first pixel, the cells' means to the tile's: a
+// float32 mean of 10000 would carry a rounding error as large as the deviations sought.
 #pragma once
 
 #include "kernels/acceleration_quantiles/cuda_plan.h"
@@ -73,13 +73,13 @@ __device__ __forceinline__ QuadMoments quad_of_2x2_pixels(const Task& task, cons
   moments.origin = __shfl_sync(kAllLanes, pixels[0][0], threadIdx.x % kChannelLanes);
 #pragma unroll
   for (int k = 0; k < kQuadCells; ++k) {
-    const float a = pixels[k][0] - moments.origin, b = pixels[k][1] - moments.origin;
-    const float c = pixels[k][2] - moments.origin, d = pixels[k][3] - moments.origin;
-    const float mean = ((a + b) + (c + d)) * 0.25f;
+    const float first = pixels[k][0];
+    const float b = pixels[k][1] - first, c = pixels[k][2] - first, d = pixels[k][3] - first;
+    const float mean = (b + (c + d)) * 0.25f;
     const bool inside = reads && quad.inside[k];
-    moments.mean[k] = inside ? mean : 0.0f;
+    moments.mean[k] = inside ? (first - moments.origin) + mean : 0.0f;
     moments.spread[k] =
-        inside ? (square(a - mean) + square(b - mean)) + (square(c - mean) + square(d - mean)) : 0.0f;
+        inside ? (square(mean) + square(b - mean)) + (square(c - mean) + square(d - mean)) : 0.0f;
   }
   return moments;
 }
@@ -89,27 +89,23 @@ template <class T>
 __device__ __forceinline__ QuadMoments quad_of_any_pixels(const Task& task, const Sources<T>& channel,
                                                           const Quad& quad, bool reads) {
   QuadMoments moments{};
-#pragma unroll
-  for (int k = 0; k < kQuadCells; ++k) {
-    if (reads && quad.inside[k]) {
-      moments.mean[k] = channel.moved(task, 2, k / 2).moved(task, 3, k % 2).difference();
-    }
-  }
-  moments.origin = __shfl_sync(kAllLanes, moments.mean[0], threadIdx.x % kChannelLanes);
+  float firsts[kQuadCells] = {};
 #pragma unroll
   for (int k = 0; k < kQuadCells; ++k) {
     if (!reads || !quad.inside[k]) continue;
     const Sources<T> cell = channel.moved(task, 2, k / 2).moved(task, 3, k % 2);
-    float mean = moments.mean[k] - moments.origin, spread = 0.0f;
+    firsts[k] = cell.difference();
     for (int i = 1; i < task.p * task.p; ++i) {
-      const float value =
-          cell.moved(task, 5, i / task.p).moved(task, 6, i % task.p).difference() - moments.origin;
-      const float apart = value - mean;
-      mean += apart / static_cast<float>(i + 1);
-      spread += apart * (value - mean);
+      const float value = cell.moved(task, 5, i / task.p).moved(task, 6, i % task.p).difference() - firsts[k];
+      const float apart = value - moments.mean[k];
+      moments.mean[k] += apart / static_cast<float>(i + 1);
+      moments.spread[k] += apart * (value - moments.mean[k]);
     }
-    moments.mean[k] = mean;
-    moments.spread[k] = spread;
+  }
+  moments.origin = __shfl_sync(kAllLanes, firsts[0], threadIdx.x % kChannelLanes);
+#pragma unroll
+  for (int k = 0; k < kQuadCells; ++k) {
+    if (reads && quad.inside[k]) moments.mean[k] += firsts[k] - moments.origin;
   }
   return moments;
 }

@@ -4,6 +4,7 @@
 
 #include "kernels/patch_linear/kernel.cuh"
 #include "kernels/patch_linear/params.h"
+#include "kernels/patch_linear/units.h"
 
 namespace ddit::kernels::patch_linear {
 namespace {
