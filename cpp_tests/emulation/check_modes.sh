@@ -7,9 +7,11 @@ cd "$(dirname "$0")/../.."
 export DDIT_REQUIRE_EMULATION=1
 tests=("$bin/python" -m pytest -q -p no:cacheprovider -k emu python_tests)
 
-for mode in DDIT_EMULATION_COPIES=eager DDIT_EMULATION_ORDER=reverse DDIT_EMULATION_ORDER=1 \
-  "DDIT_EMULATION_ORDER=2 DDIT_EMULATION_COPIES=eager"; do
+for mode in DDIT_EMULATION_ORDER=reverse DDIT_EMULATION_COPIES=eager \
+  "DDIT_EMULATION_ORDER=1 DDIT_EMULATION_BLOCKS=3" \
+  "DDIT_EMULATION_ORDER=2 DDIT_EMULATION_BLOCKS=2 DDIT_EMULATION_COPIES=eager"; do
   echo "emulation: $mode"
+  # shellcheck disable=SC2086  # one setting a word
   env $mode "${tests[@]}"
 done
 
