@@ -112,12 +112,13 @@ def test_float64_is_for_the_cpu(impl):
 @pytest.mark.parametrize(
     "shape, message",
     [
-        ((1, 70000, 70000, 1, 1, 1, 1), "cells a sample"),
+        ((1, 70000, 70000, 1, 1, 1, 1), "rows of cells a sample"),
+        ((1, 1, 70000, 70000, 1, 1, 1), "cells a sample"),
         ((1, 1, 1, 1, 1, 70000, 70000), "pixels a cell"),
         ((1, 1, 1, 1, 2**31, 1, 1), "elements along each dimension"),
         ((2**23, 1, 200, 200, 1, 1, 1), "thread blocks"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=lambda value: value if isinstance(value, str) else "shape",
 )
 def test_sizes_beyond_the_counters(impl, shape, message):
     if impl.name == "cpu":

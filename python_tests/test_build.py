@@ -56,6 +56,13 @@ def test_every_schema_stands_in_one_place():
     assert defining == ["schemas.h"]
 
 
+def test_device_headers_have_a_twin_in_the_emulation():
+    def names(folder: str) -> list[str]:
+        return sorted(file.name for file in (ROOT / folder / "kernels" / "cuda").iterdir())
+
+    assert names("csrc") == names("cpp_tests/emulation/include")
+
+
 def test_build_info():
     info = ddit_ext.build_info()
     assert info.version == ddit_ext.__version__

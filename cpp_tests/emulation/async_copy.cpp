@@ -1,5 +1,6 @@
 #include "kernels/cuda/async_copy.cuh"
 
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <stdexcept>
@@ -25,13 +26,14 @@ using Group = std::vector<Copy>;
 struct ThreadCopies {
   Group open;
   std::deque<Group> closed;
-  unsigned long run_of = 0;  // the block that they belong to
+  unsigned long block = 0;  // that they belong to
 };
 
 ThreadCopies& mine() {
-  static std::vector<ThreadCopies> all(1024);
-  ThreadCopies& copies = all[static_cast<size_t>(linear_thread())];
-  if (copies.run_of != blocks_started()) copies = ThreadCopies{{}, {}, blocks_started()};
+  static std::vector<ThreadCopies> all(4 * 1024);
+  const ThreadPlace thread = thread_place();
+  ThreadCopies& copies = all[thread.place];
+  if (copies.block != thread.block) copies = ThreadCopies{{}, {}, thread.block};
   return copies;
 }
 

@@ -17,10 +17,8 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
-// Blocks run one after another, so a static variable is a block's. It keeps its value from block to block;
-// what cuda::block_shared and cuda::dynamic_shared (kernels/cuda/launch.cuh) give is filled with a pattern
-// instead.
-#define __shared__ static
+// __shared__ is left out: several blocks may be under way. cuda::block_shared and cuda::dynamic_shared
+// (kernels/cuda/launch.cuh) give each its own memory, filled with a pattern when it starts.
 
 #define threadIdx (ddit_emulation::thread_index)
 #define blockIdx (ddit_emulation::block_index)

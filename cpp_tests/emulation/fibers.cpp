@@ -1,42 +1,20 @@
 #include "fibers.h"
 
-#include <sys/mman.h>
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
-#endif
-
 #include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <mutex>
-#include <numeric>
-#include <random>
 #include <stdexcept>
 #include <vector>
 
-// void ddit_switch_stack(void** save, void* load): keeps the registers that a call must keep on the old
-// stack, and goes on where `load` was saved.
-asm(R"(.text
-.type ddit_switch_stack,@function
-ddit_switch_stack:
-  push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15
-  mov %rsp,(%rdi)
-  mov %rsi,%rsp
-  pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp
-  ret
-.size ddit_switch_stack,.-ddit_switch_stack
-)");
-extern "C" void ddit_switch_stack(void** save, void* load);
+#include "order.h"
+#include "stacks.h"
 
 namespace ddit_emulation {
 namespace {
 
-constexpr int kMostThreads = 1024;
-constexpr size_t kStackBytes = 256 * 1024;  // touched pages only take memory
-constexpr size_t kSavedRegisters = 6;
-constexpr unsigned char kUninitialised = 0xcd;
+constexpr unsigned kMostThreads = 1024;
 
 enum class State : unsigned char { kReady, kAtBarrier, kAtWarp, kDone };
 
@@ -53,99 +31,53 @@ struct Thread {
   uint64_t value;
 };
 
-struct Stacks {
-  char* memory;
-  Stacks() {
-    void* mapped = mmap(nullptr, kMostThreads * kStackBytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (mapped == MAP_FAILED) throw std::bad_alloc();
-    memory = static_cast<char*>(mapped);
-  }
-
-  // A grid that was stopped has left its frames on the stacks.
-  void clear() const {
-#ifdef __SANITIZE_ADDRESS__
-    __asan_unpoison_memory_region(memory, kMostThreads * kStackBytes);
-#endif
-  }
+struct Warp {
+  unsigned ready = 0;                     // lanes that can run
+  std::array<uint64_t, kWarp> brought{};  // by the lanes that were let through last
 };
 
-// Blocks, warps and lanes in the order that the environment asks for.
-class Order {
- public:
-  Order() {
-    const char* text = std::getenv("DDIT_EMULATION_ORDER");
-    const std::string order = text ? text : "forward";
-    if (order == "reverse") {
-      reverse_ = true;
-    } else if (order != "forward" && !order.empty()) {
-      if (order.find_first_not_of("0123456789") != std::string::npos) {
-        throw std::runtime_error("DDIT_EMULATION_ORDER must be forward, reverse or a number, got " + order);
-      }
-      seeded_ = true;
-      random_.seed(static_cast<unsigned>(std::stoul(order)));
-    }
-  }
-
-  bool seeded() const { return seeded_; }
-
-  const std::vector<int>& of(int count, std::vector<int>& order) {
-    order.resize(static_cast<size_t>(count));
-    std::iota(order.begin(), order.end(), 0);
-    if (reverse_) std::reverse(order.begin(), order.end());
-    if (seeded_) std::shuffle(order.begin(), order.end(), random_);
-    return order;
-  }
-
- private:
-  bool reverse_ = false;
-  bool seeded_ = false;
-  std::mt19937 random_;
-};
-
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-using Memory = std::unique_ptr<void, Free>;
-
-// Its exact size, so that AddressSanitizer sees an access beyond it.
-Memory uninitialised(size_t bytes) {
-  void* memory = nullptr;
-  if (posix_memalign(&memory, 128, bytes) != 0) throw std::bad_alloc();
-  std::memset(memory, kUninitialised, bytes);
-  return Memory(memory);
-}
-
-struct SharedArray {
+struct SharedMemory {
   const void* key;
   Memory memory;
+};
+
+struct Block {
+  uint3 index{};
+  unsigned long serial = 0;  // of all blocks since the program began
+  bool running = false;
+  std::vector<Thread> threads;
+  std::vector<Warp> warps;
+  size_t stopped = 0;  // threads at a barrier or done
+  Memory dynamic_shared;
+  std::vector<SharedMemory> shared;
 };
 
 struct Grid {
   const std::function<void()>& kernel;
   Order order{};
-  std::vector<Thread> threads{};
-  std::vector<std::array<uint64_t, kWarp>>
-      brought{};  // [warp][lane], of the operation that was let through last
-  Memory dynamic_shared{};
-  std::vector<SharedArray> shared{};
+  std::vector<Block> blocks{};  // those under way
   void* scheduler_stack = nullptr;
-  int current = 0;
+  size_t current_block = 0, current_thread = 0;
   std::string error{};
-  std::vector<int> lane_order{};
 };
 
 Grid* running = nullptr;
-unsigned long started_blocks = 0;
 
-Thread& current_thread() { return running->threads[static_cast<size_t>(running->current)]; }
+Block& current_block() { return running->blocks[running->current_block]; }
+Thread& current_thread() { return current_block().threads[running->current_thread]; }
+
+[[noreturn]] void stop(const std::string& what) { throw std::runtime_error("CUDA emulation: " + what); }
+
+// ---- A thread
+// ---------------------------------------------------------------------------------------------------
 
 void leave(State state) {
+  Block& block = current_block();
   Thread& thread = current_thread();
   thread.state = state;
+  --block.warps[running->current_thread / kWarp].ready;
+  if (state != State::kAtWarp) ++block.stopped;
   ddit_switch_stack(&thread.stack_pointer, running->scheduler_stack);
-  // Another thread of the block has run meanwhile.
-  thread_index = thread.index;
 }
 
 void thread_main() {
@@ -154,31 +86,24 @@ void thread_main() {
   std::abort();  // a finished thread is never resumed
 }
 
-std::string place() {
-  const auto show = [](uint3 i) {
-    return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
-  };
-  return "block " + show(block_index) + ", thread " + show(thread_index);
-}
-
-void check_no_error() {
-  if (!running->error.empty()) throw std::runtime_error("CUDA emulation: " + running->error);
-}
-
-[[noreturn]] void stop(const std::string& what) { throw std::runtime_error("CUDA emulation: " + what); }
-
-void resume(int index) {
+void resume(size_t block, size_t thread) {
   Grid& grid = *running;
-  Thread& thread = grid.threads[static_cast<size_t>(index)];
-  grid.current = index;
-  thread_index = thread.index;
-  ddit_switch_stack(&grid.scheduler_stack, thread.stack_pointer);
-  check_no_error();
+  grid.current_block = block;
+  grid.current_thread = thread;
+  block_index = current_block().index;
+  thread_index = current_thread().index;
+  ddit_switch_stack(&grid.scheduler_stack, current_thread().stack_pointer);
+  if (!grid.error.empty()) stop(grid.error);
 }
 
-// Lets the lanes of a warp go on whose whole group has arrived at one operation.
-bool release_groups(int warp) {
-  Thread* lanes = running->threads.data() + warp * kWarp;
+// ---- A warp
+// -------------------------------------------------------------------------------------------------------
+
+// Lets the lanes go on whose whole group has arrived at one operation: one group at a time, so that all its
+// lanes have read `brought` before the next group is let through.
+void release_group(Block& block, size_t warp_index) {
+  Thread* lanes = block.threads.data() + warp_index * kWarp;
+  Warp& warp = block.warps[warp_index];
   for (int first = 0; first < kWarp; ++first) {
     if (lanes[first].state != State::kAtWarp) continue;
     const unsigned mask = lanes[first].mask;
@@ -186,96 +111,121 @@ bool release_groups(int warp) {
     for (int l = 0; l < kWarp && all; ++l) {
       if (!(mask >> l & 1)) continue;
       if (lanes[l].state == State::kDone) {
-        stop("lane " + std::to_string(l) + " of warp " + std::to_string(warp) +
+        stop("lane " + std::to_string(l) + " of warp " + std::to_string(warp_index) +
              " has left the kernel but is in the mask of a warp operation");
       }
       all = lanes[l].state == State::kAtWarp && lanes[l].mask == mask;
       if (all && lanes[l].operation != lanes[first].operation) {
-        stop("lanes of warp " + std::to_string(warp) + " meet in different warp operations");
+        stop("lanes of warp " + std::to_string(warp_index) + " meet in different warp operations");
       }
     }
     if (!all) continue;
-    auto& values = running->brought[static_cast<size_t>(warp)];
     for (int l = 0; l < kWarp; ++l) {
       const bool here = mask >> l & 1;
-      values[static_cast<size_t>(l)] = here ? lanes[l].value : kNoValue;
-      if (here) lanes[l].state = State::kReady;
+      warp.brought[static_cast<size_t>(l)] = here ? lanes[l].value : kNoValue;
+      if (!here) continue;
+      lanes[l].state = State::kReady;
+      ++warp.ready;
     }
-    // Every lane of the group reads `values` before another group of this warp is let through.
+    return;
+  }
+}
+
+// Every lane that can run runs until it waits.
+void step(size_t block_slot, size_t warp_index) {
+  Block& block = running->blocks[block_slot];
+  for (const unsigned lane : running->order.of(kWarp)) {
+    const size_t thread = warp_index * kWarp + lane;
+    if (block.threads[thread].state == State::kReady) resume(block_slot, thread);
+  }
+  if (block.warps[warp_index].ready == 0) release_group(block, warp_index);
+}
+
+// ---- A block
+// ------------------------------------------------------------------------------------------------------
+
+void start(Block& block, size_t slot, const Stacks& stacks, uint3 index, size_t dynamic_shared_bytes) {
+  static unsigned long serial = 0;
+  block.index = index;
+  block.serial = ++serial;
+  block.running = true;
+  block.stopped = 0;
+  block.shared.clear();
+  block.dynamic_shared = uninitialised(dynamic_shared_bytes);
+  for (size_t i = 0; i < block.threads.size(); ++i) {
+    block.threads[i].stack_pointer = stacks.entering(slot * kMostThreads + i, thread_main);
+    block.threads[i].state = State::kReady;
+  }
+  for (Warp& warp : block.warps) warp.ready = kWarp;
+}
+
+// All threads of the block have stopped: opens their barrier, or ends the block.
+void open_barrier(Block& block) {
+  const auto is = [](State state) { return [state](const Thread& thread) { return thread.state == state; }; };
+  const auto first = std::find_if(block.threads.begin(), block.threads.end(), is(State::kAtBarrier));
+  if (first == block.threads.end()) {
+    block.running = false;
+    return;
+  }
+  const std::string line = std::to_string(first->line);
+  if (std::any_of(block.threads.begin(), block.threads.end(), is(State::kDone))) {
+    stop("a barrier, line " + line + ", that some threads have left the kernel without");
+  }
+  for (const Thread& thread : block.threads) {
+    if (thread.line != first->line || std::strcmp(thread.file, first->file) != 0) {
+      stop("threads of a block meet at different barriers, lines " + line + " and " +
+           std::to_string(thread.line));
+    }
+  }
+  block.stopped = 0;
+  for (Thread& thread : block.threads) thread.state = State::kReady;
+  for (Warp& warp : block.warps) warp.ready = kWarp;
+}
+
+// ---- A grid
+// -------------------------------------------------------------------------------------------------------
+
+uint3 position(unsigned linear, dim3 shape) {
+  return {linear % shape.x, linear / shape.x % shape.y, linear / shape.x / shape.y};
+}
+
+// Runs the first warp, in `order`, that can run. False where none can.
+bool run_some_warp(std::vector<unsigned>& order, size_t warps_per_block) {
+  Grid& grid = *running;
+  for (const unsigned i : order) {
+    const size_t slot = i / warps_per_block, warp = i % warps_per_block;
+    Block& block = grid.blocks[slot];
+    if (!block.running || block.warps[warp].ready == 0) continue;
+    // In a random order a warp may be overtaken at each of its waits, but mostly is not: one that gets far
+    // ahead of the others, or stays far behind, shows more than many that keep step.
+    do {
+      step(slot, warp);
+    } while (block.warps[warp].ready > 0 && !grid.order.random());
+    if (grid.order.random() && grid.order.once_in(16)) grid.order.again(order);
+    if (block.stopped == block.threads.size()) open_barrier(block);
     return true;
   }
   return false;
 }
 
-// Every lane of a warp that can run runs until it waits; then a group may be let through.
-bool step(int warp) {
-  bool ran = false;
-  for (const int lane : running->order.of(kWarp, running->lane_order)) {
-    const int index = warp * kWarp + lane;
-    if (running->threads[static_cast<size_t>(index)].state != State::kReady) continue;
-    resume(index);
-    ran = true;
-  }
-  return release_groups(warp) || ran;
-}
-
-// True when the block is done.
-bool pass_barrier() {
-  const Thread* waiting = nullptr;
-  size_t stopped = 0;
-  for (Thread& thread : running->threads) {
-    if (thread.state == State::kDone) ++stopped;
-    if (thread.state != State::kAtBarrier) continue;
-    ++stopped;
-    if (waiting && (waiting->line != thread.line || std::strcmp(waiting->file, thread.file) != 0)) {
-      stop("threads of a block meet at different barriers, lines " + std::to_string(waiting->line) + " and " +
-           std::to_string(thread.line));
-    }
-    waiting = &thread;
-  }
-  if (stopped != running->threads.size())
-    stop("deadlock: a barrier or warp operation that not all threads reach");
-  if (!waiting) return true;
-  if (std::any_of(running->threads.begin(), running->threads.end(),
-                  [](const Thread& thread) { return thread.state == State::kDone; })) {
-    stop("a barrier, line " + std::to_string(waiting->line) +
-         ", that some threads have left the kernel without");
-  }
-  for (Thread& thread : running->threads) thread.state = State::kReady;
-  return false;
-}
-
-void start_block(const Stacks& stacks, size_t dynamic_shared_bytes) {
+void run_blocks(dim3 grid_shape, size_t dynamic_shared_bytes, const Stacks& stacks) {
   Grid& grid = *running;
-  ++started_blocks;
-  grid.shared.clear();
-  grid.dynamic_shared = uninitialised(dynamic_shared_bytes);
-  for (size_t i = 0; i < grid.threads.size(); ++i) {
-    // A 16-byte aligned stack whose top looks as if ddit_switch_stack had been called by thread_main's
-    // caller.
-    void** top = reinterpret_cast<void**>(stacks.memory + (i + 1) * kStackBytes) - 2;
-    *top = reinterpret_cast<void*>(thread_main);
-    std::memset(top - kSavedRegisters, 0, kSavedRegisters * sizeof(void*));
-    grid.threads[i].stack_pointer = top - kSavedRegisters;
-    grid.threads[i].state = State::kReady;
-  }
-}
-
-void run_block(int warps) {
-  std::vector<int> warp_order;
-  do {
-    bool progress = true;
-    while (progress) {
-      progress = false;
-      for (const int warp : running->order.of(warps, warp_order)) {
-        // With a seed, warps overtake each other at every warp operation, not at barriers alone.
-        while (step(warp)) {
-          progress = true;
-          if (running->order.seeded()) break;
-        }
-      }
+  const size_t warps_per_block = grid.blocks[0].warps.size();
+  const std::vector<unsigned> block_order = grid.order.of(size_t{grid_shape.x} * grid_shape.y * grid_shape.z);
+  std::vector<unsigned> warp_order = grid.order.of(grid.blocks.size() * warps_per_block);
+  size_t next = 0;
+  while (true) {
+    for (size_t slot = 0; slot < grid.blocks.size() && next < block_order.size(); ++slot) {
+      if (grid.blocks[slot].running) continue;
+      start(grid.blocks[slot], slot, stacks, position(block_order[next++], grid_shape), dynamic_shared_bytes);
     }
-  } while (!pass_barrier());
+    if (run_some_warp(warp_order, warps_per_block)) continue;
+    if (std::any_of(grid.blocks.begin(), grid.blocks.end(),
+                    [](const Block& block) { return block.running; })) {
+      stop("deadlock: a barrier or a warp operation that not all threads reach");
+    }
+    return;
+  }
 }
 
 }  // namespace
@@ -283,12 +233,12 @@ void run_block(int warps) {
 void run_grid(dim3 grid_shape, dim3 block_shape, size_t dynamic_shared_bytes,
               const std::function<void()>& kernel) {
   static std::mutex one_grid_at_a_time;
-  static const Stacks stacks;
+  static const Stacks stacks(Order::kMostResident * kMostThreads);
   const std::lock_guard<std::mutex> lock(one_grid_at_a_time);
-  const uint64_t count = uint64_t{block_shape.x} * block_shape.y * block_shape.z;
+  const uint64_t threads = uint64_t{block_shape.x} * block_shape.y * block_shape.z;
   const uint64_t blocks = uint64_t{grid_shape.x} * grid_shape.y * grid_shape.z;
-  if (count == 0 || count > kMostThreads || count % kWarp != 0) {
-    stop("a block must have whole warps and at most 1024 threads, got " + std::to_string(count));
+  if (threads == 0 || threads > kMostThreads || threads % kWarp != 0) {
+    stop("a block must have whole warps and at most 1024 threads, got " + std::to_string(threads));
   }
   if (blocks == 0 || blocks >= uint64_t{1} << 31 || grid_shape.y > 65535 || grid_shape.z > 65535) {
     stop("a grid of " + std::to_string(grid_shape.x) + " x " + std::to_string(grid_shape.y) + " x " +
@@ -299,19 +249,13 @@ void run_grid(dim3 grid_shape, dim3 block_shape, size_t dynamic_shared_bytes,
   running = &grid;
   block_size = block_shape;
   grid_size = grid_shape;
-  grid.threads.resize(count);
-  grid.brought.resize(count / kWarp);
-  for (unsigned i = 0; i < count; ++i) {
-    grid.threads[i].index = {i % block_shape.x, i / block_shape.x % block_shape.y,
-                             i / block_shape.x / block_shape.y};
+  grid.blocks.resize(grid.order.resident());
+  for (Block& block : grid.blocks) {
+    block.threads.resize(threads);
+    block.warps.resize(threads / kWarp);
+    for (unsigned i = 0; i < threads; ++i) block.threads[i].index = position(i, block_shape);
   }
-  std::vector<int> block_order;
-  for (const int block : grid.order.of(static_cast<int>(blocks), block_order)) {
-    const unsigned b = static_cast<unsigned>(block);
-    block_index = {b % grid_shape.x, b / grid_shape.x % grid_shape.y, b / grid_shape.x / grid_shape.y};
-    start_block(stacks, dynamic_shared_bytes);
-    run_block(static_cast<int>(count / kWarp));
-  }
+  run_blocks(grid_shape, dynamic_shared_bytes, stacks);
 }
 
 void block_barrier(const char* file, int line) {
@@ -323,31 +267,38 @@ void block_barrier(const char* file, int line) {
 
 const uint64_t* warp_exchange(WarpOperation operation, unsigned mask, uint64_t value) {
   Thread& thread = current_thread();
-  if (!(mask >> (running->current % kWarp) & 1))
+  if (!(mask >> (running->current_thread % kWarp) & 1)) {
     fail("a lane calls a warp operation with a mask that leaves it out");
+  }
   thread.operation = operation;
   thread.mask = mask;
   thread.value = value;
   leave(State::kAtWarp);
-  return running->brought[static_cast<size_t>(running->current / kWarp)].data();
+  return current_block().warps[running->current_thread / kWarp].brought.data();
 }
 
-int linear_thread() { return running->current; }
+int linear_thread() { return static_cast<int>(running->current_thread); }
 
-unsigned long blocks_started() { return started_blocks; }
+ThreadPlace thread_place() {
+  return {running->current_block * kMostThreads + running->current_thread, current_block().serial};
+}
 
-void* dynamic_shared_memory() { return running->dynamic_shared.get(); }
+void* dynamic_shared_memory() { return current_block().dynamic_shared.get(); }
 
 void* shared_memory(const void* key, size_t bytes) {
-  for (const SharedArray& array : running->shared) {
-    if (array.key == key) return array.memory.get();
+  std::vector<SharedMemory>& shared = current_block().shared;
+  for (const SharedMemory& known : shared) {
+    if (known.key == key) return known.memory.get();
   }
-  running->shared.push_back({key, uninitialised(bytes)});
-  return running->shared.back().memory.get();
+  shared.push_back({key, uninitialised(bytes)});
+  return shared.back().memory.get();
 }
 
 void fail(const std::string& what) {
-  running->error = what + " (" + place() + ")";
+  const auto show = [](uint3 i) {
+    return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
+  };
+  running->error = what + " (block " + show(block_index) + ", thread " + show(thread_index) + ")";
   leave(State::kDone);
   std::abort();
 }

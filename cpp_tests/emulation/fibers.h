@@ -1,9 +1,9 @@
-// Runs one CUDA grid on the calling thread: a fiber (a stack of its own) for each thread of a block, the
-// blocks one after another. What the CUDA built-ins of device_builtins.h need from it stands here.
+// Runs one CUDA grid on the calling thread, with a fiber (a stack of its own) for each CUDA thread. What the
+// CUDA built-ins of device_builtins.h need from it stands here.
 //
-// Order, from the environment at every launch:
-//   DDIT_EMULATION_ORDER   forward (default), reverse, or a number: blocks, warps and lanes take turns in
-//   that order
+// Who runs when, from the environment at every launch:
+//   DDIT_EMULATION_ORDER   forward (default), reverse, or a number, the seed of a random order: of blocks,
+//   warps and lanes DDIT_EMULATION_BLOCKS  how many blocks are under way at a time, 1 (default) to 4
 #pragma once
 
 #include <cstddef>
@@ -48,8 +48,12 @@ const uint64_t* warp_exchange(WarpOperation operation, unsigned mask, uint64_t v
 // Index of the calling thread in its block, x fastest.
 int linear_thread();
 
-// How many blocks have been started so far, this one included: tells state that an earlier block left behind.
-unsigned long blocks_started();
+// Where the calling thread lives: `place` is shared with threads of earlier blocks, `block` tells them apart.
+struct ThreadPlace {
+  size_t place;  // below 4 * 1024
+  unsigned long block;
+};
+ThreadPlace thread_place();
 
 // Memory of the block at hand, filled with a pattern when the block starts: reading what nobody wrote shows.
 void* dynamic_shared_memory();

@@ -148,8 +148,9 @@ std::string cuda_size_error(const Params& params) {
   for (int axis = 0; axis < kCellsDims; ++axis) {
     if (sizes[axis] > kMost) return too_large("elements along each dimension", sizes[axis]);
   }
-  const int64_t frame_rows = sizes[1] * sizes[2];
-  if (frame_rows > kMost || frame_rows * sizes[3] > kMost) return too_large("cells a sample", frame_rows);
+  const int64_t rows = sizes[1] * sizes[2];
+  if (rows > kMost) return too_large("rows of cells a sample", rows);
+  if (rows * sizes[3] > kMost) return too_large("cells a sample", rows * sizes[3]);
   const int64_t pixels = sizes[5] * sizes[6];
   if (pixels > kMost) return too_large("pixels a cell", pixels);
   const int64_t blocks = plan_launch(params, 0).blocks * sizes[0];

@@ -25,7 +25,6 @@ struct LevelSelection {
 struct Selection {
   unsigned counts[kMostLevels][kDigits];
   LevelSelection levels[kMostLevels];
-  float results[kMostLevels];
 };
 
 // Calls use(level, value bits) for all values of the sample, each by some thread of the block.
@@ -45,6 +44,7 @@ __device__ __forceinline__ double exact_rank(const Task& task, int level) {
 }
 
 // The bits that all values share need no digit; in the rest, the values spread over the counters.
+// What it finds is there for all after the next barrier.
 __device__ __forceinline__ void find_common_bits(const Task& task, int64_t sample, Selection& shared) {
   const int t = threadIdx.x;
   if (t < kMostLevels) shared.levels[t] = {0xffffffffu, 0u, 0, 0u, 0u, 0u, 0xffffffffu};
@@ -67,14 +67,14 @@ __device__ __forceinline__ void find_common_bits(const Task& task, int64_t sampl
   __syncthreads();
   if (t < task.level_count) {
     LevelSelection& level = shared.levels[t];
-    // A NaN decides the result. Without one, the values are no less than zero: their sign bits are 0 and shared.
+    // A NaN decides the result. Without one, the values are no less than zero: their sign bits are 0 and
+    // shared.
     const bool found = level.lowest == level.highest || level.highest > kInfinityBits;
     level.open_bits = found ? 0 : 32 - __clz(static_cast<int>(level.lowest ^ level.highest));
     level.known = level.lowest >> level.open_bits;
     level.rank = static_cast<unsigned>(exact_rank(task, t));
     level.equal = task.levels[t].patches;
   }
-  __syncthreads();
 }
 
 // One warp: which digit the wanted value has, from how many values have each.
@@ -127,6 +127,16 @@ __device__ __forceinline__ void find_values(const Task& task, int64_t sample, Se
   }
 }
 
+__device__ __forceinline__ float quantile_of(const LevelSelection& level, double rank) {
+  if (level.highest > kInfinityBits) return __uint_as_float(0x7fffffffu);  // NaN
+  const double fraction = rank - floor(rank);
+  // The square root keeps the order, so only the two chosen values need it.
+  const double low = sqrt(static_cast<double>(__uint_as_float(level.known)));
+  if (fraction == 0.0 || level.rank + 1 < level.equal) return static_cast<float>(low);
+  const double high = sqrt(static_cast<double>(__uint_as_float(level.next)));
+  return static_cast<float>(low + fraction * (high - low));
+}
+
 // Writes the sample's row of the output. All threads of the block call it.
 __device__ __forceinline__ void select_quantiles(const Task& task, int64_t sample) {
   Selection& shared = cuda::block_shared<Selection>();
@@ -138,21 +148,10 @@ __device__ __forceinline__ void select_quantiles(const Task& task, int64_t sampl
     if (level.rank + 1 == level.equal && bits > level.known) atomicMin(&level.next, bits);
   });
   __syncthreads();
-  if (t < task.level_count) {
-    const LevelSelection& level = shared.levels[t];
-    const double rank = exact_rank(task, t);
-    const double fraction = rank - floor(rank);
-    // The square root keeps the order, so only the two chosen values need it.
-    const double low = sqrt(static_cast<double>(__uint_as_float(level.known)));
-    const unsigned above = level.rank + 1 < level.equal ? level.known : level.next;
-    const double high = fraction > 0.0 ? sqrt(static_cast<double>(__uint_as_float(above))) : low;
-    const double quantile = low == high ? low : low + fraction * (high - low);
-    shared.results[t] =
-        level.highest > kInfinityBits ? __uint_as_float(0x7fffffffu) : static_cast<float>(quantile);
+  if (t < task.output_count) {
+    const int l = task.output_level[t];
+    task.output[sample * task.output_stride + t] = quantile_of(shared.levels[l], exact_rank(task, l));
   }
-  __syncthreads();
-  if (t < task.output_count)
-    task.output[sample * task.output_stride + t] = shared.results[task.output_level[t]];
 }
 
 }  // namespace ddit::kernels::acceleration_quantiles

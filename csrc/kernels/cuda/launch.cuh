@@ -27,7 +27,7 @@ int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_
     config.blockDim = block;
     config.dynamicSmemBytes = dynamic_shared_bytes;
     config.stream = static_cast<cudaStream_t>(stream);
-    status = cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
+    status = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
   }
   // The status is handed to the caller; left behind, it would be taken for the error of whatever comes next.
   if (status != cudaSuccess) cudaGetLastError();
