@@ -4,22 +4,28 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 export MAX_JOBS ?= 2
+# The emulation switches stacks in x86-64 assembly; elsewhere its tests are left out.
+EMULATION := $(if $(filter x86_64,$(shell uname -m)),emulation)
 # Waiting threads that spin take a busy machine's cores from each other.
 export OMP_WAIT_POLICY ?= PASSIVE
 # ninja and cmake of the virtual environment, also for those who have none installed.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test check lint format setup cpp-tests clean
+.PHONY: demo test check lint format setup cpp-tests emulation clean
 
 demo: setup
 	$(BIN)/python examples/demo.py --out demo_output
 
-test: setup cpp-tests
-	$(BIN)/python -m pytest -q python_tests
+test: setup cpp-tests $(EMULATION)
+	DDIT_REQUIRE_EMULATION=$(if $(EMULATION),1,0) $(BIN)/python -m pytest -q python_tests
 
-# What takes longer than `make test` may: the C++ tests under sanitizers.
+# What takes longer than `make test` may: sanitizers, the emulation's other modes, its mutants, what nvcc makes of
+# the kernels.
 check: test
 	bash cpp_tests/sanitize.sh $(BIN)
+	$(BIN)/python scripts/check_cuda_resources.py
+	$(if $(EMULATION),bash cpp_tests/emulation/check_modes.sh $(BIN))
+	$(if $(EMULATION),$(BIN)/python cpp_tests/emulation/mutants.py)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -35,6 +41,13 @@ cpp-tests: setup
 	$(BIN)/cmake -S . -B build/cpp-tests -G Ninja -DDDIT_EXT_TESTS=ON -DPython_EXECUTABLE=$(abspath $(BIN))/python
 	$(BIN)/cmake --build build/cpp-tests -j $(MAX_JOBS)
 	$(BIN)/ctest --test-dir build/cpp-tests --output-on-failure
+
+# The CUDA kernels compiled for the CPU, and the tests of what runs them there: docs/emulation.md
+emulation: setup
+	$(BIN)/cmake -S . -B build/emulation -G Ninja -DDDIT_EXT_EMULATION=ON -DDDIT_EXT_TESTS=ON -DDDIT_EXT_CUDA=OFF \
+	  -DPython_EXECUTABLE=$(abspath $(BIN))/python
+	$(BIN)/cmake --build build/emulation -j $(MAX_JOBS) --target ddit_ext_emu ddit_emulation_tests
+	build/emulation/ddit_emulation_tests
 
 setup: $(VENV)/.ready
 

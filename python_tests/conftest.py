@@ -1,20 +1,23 @@
 """Fixtures for the tests of the ops: one test file, every implementation.
 
 cpu   the kernels of this machine
-emu   the CUDA kernels compiled for the CPU, where the build has them
+emu   the CUDA kernels compiled for the CPU (docs/emulation.md); skipped where they are not built, unless
+      DDIT_REQUIRE_EMULATION=1, then failing. DDIT_EXT_EMULATION_LIBRARY names the library, if not the usual one
 cuda  the CUDA kernels on a GPU; skipped without one, unless DDIT_REQUIRE_CUDA=1, then failing
 """
 
 import os
 from dataclasses import dataclass
-from types import SimpleNamespace
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 
 import ddit_ext
 
-OPS = ("patch_embed", "patch_deembed", "acceleration_quantiles")
+ROOT = Path(__file__).resolve().parents[1]
+EMULATION = os.environ.get("DDIT_EXT_EMULATION_LIBRARY", ROOT / "build" / "emulation" / "libddit_ext_emu.so")
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,18 @@ class Impl:
         return (*low, torch.float64) if self.name == "cpu" else low
 
 
-def _missing(reason: str) -> None:
-    if os.environ.get("DDIT_REQUIRE_CUDA") == "1":
-        pytest.fail(f"DDIT_REQUIRE_CUDA=1, but {reason}")
+def _missing(reason: str, requires: str) -> None:
+    if os.environ.get(requires) == "1":
+        pytest.fail(f"{requires}=1, but {reason}")
     pytest.skip(reason)
+
+
+@cache
+def _load_emulation() -> bool:
+    if Path(EMULATION).is_file():
+        torch.ops.load_library(str(EMULATION))
+        return True
+    return False
 
 
 @pytest.fixture(params=["cpu", "emu", "cuda"])
@@ -40,12 +51,11 @@ def impl(request) -> Impl:
     if request.param == "cpu":
         return Impl("cpu", "cpu", ddit_ext.ops)
     if request.param == "emu":
-        emulated = torch.ops.ddit_ext_emu
-        if not all(hasattr(emulated, op) for op in OPS):
-            pytest.skip("this build has no emulated CUDA kernels")
-        return Impl("emu", "cpu", SimpleNamespace(**{op: getattr(emulated, op) for op in OPS}))
+        if not _load_emulation():
+            _missing(f"{EMULATION} is not there: make emulation builds it", "DDIT_REQUIRE_EMULATION")
+        return Impl("emu", "cpu", torch.ops.ddit_ext_emu)
     if not torch.cuda.is_available():
-        _missing("there is no GPU")
+        _missing("there is no GPU", "DDIT_REQUIRE_CUDA")
     if not ddit_ext.build_info().cuda:
-        _missing("this build has no CUDA kernels")
+        _missing("this build has no CUDA kernels", "DDIT_REQUIRE_CUDA")
     return Impl("cuda", "cuda", ddit_ext.ops)

@@ -24,36 +24,58 @@ def _random(*shape: int, dtype: torch.dtype, device: str, size: float = 1.0) -> 
 
 
 def embed_arguments(
-    grid=GRIDS[0], scale=2, *, bias=True, lora=True, dtype=torch.float32, device="cpu", p=P, rank=RANK, seed=0
+    grid=GRIDS[0],
+    scale=2,
+    *,
+    bias=True,
+    lora=True,
+    dtype=torch.float32,
+    device="cpu",
+    p=P,
+    rank=RANK,
+    channels=CHANNELS,
+    width=WIDTH,
+    seed=0,
 ) -> dict:
     torch.manual_seed(seed)
     like = {"dtype": dtype, "device": device}
     side = scale * p
-    fan_in = (CHANNELS * side * side) ** -0.5
+    fan_in = (channels * side * side) ** -0.5
     return {
-        "cells": _random(*grid, CHANNELS, p, p, **like),
-        "weight": _random(WIDTH, CHANNELS, side, side, size=fan_in, **like),
-        "bias": _random(WIDTH, **like) if bias else None,
-        "lora_a": _random(rank, CHANNELS, side, side, size=fan_in, **like) if lora else None,
-        "lora_b": _random(WIDTH, rank, **like) if lora else None,
+        "cells": _random(*grid, channels, p, p, **like),
+        "weight": _random(width, channels, side, side, size=fan_in, **like),
+        "bias": _random(width, **like) if bias else None,
+        "lora_a": _random(rank, channels, side, side, size=fan_in, **like) if lora else None,
+        "lora_b": _random(width, rank, **like) if lora else None,
         "lora_scale": 0.7,
         "scale": scale,
     }
 
 
 def deembed_arguments(
-    grid=GRIDS[0], scale=2, *, bias=True, lora=True, dtype=torch.float32, device="cpu", p=P, rank=RANK, seed=0
+    grid=GRIDS[0],
+    scale=2,
+    *,
+    bias=True,
+    lora=True,
+    dtype=torch.float32,
+    device="cpu",
+    p=P,
+    rank=RANK,
+    channels=CHANNELS,
+    width=WIDTH,
+    seed=0,
 ) -> dict:
     torch.manual_seed(seed)
     like = {"dtype": dtype, "device": device}
     side = scale * p
-    fan_in = WIDTH**-0.5
+    fan_in = width**-0.5
     return {
-        "tokens": _random(grid[0], tokens_of(grid, scale), WIDTH, **like),
-        "weight": _random(CHANNELS, side, side, WIDTH, size=fan_in, **like),
-        "bias": _random(CHANNELS, side, side, **like) if bias else None,
-        "lora_a": _random(rank, WIDTH, size=fan_in, **like) if lora else None,
-        "lora_b": _random(CHANNELS, side, side, rank, **like) if lora else None,
+        "tokens": _random(grid[0], tokens_of(grid, scale), width, **like),
+        "weight": _random(channels, side, side, width, size=fan_in, **like),
+        "bias": _random(channels, side, side, **like) if bias else None,
+        "lora_a": _random(rank, width, size=fan_in, **like) if lora else None,
+        "lora_b": _random(channels, side, side, rank, **like) if lora else None,
         "lora_scale": 0.7,
         "scale": scale,
         "grid": list(grid[1:]),

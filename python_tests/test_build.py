@@ -53,7 +53,14 @@ def test_the_ops_use_the_stable_abi_only(file):
 
 def test_every_schema_stands_in_one_place():
     defining = [file.name for file in native_sources("ops") if "m.def(" in file.read_text()]
-    assert defining == ["registration.cpp"]
+    assert defining == ["schemas.h"]
+
+
+def test_device_headers_have_a_twin_in_the_emulation():
+    def names(folder: str) -> list[str]:
+        return sorted(file.name for file in (ROOT / folder / "kernels" / "cuda").iterdir())
+
+    assert names("csrc") == names("cpp_tests/emulation/include")
 
 
 def test_build_info():

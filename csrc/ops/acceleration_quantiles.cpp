@@ -1,71 +1,17 @@
 #include <torch/csrc/stable/ops.h>
 
-#include <array>
-
 #include "kernels/acceleration_quantiles/params.h"
-#include "ops/checks.h"
+#include "ops/acceleration_quantiles_params.h"
 #include "ops/ops.h"
 
 namespace ddit::ops {
-namespace {
 
 namespace kernel = kernels::acceleration_quantiles;
 
-constexpr const char* kOp = "acceleration_quantiles";
-constexpr const char* kNames[kernel::kLatents] = {"z0", "z1", "z2", "z3"};
-constexpr const char* kLayout = "[B, F, h, w, C, p, p]";
-
-kernel::DType kernel_dtype(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Double:
-      return kernel::DType::kFloat64;
-    case ScalarType::BFloat16:
-      return kernel::DType::kBFloat16;
-    case ScalarType::Half:
-      return kernel::DType::kFloat16;
-    default:  // check_floating has let nothing else through
-      return kernel::DType::kFloat32;
-  }
-}
-
-void check_arguments(const std::array<const Tensor*, kernel::kLatents>& latents,
-                     const std::vector<int64_t>& scales, double quantile) {
-  const Tensor& z0 = *latents[0];
-  check_dim(kOp, "z0", z0, kernel::kCellsDims, kLayout);
-  check(z0.size(5) == z0.size(6), kOp, ": z0 must have square patches ", kLayout, ", got ", show_shape(z0));
-  for (int64_t i = 1; i < kernel::kCellsDims; ++i) {
-    check(z0.size(i) > 0, kOp, ": z0 must not be empty but for its batch, ", kLayout, ", got ",
-          show_shape(z0));
-  }
-  check_floating(kOp, "z0", z0);
-  const std::vector<int64_t> shape(z0.sizes().begin(), z0.sizes().end());
-  for (int k = 1; k < kernel::kLatents; ++k) {
-    check_shape(kOp, kNames[k], *latents[k], shape, "of z0");
-    check_same_kind(kOp, kNames[k], *latents[k], "z0", z0);
-  }
-  const std::string error = kernel::argument_error(scales, quantile);
-  check(error.empty(), kOp, ": ", error);
-}
-
-}  // namespace
-
 Tensor acceleration_quantiles_cpu(const Tensor& z0, const Tensor& z1, const Tensor& z2, const Tensor& z3,
                                   const std::vector<int64_t>& scales, double quantile) {
-  const std::array<const Tensor*, kernel::kLatents> latents{&z0, &z1, &z2, &z3};
-  check_arguments(latents, scales, quantile);
-
-  const int64_t scale_count = static_cast<int64_t>(scales.size());
-  Tensor output = torch::stable::new_empty(z0, {z0.size(0), scale_count}, ScalarType::Float);
-  kernel::Params params;
-  for (int k = 0; k < kernel::kLatents; ++k) {
-    params.latents[k].data = latents[k]->const_data_ptr();
-    for (int i = 0; i < kernel::kCellsDims; ++i) params.latents[k].strides[i] = latents[k]->stride(i);
-  }
-  for (int i = 0; i < kernel::kCellsDims; ++i) params.sizes[i] = z0.size(i);
-  params.dtype = kernel_dtype(z0.scalar_type());
-  params.scales = scales.data();
-  params.num_scales = scale_count;
-  params.quantile = quantile;
+  kernel::Params params = acceleration_quantiles_params({&z0, &z1, &z2, &z3}, scales, quantile);
+  Tensor output = torch::stable::new_empty(z0, {z0.size(0), params.num_scales}, ScalarType::Float);
   params.output = static_cast<float*>(output.mutable_data_ptr());
   kernel::acceleration_quantiles_cpu(
       params, [](int64_t begin, int64_t end, int64_t grain, const kernel::RangeBody& body) {

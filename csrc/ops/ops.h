@@ -1,4 +1,4 @@
-// The CPU implementations that registration.cpp registers; shapes stand with the schemas there.
+// The implementations that are registered; shapes stand with the schemas, in schemas.h.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -21,5 +21,17 @@ Tensor patch_deembed_cpu(const Tensor& tokens, const Tensor& weight, const std::
 
 Tensor acceleration_quantiles_cpu(const Tensor& z0, const Tensor& z1, const Tensor& z2, const Tensor& z3,
                                   const std::vector<int64_t>& scales, double quantile);
+
+// The same for CUDA tensors.
+Tensor patch_embed_cuda(const Tensor& cells, const Tensor& weight, const std::optional<Tensor>& bias,
+                        const std::optional<Tensor>& lora_a, const std::optional<Tensor>& lora_b,
+                        double lora_scale, int64_t scale);
+
+Tensor patch_deembed_cuda(const Tensor& tokens, const Tensor& weight, const std::optional<Tensor>& bias,
+                          const std::optional<Tensor>& lora_a, const std::optional<Tensor>& lora_b,
+                          double lora_scale, int64_t scale, const std::vector<int64_t>& grid);
+
+Tensor acceleration_quantiles_cuda(const Tensor& z0, const Tensor& z1, const Tensor& z2, const Tensor& z3,
+                                   const std::vector<int64_t>& scales, double quantile);
 
 }  // namespace ddit::ops

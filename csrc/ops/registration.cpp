@@ -1,30 +1,19 @@
-// Every schema of the library, and which function serves which device. Fake kernels, autograd and autocast
-// are registered from Python, in ddit_ext/ops.
+// Which function serves which device. Fake kernels, autograd and autocast are registered from Python, in
+// ddit_ext/ops.
 #include <torch/csrc/stable/library.h>
 
+#include "ops/cuda_ops.h"
 #include "ops/ops.h"
+#include "ops/schemas.h"
 
-STABLE_TORCH_LIBRARY(ddit_ext, m) {
-  // cells [B, F, h, w, C, p, p], weight [D, C, s*p, s*p], bias [D], lora_a [r, C, s*p, s*p], lora_b [D, r]
-  // -> tokens [B, F*ceil(h/s)*ceil(w/s), D]
-  m.def(
-      "patch_embed(Tensor cells, Tensor weight, Tensor? bias, Tensor? lora_a, Tensor? lora_b, "
-      "float lora_scale, int scale) -> Tensor");
-
-  // tokens [B, N, D], weight [C, s*p, s*p, D], bias [C, s*p, s*p], lora_a [r, D], lora_b [C, s*p, s*p, r],
-  // grid = [F, h, w] -> cells [B, F, h, w, C, p, p], contiguous
-  m.def(
-      "patch_deembed(Tensor tokens, Tensor weight, Tensor? bias, Tensor? lora_a, Tensor? lora_b, "
-      "float lora_scale, int scale, int[] grid) -> Tensor");
-
-  // z0 (newest) to z3: cells [B, F, h, w, C, p, p] -> [B, len(scales)] float32
-  m.def(
-      "acceleration_quantiles(Tensor z0, Tensor z1, Tensor z2, Tensor z3, int[] scales, float quantile) "
-      "-> Tensor");
-}
+STABLE_TORCH_LIBRARY(ddit_ext, m) { ddit::ops::define_schemas(m); }
 
 STABLE_TORCH_LIBRARY_IMPL(ddit_ext, CPU, m) {
   m.impl("patch_embed", TORCH_BOX(&ddit::ops::patch_embed_cpu));
   m.impl("patch_deembed", TORCH_BOX(&ddit::ops::patch_deembed_cpu));
   m.impl("acceleration_quantiles", TORCH_BOX(&ddit::ops::acceleration_quantiles_cpu));
 }
+
+#ifdef DDIT_EXT_HAS_CUDA
+STABLE_TORCH_LIBRARY_IMPL(ddit_ext, CUDA, m) { ddit::ops::implement_with_cuda_kernels(m); }
+#endif

@@ -2,8 +2,6 @@
 // cells are merged from scale to scale while they are in the cache; then one selection per sample and scale.
 #include <algorithm>
 #include <cstdint>
-#include <sstream>
-#include <string>
 #include <vector>
 
 #include "kernels/acceleration_quantiles/cpu_cells.h"
@@ -167,18 +165,6 @@ void run(const Params& params, const ParallelFor& parallel_for) {
 }
 
 }  // namespace
-
-std::string argument_error(const std::vector<int64_t>& scales, double quantile) {
-  if (scales.empty()) return "scales must name at least one patch scale, got []";
-  std::ostringstream error;
-  for (size_t i = 0; i < scales.size(); ++i) {
-    if (scales[i] >= 1) continue;
-    error << "scales must be at least 1, got " << scales[i] << " at index " << i;
-    return error.str();
-  }
-  if (!(quantile >= 0.0 && quantile <= 1.0)) error << "quantile must be in [0, 1], got " << quantile;
-  return error.str();
-}
 
 void acceleration_quantiles_cpu(const Params& params, const ParallelFor& parallel_for) {
   if (params.sizes[kSample] == 0) return;

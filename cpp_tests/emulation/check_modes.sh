@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The emulated ops in the modes that `make test` leaves out: check_modes.sh BIN (a virtual environment's bin)
+# Each shows mistakes that the others hide; docs/emulation.md says which.
+set -euo pipefail
+bin=$(cd "$1" && pwd)
+cd "$(dirname "$0")/../.."
+export DDIT_REQUIRE_EMULATION=1
+tests=("$bin/python" -m pytest -q -p no:cacheprovider -k emu python_tests)
+
+for mode in DDIT_EMULATION_ORDER=reverse DDIT_EMULATION_COPIES=eager \
+  "DDIT_EMULATION_ORDER=1 DDIT_EMULATION_BLOCKS=3" \
+  "DDIT_EMULATION_ORDER=2 DDIT_EMULATION_BLOCKS=2 DDIT_EMULATION_COPIES=eager"; do
+  echo "emulation: $mode"
+  # shellcheck disable=SC2086  # one setting a word
+  env $mode "${tests[@]}"
+done
+
+echo "emulation: AddressSanitizer"
+"$bin/cmake" -S . -B build/emulation-asan -G Ninja -DDDIT_EXT_EMULATION=ON -DDDIT_EXT_CUDA=OFF \
+  -DPython_EXECUTABLE="$bin/python" -DCMAKE_CXX_FLAGS="-fsanitize=address -fno-omit-frame-pointer"
+"$bin/cmake" --build build/emulation-asan -j "${MAX_JOBS:-2}" --target ddit_ext_emu
+# Python leaks by design, and its allocator would hide what lies beside a tensor.
+env LD_PRELOAD="$(g++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+  DDIT_EXT_EMULATION_LIBRARY=build/emulation-asan/libddit_ext_emu.so "${tests[@]}"

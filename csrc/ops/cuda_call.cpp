@@ -1,0 +1,50 @@
+#include "ops/cuda_call.h"
+
+#include <cuda_runtime_api.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include <string>
+
+#include "ops/checks.h"
+
+// Only CUDA builds of torch have it. Weak, so that this library loads into the others, too; there it is null.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device,
+                                                                                   void** stream);
+
+namespace ddit::ops {
+
+struct CudaCall::Device {
+  int32_t index;
+  torch::stable::accelerator::DeviceGuard guard;
+
+  explicit Device(int32_t index) : index(index), guard(index) {}
+};
+
+CudaCall::CudaCall(const char* op, const torch::stable::Tensor& like)
+    : op_(op), device_(std::make_unique<Device>(like.get_device_index())) {}
+
+CudaCall::~CudaCall() = default;
+
+void* CudaCall::stream() const {
+  ops::check(&aoti_torch_get_current_cuda_stream != nullptr, op_, ": this torch was built without CUDA");
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_->index, &stream));
+  return stream;
+}
+
+void CudaCall::check(int status) const {
+  if (status == cudaSuccess) return;
+  const auto error = static_cast<cudaError_t>(status);
+  if (error == cudaErrorNoKernelImageForDevice) {
+    cudaDeviceProp properties{};
+    cudaGetDeviceProperties(&properties, device_->index);
+    ops::check(false, op_, ": ", properties.name, " has compute capability ", properties.major, ".",
+               properties.minor, ", but this build of ddit_ext holds kernels for ",
+               DDIT_EXT_CUDA_ARCHITECTURES, " only; set TORCH_CUDA_ARCH_LIST=", properties.major, ".",
+               properties.minor, " and build again");
+  }
+  ops::check(false, op_, ": ", cudaGetErrorName(error), ": ", cudaGetErrorString(error));
+}
+
+}  // namespace ddit::ops

@@ -1,0 +1,31 @@
+// What every op needs around its CUDA kernel: the device, the stream, and an error that names the op.
+// cuda_call.cpp serves a GPU; the emulation (cpp_tests/emulation) has its own.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <memory>
+
+namespace ddit::ops {
+
+// For the length of one op call: the device of `like` is the current one.
+class CudaCall {
+ public:
+  CudaCall(const char* op, const torch::stable::Tensor& like);
+  ~CudaCall();
+  CudaCall(const CudaCall&) = delete;
+  CudaCall& operator=(const CudaCall&) = delete;
+
+  // torch's current stream on that device, a cudaStream_t.
+  void* stream() const;
+
+  // Throws, naming the op, where a kernel's status is not success.
+  void check(int status) const;
+
+ private:
+  struct Device;
+  const char* op_;
+  std::unique_ptr<Device> device_;
+};
+
+}  // namespace ddit::ops

@@ -1,0 +1,60 @@
+#include "ops/linear_cuda.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+
+#include "ops/checks.h"
+#include "ops/cuda_call.h"
+
+namespace ddit::ops {
+namespace {
+
+namespace kernel = kernels::patch_linear;
+
+kernel::DType kernel_dtype(const char* op, const Tensor& like) {
+  switch (like.scalar_type()) {
+    case ScalarType::Float:
+      return kernel::DType::kFloat32;
+    case ScalarType::BFloat16:
+      return kernel::DType::kBFloat16;
+    case ScalarType::Half:
+      return kernel::DType::kFloat16;
+    default:
+      check(false, op, ": on CUDA the dtype must be float32, bfloat16 or float16, got ",
+            dtype_name(like.scalar_type()));
+      return kernel::DType::kFloat32;
+  }
+}
+
+// Most weights are contiguous and stay where they are.
+std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
+  return tensor ? std::optional(torch::stable::contiguous(*tensor)) : std::nullopt;
+}
+
+const void* data_of(const std::optional<Tensor>& tensor) {
+  return tensor ? tensor->const_data_ptr() : nullptr;
+}
+
+}  // namespace
+
+void linear_cuda(const char* op, const Tensor& like, const kernel::PatchMatrix& in,
+                 const kernel::PatchMatrix& out, const Tensor& weight, const std::optional<Tensor>& bias,
+                 const std::optional<Tensor>& lora_a, const std::optional<Tensor>& lora_b,
+                 double lora_scale) {
+  const kernel::DType dtype = kernel_dtype(op, like);
+  const int64_t rank = lora_a ? lora_a->size(0) : 0;
+  const int64_t largest = std::max({in.grid.patches(), in.grid.features(), out.grid.features(), rank});
+  check(largest <= kernel::kLargestSize, op, ": on CUDA patches, features and rank must be at most ",
+        kernel::kLargestSize, ", got ", largest);
+
+  const CudaCall call(op, like);
+  const std::optional<Tensor> w = contiguous(weight), b = contiguous(bias);
+  const std::optional<Tensor> low_a = contiguous(lora_a), low_b = contiguous(lora_b);
+  const kernel::Params params{
+      in,   out, data_of(w), data_of(b), data_of(low_a), data_of(low_b), rank, static_cast<float>(lora_scale),
+      dtype};
+  call.check(kernel::patch_linear_cuda(params, call.stream()));
+}
+
+}  // namespace ddit::ops
