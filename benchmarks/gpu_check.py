@@ -17,18 +17,20 @@ import os
 import re
 import signal
 import sys
+import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from gpu import driver, table, wheels
 from gpu.part import ROOT, Part, Skipped
 
 GROUPS = (  # stages of a group run side by side: tests and sanitizer measure nothing
-    {"environment": 20},
+    {"environment": 40},
     {"build": 100},
-    {"tests": 120, "sanitizer": 120},
+    {"tests": 110, "sanitizer": 110},
     {"ceilings": 25},
-    {"ops": 95},
+    {"ops": 90},
     {"steps": 105},
 )
 STAGES = [name for group in GROUPS for name in group]
@@ -103,15 +105,17 @@ def run_all(options: argparse.Namespace) -> int:
             flush=True,
         )
 
-    first, rest = GROUPS[0], GROUPS[1:]
-    driver.run_groups(_stages(options, [first]), report, sum(g for g in first.values()), environment, after)
+    begun = time.monotonic()
+    rest = [{name: limit for name, limit in group.items() if name in wanted} for group in GROUPS[1:]]
+    spare = options.total - sum(max(group.values(), default=0) for group in rest)
+    driver.run_groups(_stages(options, GROUPS[:1]), report, spare, environment, after)
     report.out = options.out or default_out(report.stages["environment"].get("results", {}))
     report.out.parent.mkdir(parents=True, exist_ok=True)
     kept = _keep(options, report) if options.resume else set()
     report.write()
-    groups = [{n: s for n, s in group.items() if n in wanted - kept} for group in rest]
-    left = options.total - report.stages["environment"]["seconds"]
-    driver.run_groups(_stages(options, [g for g in groups if g]), report, left, environment, after)
+    rest = [{name: limit for name, limit in group.items() if name not in kept} for group in rest]
+    left = options.total - (time.monotonic() - begun)
+    driver.run_groups(_stages(options, rest), report, left, environment, after)
     print(f"\n{table.markdown(report.to_dict())}\n{report.out}")
     failed = report.failed()
     if failed:
@@ -125,7 +129,7 @@ def default_out(environment: dict) -> Path:
     return ROOT / "benchmarks" / "results" / f"gpu_check_{name[:40]}.json"
 
 
-def _stages(options: argparse.Namespace, groups: list[dict[str, float]]) -> list[list[driver.Stage]]:
+def _stages(options: argparse.Namespace, groups: Sequence[dict[str, float]]) -> list[list[driver.Stage]]:
     def argv(name: str, seconds: float) -> list[str]:
         command = [
             sys.executable,
@@ -144,6 +148,7 @@ def _stages(options: argparse.Namespace, groups: list[dict[str, float]]) -> list
             for name, limit in g.items()
         ]
         for g in groups
+        if g
     ]
 
 

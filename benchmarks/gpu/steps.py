@@ -22,7 +22,6 @@ from .models import Model, models
 from .part import Part, Skipped
 from .shapes import QUANTILE, RANK, SCALES
 
-COARSE = tuple(scale for scale in SCALES if scale > 1)
 ROUNDS = 15
 FEWEST_ROUNDS = 3
 RUN_STEPS = 6  # of a pipeline; a dynamic schedule decides in the last three
@@ -54,7 +53,7 @@ def run(part: Part) -> None:
     made = []
     with torch.no_grad():
         for model in models(part.tiny):
-            part.add(**{model.name: {"tokens": {s: _tokens(model, s) for s in SCALES}}})
+            part.add(**{model.name: {"tokens": {s: _tokens(model, s) for s in (1, *_coarse(part))}}})
             case = _attempt(part, f"{model.name}: build", lambda model=model: _case(part, model))
             if case is None:
                 continue
@@ -67,6 +66,10 @@ def run(part: Part) -> None:
                 _attempt(
                     part, f"{case.model.name}: {label}", lambda c=case, how=label: _compiled(part, c, how)
                 )
+
+
+def _coarse(part: Part) -> tuple[int, ...]:
+    return (2,) if part.tiny else tuple(scale for scale in SCALES if scale > 1)
 
 
 def _tokens(model: Model, scale: int) -> int:
@@ -98,7 +101,7 @@ def _case(part: Part, model: Model) -> Case:
         part.problem(f"{model.name}: the output of random weights is not finite, so its time is no model's")
     part.save()
     try:
-        case.coarse = _coarse_calls(case)
+        case.coarse = _coarse_calls(case, _coarse(part))
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         # A family that this build does not steer: its own time is still read.
         entry["coarse"] = f"not available: {type(error).__name__}: {error}"
@@ -106,7 +109,7 @@ def _case(part: Part, model: Model) -> Case:
     return case
 
 
-def _coarse_calls(case: Case) -> dict[str, Call]:
+def _coarse_calls(case: Case, scales: tuple[int, ...]) -> dict[str, Call]:
     """Calls at the coarse sizes, with an adapter that has a feed-forward LoRA and with one that has none."""
     import ddit_ext.models
     from ddit_ext.multiscale import Adapter
@@ -116,8 +119,8 @@ def _coarse_calls(case: Case) -> dict[str, Call]:
     sigma = torch.full((1,), 0.75, device=latents.device)
     calls: dict[str, Call] = {}
     for label, rank in (("", 0), (", LoRA", RANK)):
-        adapter = Adapter.create(case.transformer, COARSE, rank).eval()
-        for scale in COARSE:
+        adapter = Adapter.create(case.transformer, scales, rank).eval()
+        for scale in scales:
             for low_rank in adapter.own(scale).lora.values():
                 nn.init.normal_(low_rank.b, std=1e-3)  # zero at the start, and zeros multiply faster
             weights = adapter.weights(scale, latents)
