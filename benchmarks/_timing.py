@@ -1,11 +1,12 @@
 """Timing shared by the benchmarks: candidates take turns, so that a busy machine slows them all alike."""
 
 import json
+import math
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -15,30 +16,65 @@ import ddit_ext
 from ddit_ext._machine import device_name
 
 
-def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int = 30, warmup: int = 3) -> dict:
+def wall_clock(call: Callable[[], object]) -> float:
+    """Seconds of one call, until the device has done what it queued."""
+    _synchronize()
+    start = time.perf_counter()
+    call()
+    _synchronize()
+    return time.perf_counter() - start
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], object]],
+    rounds: int = 30,
+    warmup: int = 3,
+    clock: Callable[[Callable[[], object]], float] = wall_clock,
+) -> dict:
     """Each candidate once a round, `rounds` times.
 
-    Returns {name: {"median_s", "min_s", "ratio"}}. ratio: this candidate's time over the first candidate's in
-    the same round, the median over the rounds.
+    Returns {name: {"median_s", "low_s", "high_s", "min_s", "ratio", "ratio_low", "ratio_high"}}. ratio: this
+    candidate's time over the first candidate's in the same round, the median over the rounds. low, high: 95 %
+    intervals of the medians.
     """
     times = {name: [] for name in candidates}
     for index in range(warmup + rounds):
         for name, call in candidates.items():
-            _synchronize()
-            start = time.perf_counter()
-            call()
-            _synchronize()
+            seconds = clock(call)
             if index >= warmup:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(seconds)
     base = times[next(iter(candidates))]
-    return {
-        name: {
+    results = {}
+    for name, taken in times.items():
+        ratios = [mine / theirs for mine, theirs in zip(taken, base, strict=True)]
+        low, high = median_interval(taken)
+        ratio_low, ratio_high = median_interval(ratios)
+        results[name] = {
             "median_s": statistics.median(taken),
+            "low_s": low,
+            "high_s": high,
             "min_s": min(taken),
-            "ratio": statistics.median(mine / theirs for mine, theirs in zip(taken, base, strict=True)),
+            "ratio": statistics.median(ratios),
+            "ratio_low": ratio_low,
+            "ratio_high": ratio_high,
         }
-        for name, taken in times.items()
-    }
+    return results
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The narrowest interval of the median from the order of the values alone that holds with 95 %.
+
+    Of fewer than 6 values no interval does: it is their whole range.
+    """
+    ordered = sorted(values)
+    count = len(ordered)
+    first, outside = 0, 2 * 0.5**count  # the median is beyond the first or the last value
+    while first + 1 < count / 2:
+        outside += 2 * math.comb(count, first + 1) * 0.5**count
+        if outside > 0.05:
+            break
+        first += 1
+    return ordered[first], ordered[count - 1 - first]
 
 
 def show(title: str, results: Mapping[str, Mapping[str, float]]) -> None:
@@ -49,6 +85,8 @@ def show(title: str, results: Mapping[str, Mapping[str, float]]) -> None:
 
 def write_json(path: str | Path, results: object) -> None:
     """The results with what is needed to judge and repeat them."""
+    import ddit_ext  # here: what only measures needs no built package
+
     info = ddit_ext.build_info()
     record = {
         "command": " ".join(["python", *sys.argv]),
