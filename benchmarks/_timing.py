@@ -12,9 +12,6 @@ from pathlib import Path
 
 import torch
 
-import ddit_ext
-from ddit_ext._machine import device_name
-
 
 def wall_clock(call: Callable[[], object]) -> float:
     """Seconds of one call, until the device has done what it queued."""
@@ -86,6 +83,7 @@ def show(title: str, results: Mapping[str, Mapping[str, float]]) -> None:
 def write_json(path: str | Path, results: object) -> None:
     """The results with what is needed to judge and repeat them."""
     import ddit_ext  # here: what only measures needs no built package
+    from ddit_ext._machine import device_name
 
     info = ddit_ext.build_info()
     record = {

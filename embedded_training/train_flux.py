@@ -29,7 +29,9 @@ CAPTION_DROP = 0.1
 NO_GUIDANCE = 1.0  # the guidance input of an unguided call
 GUIDANCE = (1.0, 5.0)  # weights that the guidance input stands for
 GUIDED_FROM = 0.6  # share of the time after which guidance is trained
-GUIDED_SHARE = 0.6  # of the samples from then on; the others keep the unguided model, which the target is made of
+GUIDED_SHARE = (
+    0.6  # of the samples from then on; the others keep the unguided model, which the target is made of
+)
 SMALL_ONLY = 0.5  # share of the time spent on small pictures alone
 SMALL_LATER = 0.3  # share of the batches that stay small afterwards
 BATCH = {"small": 64, "full": 32}
@@ -140,9 +142,7 @@ def flow_loss(
         shift = guidance_shift(averages, latents, noisy[chosen], sigma[chosen], ids[chosen], empty)
         target[chosen] += (guidance[chosen] - 1)[:, None, None] * shift
     text, pooled = encode_text(modules, ids)
-    guess = velocity(
-        modules["transformer"], pack(noisy), sigma, text, pooled, image_ids(latents), guidance
-    )
+    guess = velocity(modules["transformer"], pack(noisy), sigma, text, pooled, image_ids(latents), guidance)
     return torch.nn.functional.mse_loss(guess.float(), target)
 
 

@@ -27,7 +27,7 @@ QUERIES = (
 def run(part: Part) -> None:
     part.add(
         device_name=_device_name(part.device),
-        cpu=_cpu(),
+        cpu=_device_name("cpu"),
         python=platform.python_version(),
         versions={name: _version(name) for name in PACKAGES},
         torch_cuda=torch.version.cuda,
@@ -56,13 +56,9 @@ def _device_name(device: str) -> str:
                 f"no GPU: torch {torch.__version__} sees none; --device cpu --tiny is the dry run"
             )
         return torch.cuda.get_device_name(0)
-    return f"CPU, {_cpu()}"
+    from ddit_ext._machine import device_name  # here: the package is built after this module is read
 
-
-def _cpu() -> str:
-    from ddit_ext._machine import device_name
-
-    return device_name("cpu")
+    return f"CPU, {device_name('cpu')}"
 
 
 def _version(package: str) -> str | None:
