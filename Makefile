@@ -17,9 +17,12 @@ demo: setup
 test: setup cpp-tests
 	$(BIN)/python -m pytest -q python_tests
 
-# What takes longer than `make test` may: the C++ tests under sanitizers.
+# What takes longer than `make test` may: slow builds, the C++ tests under sanitizers, and fuzzers (with clang,
+# which is installed where that is allowed).
 check: test
+	$(BIN)/python -m pytest -q python_tests -m slow
 	bash cpp_tests/sanitize.sh $(BIN)
+	bash cpp_tests/fuzz/run.sh $(BIN) 60
 
 lint: setup
 	$(BIN)/ruff check .
