@@ -92,46 +92,59 @@ def export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
     print(f"{path.name}: off by at most {float(error):.1e}", flush=True)
 
 
-def export_run(
-    out: Path, prompt: str, *, steps: int, scales: Sequence[int], threshold: float, seed: int, **call: Any
-) -> None:
-    """Run the pipeline in Python once, and write all that C++ needs to run the same."""
-    out.mkdir(parents=True, exist_ok=True)
-    model = embedded.load("flux")
-    pipe = model.pipeline
-    adapter = Adapter.load(model.adapter, pipe.transformer)
+def record_run(pipe: Any, adapter: Adapter, *, scales: Sequence[int], threshold: float, **call: Any):
+    """One patched run: its packed latents [B, N, C*p*p], its report and the transformer's arguments, call by call."""
     recorder = Recorder(pipe.transformer)
     handle = ddit_ext.patch(pipe, adapter, scales=scales, threshold=threshold)
-    call |= {"num_inference_steps": steps, "generator": torch.Generator().manual_seed(seed)}
     try:
-        packed = pipe(prompt, output_type="latent", **call).images
+        packed = pipe(output_type="latent", **call).images
     finally:
         handle.unpatch()
         recorder.remove()
-    report = handle.report().to_dict()
+    return packed, handle.report().to_dict(), recorder.calls
 
-    first = recorder.calls[0]
-    calls = len(recorder.calls) // steps  # 2 with classifier-free guidance by two calls
+
+def transformer_calls(pipe: Any, adapter: Adapter, scales: Sequence[int], first: dict[str, Any]):
+    """A TransformerCall for each scale, and example inputs for them, after the arguments of a pipeline's call."""
     conditions = sorted(set(first) - set(LATENT) - set(CONSTANT))
     constant = {name: first[name] for name in CONSTANT}
-    inputs = (first["hidden_states"], first["timestep"], *(first[name] for name in conditions))
+    modules = {}
     for scale in scales:
         weights = None if scale == 1 else adapter.weights(scale, first["hidden_states"])
-        call_module = TransformerCall(pipe.transformer, weights, constant, conditions)
-        export(call_module, inputs, out / f"transformer_{scale}.pt2")
-    settings = embedded.pipeline.CALL_DEFAULTS | call
-    decoder = Decoder(pipe, settings["height"], settings["width"])
+        modules[scale] = TransformerCall(pipe.transformer, weights, constant, conditions)
+    return modules, (first["hidden_states"], first["timestep"], *(first[name] for name in conditions))
+
+
+def export_run(
+    pipe: Any,
+    adapter: Adapter,
+    out: Path,
+    *,
+    scales: Sequence[int],
+    threshold: float,
+    true_cfg_scale: float,
+    **call: Any,
+) -> None:
+    """Run the pipeline in Python once, and write all that C++ needs to run the same."""
+    out.mkdir(parents=True, exist_ok=True)
+    packed, report, recorded = record_run(pipe, adapter, scales=scales, threshold=threshold, **call)
+    first, steps = recorded[0], len(report["steps"])
+    calls = len(recorded) // steps  # of the transformer in a step: 2 with true classifier-free guidance
+    modules, inputs = transformer_calls(pipe, adapter, scales, first)
+    for scale, module in modules.items():
+        export(module, inputs, out / f"transformer_{scale}.pt2")
+    grid = FluxSteering(pipe.transformer).grid(first)
+    token = 2 * pipe.vae_scale_factor  # pixels along its side
+    decoder = Decoder(pipe, grid.rows * token, grid.columns * token)
     export(decoder, (packed,), out / "decoder.pt2")
 
+    conditions = modules[1].conditions
     tensors = {"latent": first["hidden_states"], "sigmas": pipe.scheduler.sigmas.float()}
     for index in range(calls):
-        tensors |= {
-            f"condition.{index}.{i}": recorder.calls[index][name] for i, name in enumerate(conditions)
-        }
+        tensors |= {f"condition.{index}.{i}": recorded[index][name] for i, name in enumerate(conditions)}
     with torch.no_grad():
         tensors["expected.picture"] = decoder(packed)
     tensors["expected.scales"] = torch.tensor([step["scale"] for step in report["steps"]])
-    grid = FluxSteering(pipe.transformer).grid(first)
     metadata = {
         "scales": " ".join(map(str, scales)),
         "threshold": repr(threshold),
@@ -140,7 +153,7 @@ def export_run(
         "columns": str(grid.columns),
         "calls": str(calls),
         "conditions": " ".join(conditions),
-        "true_cfg_scale": repr(float(settings.get("true_cfg_scale", 1.0))),
+        "true_cfg_scale": repr(float(true_cfg_scale)),
     }
     contiguous = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, out / "run.safetensors", metadata)
@@ -155,8 +168,19 @@ def main() -> None:
     parser.add_argument("--scales", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--threshold", type=float, default=embedded.THRESHOLD)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = vars(parser.parse_args())
-    export_run(**arguments)
+    arguments = parser.parse_args()
+    model = embedded.load("flux")
+    export_run(
+        model.pipeline,
+        Adapter.load(model.adapter, model.pipeline.transformer),
+        arguments.out,
+        scales=arguments.scales,
+        threshold=arguments.threshold,
+        true_cfg_scale=embedded.pipeline.CALL_DEFAULTS.get("true_cfg_scale", 1.0),
+        prompt=arguments.prompt,
+        num_inference_steps=arguments.steps,
+        generator=torch.Generator().manual_seed(arguments.seed),
+    )
 
 
 if __name__ == "__main__":
