@@ -216,6 +216,7 @@ def test_pkg_config(moved_prefix, libtorch, tmp_path):
     assert version.strip() == ddit_ext.__version__
 
 
+@pytest.mark.slow
 def test_build_without_torch(tmp_path):
     prefix, build = tmp_path / "prefix", tmp_path / "outside"
     install_without_python(tmp_path / "build", prefix, "-DDDIT_EXT_TORCH=OFF")
