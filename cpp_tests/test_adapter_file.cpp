@@ -2,9 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <fstream>
+#include <iterator>
 
 #include "files.h"
+#include "fuzz/adapter_input.h"
 
 namespace ddit_test {
 namespace {
@@ -117,6 +120,16 @@ TEST(AdapterFile, CountsBeforeItWritesOut) {
   tiny.scales += "]";
   tiny.layers += "}";
   EXPECT_NE(error_of([&] { tiny.load(); }).find("expected 18015000 tensors, got 7"), std::string::npos);
+}
+
+// A fuzzer begins at its seeds: these have to be adapters, or it would never come past the first check.
+TEST(AdapterFile, TakesTheSeedsOfTheFuzzer) {
+  for (const char* name : {"plain", "lora", "refinement"}) {
+    std::ifstream file(std::filesystem::path(__FILE__).parent_path() / "fuzz" / "corpus" / "adapter" / name,
+                       std::ios::binary);
+    const std::string input((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+    EXPECT_EQ(error_of([&] { ASSERT_TRUE(adapter_of(input)) << name; }), "") << name;
+  }
 }
 
 TEST(AdapterFile, TakesTheFolderOrAFileInIt) {

@@ -1,11 +1,11 @@
-// Any bytes as an adapter. The input is "<scales>\0<lora_layers>\0<a .safetensors file>": the description
-// around the first two is made here, with the right digest, since no mutation would ever find one. Then the
-// whole input also as a .safetensors file and as a description by itself.
+// Any bytes as an adapter (see adapter_input.h), as a .safetensors file and as a description by itself.
 #include <cstdint>
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <string_view>
 
+#include "adapter_input.h"
 #include "ddit_ext/adapter_file.h"
 #include "ddit_ext/safetensors.h"
 
@@ -46,21 +46,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string none("\2\0\0\0\0\0\0\0{}", 10);
   refuse_or_take([&] { ddit::AdapterFile(input, ddit::Safetensors::from_bytes(none, "none")); });
 
-  const size_t first = input.find('\0');
-  const size_t second = first == std::string::npos ? first : input.find('\0', first + 1);
-  if (second == std::string::npos) return 0;
   refuse_or_take([&] {
-    const ddit::Safetensors tensors = ddit::Safetensors::from_bytes(input.substr(second + 1), "tensors");
-    const std::string description =
-        R"({"format": "ddit_ext.adapter", "format_version": 1, "ddit_ext": "0", "base": {"family": "", )"
-        R"("config": {}, "weights": {}}, "training": {}, "scales": )" +
-        input.substr(0, first) + R"(, "lora_layers": )" + input.substr(first + 1, second - first - 1) +
-        R"(, "tensors": {"bytes": )" + std::to_string(tensors.file_bytes()) + R"(, "sha256": ")" +
-        tensors.sha256() + "\"}}";
-    const ddit::AdapterFile file(description, tensors);
+    const std::optional<ddit::AdapterFile> taken = ddit_test::adapter_of(input);
+    if (!taken) return;
+    const ddit::AdapterFile& file = *taken;
     size_t names = 0;
     for (const ddit::ScaleSpec& spec : file.scales()) names += file.shapes(spec).size();
-    expect(names == tensors.tensors().size());
+    expect(names == file.tensors().tensors().size());
     use(file.tensors());
   });
   return 0;
