@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # The fuzzers under AddressSanitizer and UndefinedBehaviorSanitizer: run.sh BIN [SECONDS each]
-# Needs clang with its libFuzzer (Debian: clang, libclang-rt-14-dev), which it installs where it may.
+# Needs clang with libFuzzer (in Debian's clang with what it recommends), which it installs where it may.
 set -euo pipefail
 bin=$(cd "$1" && pwd) seconds=${2:-60}
 cd "$(dirname "$0")/../.."
 if ! echo 'extern "C" int LLVMFuzzerTestOneInput(const char*, long) { return 0; }' |
   clang++ -x c++ -fsanitize=fuzzer,address - -o /dev/null 2>/dev/null; then
   if [ "$(id -u)" != 0 ]; then
-    echo "The fuzzers need: sudo apt-get install clang libclang-rt-dev" >&2
+    echo "The fuzzers need: sudo apt-get install clang" >&2
     exit 1
   fi
   apt-get update -qq
