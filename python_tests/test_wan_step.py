@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from diffusers import WanAnimateTransformer3DModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from flux_pipelines import make_transformer as make_flux
 from flux_pipelines import one_thread
-from wan_pipelines import IMAGE_WIDTH, TEXT_WIDTH, WIDTH, make_transformer
+from wan_pipelines import IMAGE_WIDTH, MODEL, TEXT_WIDTH, WIDTH, make_transformer
 
 from ddit_ext.models import Grid, WanSteering, steering_for
 from ddit_ext.models.wan import rotary_tables
@@ -14,6 +15,19 @@ from ddit_ext.multiscale.base_weights import feed_forward_layers
 from ddit_ext.multiscale.noise_match import detail_gain, noise_match
 
 KINDS = ("text", "i2v_21", "vace")
+ANIMATE = MODEL | dict(
+    in_channels=36,
+    image_dim=IMAGE_WIDTH,
+    added_kv_proj_dim=WIDTH,
+    motion_encoder_channel_sizes={"4": 8, "8": 8, "16": 8},
+    motion_encoder_size=16,
+    motion_style_dim=8,
+    motion_dim=4,
+    motion_encoder_dim=8,
+    face_encoder_hidden_dim=8,
+    face_encoder_num_heads=2,
+    inject_face_latents_blocks=1,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -248,3 +262,27 @@ def test_what_does_not_fit_is_named():
         steering_for(torch.nn.Linear(2, 2))
     with pytest.raises(TypeError, match="WanTransformer3DModel or .*got FluxTransformer2DModel"):
         WanSteering(make_flux())
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_animate_runs_coarse(scale):
+    """Its pose latents are averaged; the face's motion is a frame's."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = WanAnimateTransformer3DModel(**ANIMATE).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    call = {
+        "hidden_states": torch.randn(1, 36, 3, 6, 10, generator=generator),
+        "timestep": torch.tensor([700.0]),
+        "encoder_hidden_states": torch.randn(1, 512, TEXT_WIDTH, generator=generator),
+        "encoder_hidden_states_image": torch.randn(1, 4, IMAGE_WIDTH, generator=generator),
+        "pose_hidden_states": torch.randn(1, 16, 2, 6, 10, generator=generator),
+        "face_pixel_values": torch.rand(1, 3, 5, 16, 16, generator=generator),
+        "return_dict": False,
+    }
+    weights = Adapter.training_free(model, [scale]).own(scale)
+    out = coarse_velocity(model, weights, call)
+    assert out.shape == (1, 16, 3, 6, 10) and out.isfinite().all()
+    for name in ("pose_hidden_states", "face_pixel_values"):
+        other = coarse_velocity(model, weights, call | {name: torch.zeros_like(call[name])})
+        assert not torch.allclose(other, out)
