@@ -60,7 +60,7 @@ def test_an_adapter_of_another_family_or_model(tmp_path):
         (Adapter.training_free(make_flux()), "adapter was made for the family 'flux', this model is 'wan'"),
         (Adapter.training_free(make_transformer(seed=7)), "adapter was made for another base model"),
         (Adapter.training_free(make_transformer(in_channels=36)), "in_channels = 36, this one has in_channels = 16"),
-        (Adapter.training_free(make_transformer(vace=True)), "family 'wan-vace', this model is 'wan'"),
+        (Adapter.training_free(make_transformer("vace")), "family 'wan-vace', this model is 'wan'"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=text):
             ddit_ext.patch(pipe, adapter)

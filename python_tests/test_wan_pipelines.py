@@ -29,6 +29,7 @@ def adapters_of(pipe):
 @pytest.mark.parametrize("kind", KINDS)
 def test_fixed_sizes_and_size_one(kind):
     pipe, call = make_pipeline(kind), make_call(kind, 3, 5, steps=3 if kind == "v2v" else 2)
+    frames = 3 if kind == "animate" else 2  # one is the reference
     plain = run(pipe, call)
     keys = list(pipe.transformer.state_dict())
     handle = ddit_ext.patch(pipe, adapters_of(pipe), schedule=1)
@@ -42,7 +43,7 @@ def test_fixed_sizes_and_size_one(kind):
         steps = steps_of(handle)
         assert len(steps) == 2
         assert {step["scale"] for step in steps} == {scale}
-        assert {step["tokens"] for step in steps} == {2 * math.ceil(3 / scale) * math.ceil(5 / scale)}
+        assert {step["tokens"] for step in steps} == {frames * math.ceil(3 / scale) * math.ceil(5 / scale)}
         handle.unpatch()
     assert torch.equal(run(pipe, call), plain)
     assert "step" not in pipe.scheduler.__dict__
@@ -53,7 +54,7 @@ def test_fixed_sizes_and_size_one(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_dynamic_sizes(kind):
     pipe = make_pipeline(kind)
-    batch = 1 if kind in ("v2v", "vace") else 2  # one video in, one out
+    batch = 1 if kind in ("v2v", "vace", "animate") else 2  # one video in, one out
     call = make_call(kind, 3, 5, steps=8 if kind == "v2v" else 6, batch=batch)
     with pytest.warns(UserWarning, match="training-free"):
         handle = ddit_ext.patch(pipe, threshold=1e9)
@@ -185,6 +186,17 @@ def test_video_to_video_knows_how_long_it_is():
     handle = ddit_ext.patch(pipe, schedule=2, protect=(1, 2))
     run(pipe, make_call("v2v", steps=7))
     assert scales_of(handle) == [1, 2, 2, 1, 1]
+
+
+def test_each_segment_of_animate_is_a_run():
+    pipe, call = make_pipeline("animate"), make_call("animate", 2, 2, steps=5, guidance=1.0)
+    call |= dict(pose_video=call["pose_video"][:1] * 9, face_video=call["face_video"][:1] * 9)
+    seen = []
+    pipe.transformer.blocks[0].register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[1]))
+    handle = ddit_ext.patch(pipe, threshold=1e9)
+    run(pipe, call)
+    assert seen == 2 * [12, 12, 12, 3, 3]
+    assert scales_of(handle) == [1, 1, 1, 4, 4]
 
 
 def test_from_a_prompt_to_frames():

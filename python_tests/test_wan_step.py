@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from diffusers import WanAnimateTransformer3DModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from flux_pipelines import make_transformer as make_flux
 from flux_pipelines import one_thread
-from wan_pipelines import IMAGE_WIDTH, MODEL, TEXT_WIDTH, WIDTH, make_transformer
+from wan_pipelines import IMAGE_WIDTH, TEXT_WIDTH, WIDTH, make_transformer
 
 from ddit_ext.models import Grid, WanSteering, steering_for
 from ddit_ext.models.wan import rotary_tables
@@ -15,19 +14,6 @@ from ddit_ext.multiscale.base_weights import feed_forward_layers
 from ddit_ext.multiscale.noise_match import detail_gain, noise_match
 
 KINDS = ("text", "i2v_21", "vace")
-ANIMATE = MODEL | dict(
-    in_channels=36,
-    image_dim=IMAGE_WIDTH,
-    added_kv_proj_dim=WIDTH,
-    motion_encoder_channel_sizes={"4": 8, "8": 8, "16": 8},
-    motion_encoder_size=16,
-    motion_style_dim=8,
-    motion_dim=4,
-    motion_encoder_dim=8,
-    face_encoder_hidden_dim=8,
-    face_encoder_num_heads=2,
-    inject_face_latents_blocks=1,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -36,14 +22,8 @@ def single_thread():
         yield
 
 
-def make_model(kind):
-    if kind == "i2v_21":
-        return make_transformer(in_channels=36, image_dim=IMAGE_WIDTH, added_kv_proj_dim=WIDTH)
-    return make_transformer(vace=kind == "vace")
-
-
 def make_call(kind, rows, columns, sigma, frames=3):
-    """Arguments of a call of `make_model(kind)`; sigma: a list, one a sample."""
+    """Arguments of a call of `make_transformer(kind)`; sigma: a list, one a sample."""
     generator = torch.Generator().manual_seed(0)
     batch = len(sigma)
 
@@ -107,7 +87,7 @@ def by_definition(transformer, call, scale, sigma, detail):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_training_free_is_the_base_on_the_smaller_latent(kind, scale):
-    transformer = make_model(kind)
+    transformer = make_transformer(kind)
     sigma = torch.tensor([0.9, 0.35])
     call = make_call(kind, 12, 24, sigma.tolist())
     adapter = Adapter.training_free(transformer, [scale], positions="grid", detail_variance={scale: 0.3})
@@ -142,7 +122,7 @@ def test_a_timestep_a_token_that_is_the_same_everywhere_is_a_timestep_a_sample()
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("rows", "columns", "frames"), [(5, 3, 2), (1, 1, 1), (45, 2, 1)])
 def test_ragged_grids_keep_their_shape(kind, rows, columns, frames):
-    transformer = make_model(kind)
+    transformer = make_transformer(kind)
     call = make_call(kind, rows, columns, [0.6], frames)
     for scale in (2, 4):
         seen = []
@@ -189,7 +169,7 @@ def test_positions_beyond_the_models_table_raise():
 
 
 def test_everything_is_put_back():
-    model = make_model("vace")
+    model = make_transformer("vace")
     before = {name: id(module) for name, module in model.named_modules()}
     call = make_call("vace", 3, 3, [0.5])
     with torch.no_grad():
@@ -210,7 +190,7 @@ def test_low_rank_layers_are_the_feed_forward_ones():
         "blocks.0.ffn.net.0.proj": (WIDTH, 32),
         "blocks.0.ffn.net.2": (32, WIDTH),
     }
-    assert "vace_blocks.0.ffn.net.2" in feed_forward_layers(make_model("vace"))
+    assert "vace_blocks.0.ffn.net.2" in feed_forward_layers(make_transformer("vace"))
 
 
 def test_gradient_checkpointing_inside_the_context():
@@ -267,9 +247,7 @@ def test_what_does_not_fit_is_named():
 @pytest.mark.parametrize("scale", [2, 4])
 def test_animate_runs_coarse(scale):
     """Its pose latents are averaged; the face's motion is a frame's."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = WanAnimateTransformer3DModel(**ANIMATE).eval().requires_grad_(False)
+    model = make_transformer("animate")
     generator = torch.Generator().manual_seed(0)
     call = {
         "hidden_states": torch.randn(1, 36, 3, 6, 10, generator=generator),

@@ -14,6 +14,8 @@ from diffusers import (
     AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
+    WanAnimatePipeline,
+    WanAnimateTransformer3DModel,
     WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
@@ -37,7 +39,7 @@ WIDTH, TEXT, TEXT_WIDTH, IMAGE_WIDTH = 24, 5, 32, 16
 PIXELS = 16
 WORDS = ("a", "pizza", "spinning", "on", "red", "checks", "cat")
 
-KINDS = ("text", "two", "ti2v", "i2v", "i2v_21", "ti2v_image", "v2v", "vace")
+KINDS = ("text", "two", "ti2v", "i2v", "i2v_21", "ti2v_image", "v2v", "vace", "animate")
 """text: 2.1. two: 2.2 A14B. ti2v: 2.2 5B. i2v: 2.2 A14B's, two transformers. i2v_21: with image embeddings."""
 
 _CLASSES = {
@@ -49,6 +51,7 @@ _CLASSES = {
     "ti2v_image": WanImageToVideoPipeline,
     "v2v": WanVideoToVideoPipeline,
     "vace": WanVACEPipeline,
+    "animate": WanAnimatePipeline,
 }
 MODEL = dict(
     patch_size=(1, 2, 2),
@@ -61,19 +64,39 @@ MODEL = dict(
     ffn_dim=32,
     num_layers=1,
     cross_attn_norm=True,
-    rope_max_seq_len=64,
+    rope_max_seq_len=64,  # cells along a side
 )
 
 
-def make_transformer(seed: int = 0, vace: bool = False, **config: Any) -> torch.nn.Module:
-    """A Wan transformer with random weights, whose output depends on every input."""
-    settings = MODEL | config
-    if vace:
-        settings |= dict(vace_layers=[0], vace_in_channels=96)
-    cls = WanVACETransformer3DModel if vace else WanTransformer3DModel
+_IMAGE = dict(in_channels=36, image_dim=IMAGE_WIDTH, added_kv_proj_dim=WIDTH)
+_VACE = dict(vace_layers=[0], vace_in_channels=96)
+_ANIMATE = _IMAGE | dict(
+    motion_encoder_channel_sizes={"4": 8, "8": 8, "16": 8},
+    motion_encoder_size=PIXELS,
+    motion_style_dim=8,
+    motion_dim=4,
+    motion_encoder_dim=8,
+    face_encoder_hidden_dim=8,
+    face_encoder_num_heads=2,
+    inject_face_latents_blocks=1,
+)
+_MODELS = {
+    "two": (WanTransformer3DModel, {}),
+    "ti2v": (WanTransformer3DModel, dict(in_channels=48, out_channels=48)),
+    "ti2v_image": (WanTransformer3DModel, dict(in_channels=48, out_channels=48)),
+    "i2v": (WanTransformer3DModel, dict(in_channels=36)),
+    "i2v_21": (WanTransformer3DModel, _IMAGE),
+    "vace": (WanVACETransformer3DModel, _VACE),
+    "animate": (WanAnimateTransformer3DModel, _ANIMATE),
+}
+
+
+def make_transformer(kind: str = "text", seed: int = 0, **config: Any) -> torch.nn.Module:
+    """The transformer of one of KINDS with random weights, whose output depends on every input."""
+    cls, settings = _MODELS.get(kind, (WanTransformer3DModel, {}))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = cls(**settings).eval().requires_grad_(False)
+        model = cls(**MODEL | settings | config).eval().requires_grad_(False)
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
@@ -141,22 +164,16 @@ def make_pipeline(
     kind: str = "text", dtype: torch.dtype = torch.float32, scheduler: str = "unipc", **config: Any
 ) -> Any:
     """A pipeline of one of KINDS; config goes to the transformers. Prompt embeddings are to be passed."""
-    if kind == "i2v":
-        config = dict(in_channels=36) | config
-    elif kind == "i2v_21":
-        config = dict(in_channels=36, image_dim=IMAGE_WIDTH, added_kv_proj_dim=WIDTH) | config
-    elif kind.startswith("ti2v"):
-        config = dict(in_channels=48, out_channels=48) | config
     parts: dict[str, Any] = dict(
         tokenizer=None,
         text_encoder=None,
         vae=make_vae(48 if kind.startswith("ti2v") else 16),
         scheduler=make_scheduler(scheduler),
-        transformer=make_transformer(vace=kind == "vace", **config),
+        transformer=make_transformer(kind, **config),
     )
     if kind in ("two", "i2v"):
-        parts |= dict(transformer_2=make_transformer(seed=5, **config), boundary_ratio=0.8)
-    if kind == "i2v_21":
+        parts |= dict(transformer_2=make_transformer(kind, seed=5, **config), boundary_ratio=0.8)
+    if kind in ("i2v_21", "animate"):
         parts |= make_image_encoder()
     if kind.startswith("ti2v"):
         parts["expand_timesteps"] = True
@@ -190,7 +207,7 @@ def make_call(
 
     video_frames = 4 * (frames - 1) + 1
     # Attention over image embeddings counts on 512 text tokens.
-    text = 512 if kind == "i2v_21" else TEXT
+    text = 512 if kind in ("i2v_21", "animate") else TEXT
     call: dict[str, Any] = dict(
         prompt_embeds=noise(batch, text, TEXT_WIDTH),
         num_inference_steps=steps,
@@ -201,18 +218,19 @@ def make_call(
     )
     if guidance > 1:
         call["negative_prompt_embeds"] = noise(batch, text, TEXT_WIDTH)
+    picture = Image.new("RGB", (columns * PIXELS, rows * PIXELS), (200, 40, 90))
+    video = [picture] * video_frames
     if kind == "v2v":
-        picture = Image.new("RGB", (columns * PIXELS, rows * PIXELS), (200, 40, 90))
-        call |= dict(video=[picture] * video_frames, strength=0.8)
+        call |= dict(video=video, strength=0.8)
+    elif kind == "animate":
+        face = [Image.new("RGB", (PIXELS, PIXELS), (20, 30, 200))] * video_frames
+        call |= dict(image=picture, pose_video=video, face_video=face, segment_frame_length=video_frames)
     else:
         call["num_frames"] = video_frames
     if kind in ("i2v", "i2v_21", "ti2v_image"):
         call["image"] = torch.rand(1, 3, rows * PIXELS, columns * PIXELS, generator=generator)
     if kind == "vace":
-        call |= dict(
-            video=[Image.new("RGB", (columns * PIXELS, rows * PIXELS), (10, 200, 90))] * video_frames,
-            mask=[Image.new("L", (columns * PIXELS, rows * PIXELS), 255)] * video_frames,
-        )
+        call |= dict(video=video, mask=[Image.new("L", picture.size, 255)] * video_frames)
     return call
 
 

@@ -70,7 +70,6 @@ class FluxSteering(Steering):
     FAMILY = "FLUX"
     MODELS = (FluxTransformer2DModel,)
     REPLACED = ("x_embedder", "proj_out")
-    LATENT_DIMENSIONS = 3
     CHANNELS = -1
     TIMESTEP = 1.0
 

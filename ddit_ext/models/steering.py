@@ -32,7 +32,6 @@ class Steering(ABC):
     FAMILY: ClassVar[str]  # as users call it
     MODELS: ClassVar[tuple[type[nn.Module], ...]]
     REPLACED: ClassVar[tuple[str, str]]  # the patch embedding and the output projection
-    LATENT_DIMENSIONS: ClassVar[int]  # of hidden_states
     CHANNELS: ClassVar[int]  # the dimension of hidden_states along which conditions follow the noisy latent
     TIMESTEP: ClassVar[float]  # what a call's timestep is at noise level 1
 

@@ -71,7 +71,6 @@ class WanSteering(Steering):
     FAMILY = "Wan"
     MODELS = (WanTransformer3DModel, WanVACETransformer3DModel, WanAnimateTransformer3DModel)
     REPLACED = ("patch_embedding", "proj_out")
-    LATENT_DIMENSIONS = 5
     CHANNELS = 1
     TIMESTEP = 1000.0
 
