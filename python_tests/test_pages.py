@@ -124,7 +124,7 @@ def test_numbers_that_cannot_be_drawn(tmp_path):
         StepRecord(3, 0.5, [[0.1, float("nan"), 0.0]], 1, [1], 24),
         StepRecord(4, 0.4, [[0.1, 0.2, float("inf")]], 2, [2], 6, 0.5),
     ]
-    record = RunRecord((1, 2, 4), (float("inf"), 0.0), True, 32, steps=steps, warnings=["a & b"])
+    record = RunRecord((1, 2, 4), (float("inf"), 0.0), True, 32 * 6.0, steps=steps, warnings=["a & b"])
     Report(record).html(tmp_path / "run.html")
     text, _ = read(tmp_path / "run.html")
     assert '<p class="note">a &amp; b</p>' in text
@@ -132,7 +132,7 @@ def test_numbers_that_cannot_be_drawn(tmp_path):
 
 def test_samples_that_differ_get_strips_of_their_own(tmp_path):
     steps = [StepRecord(0, 1.0, None, 1, [1, 2, 4], 24), StepRecord(1, 0.9, None, 1, [1, 1, 1], 24)]
-    Report(RunRecord((1, 2, 4), (1.0, 1.0), True, 32, steps=steps)).html(tmp_path / "run.html")
+    Report(RunRecord((1, 2, 4), (1.0, 1.0), True, 32 * 6.0, steps=steps)).html(tmp_path / "run.html")
     text, _ = read(tmp_path / "run.html")
     assert text.count("patch size of each step") == 1 + 3
 

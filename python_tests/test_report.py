@@ -60,7 +60,7 @@ def test_json(handle, tmp_path):
 
 def test_json_without_numbers_that_json_lacks(tmp_path):
     step = StepRecord(3, 0.5, [[0.1, float("nan"), float("inf")]], 1, [1], 24)
-    report = Report(RunRecord((1, 2, 4), (float("inf"), 1.0), True, 32, steps=[step]))
+    report = Report(RunRecord((1, 2, 4), (float("inf"), 1.0), True, 32 * 6.0, steps=[step]))
     report.to_json(str(tmp_path / "report.json"))
     read = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
     assert read["steps"][0]["scores"] == [[0.1, None, None]]

@@ -177,7 +177,7 @@ def test_measured_speedup_needs_steps_at_p():
         made = [
             StepRecord(i, 0.5, None, scale, [scale], 4, seconds) for i, (scale, seconds) in enumerate(steps)
         ]
-        return RunRecord((1, 2), (1.0,), True, 8, steps=made)
+        return RunRecord((1, 2), (1.0,), True, 8 * 6.0, steps=made)
 
     assert measured_speedup(record((1, 5.0), (1, 2.0), (1, 4.0), (2, 1.0), (2, 2.0))) == pytest.approx(
         4 * 3 / 9

@@ -72,14 +72,25 @@ WORDS = (
     *OBJECT_NAMES,
 )
 
+MOTIONS = ("drifting", "spinning", "bouncing", "growing")
+"""What an object of a clip does; the word stands before the object."""
+
+CLIP_WORDS = (*WORDS, *MOTIONS)
+
 
 def _article(noun: str) -> str:
     return "an" if noun[0] in "aeiou" else "a"
 
 
-def describe(objects: tuple[str, ...], pattern: str, colour: str) -> str:
-    """The prompt of a scene, such as ``"a pizza and a penguin on blue stripes"``."""
-    things = " and ".join(f"{_article(name)} {name}" for name in objects)
+def describe(
+    objects: tuple[str, ...], pattern: str, colour: str, motions: tuple[str, ...] | None = None
+) -> str:
+    """The prompt of a scene, such as ``"a pizza and a penguin on blue stripes"``.
+
+    With one motion an object, that of a clip: ``"a spinning pizza on red checks"``.
+    """
+    names = objects if motions is None else [f"{m} {o}" for m, o in zip(motions, objects, strict=True)]
+    things = " and ".join(f"{_article(name)} {name}" for name in names)
     return f"{things} on {PATTERNS[pattern].format(colour=colour, article=_article(colour))}"
 
 
@@ -99,3 +110,24 @@ def parse(prompt: str) -> tuple[tuple[str, ...], str, str]:
             f"(such as 'a pizza and a penguin on blue stripes'), got {prompt!r}"
         )
     return objects, patterns[0], colours[0]
+
+
+def parse_motions(prompt: str) -> tuple[str, ...]:
+    """What each object of a clip's prompt does, in the order of :func:`parse`'s objects.
+
+    Raises:
+        ValueError: an object without a motion before it, or a motion without an object after it.
+    """
+    words = [word for word in re.findall(r"[a-z]+", prompt.lower()) if word in OBJECTS or word in MOTIONS]
+    motions, objects = tuple(words[::2]), words[1::2]
+    if (
+        not words
+        or len(motions) != len(objects)
+        or any(word not in MOTIONS for word in motions)
+        or any(word not in OBJECTS for word in objects)
+    ):
+        raise ValueError(
+            f"prompt must name what each object does, one of {MOTIONS} before it "
+            f"(such as 'a spinning pizza on red checks'), got {prompt!r}"
+        )
+    return motions

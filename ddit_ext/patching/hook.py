@@ -1,20 +1,23 @@
-"""The two hooks on a pipeline's transformer: before a call choose its patch sizes, after it put all back."""
+"""The two hooks on a pipeline's transformer: before a call choose its patch sizes, after it put all back.
+
+A pipeline with two transformers (Wan 2.2) has them on both, with one schedule, history and report.
+"""
 
 from __future__ import annotations
 
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..models import FluxSteering, Grid
 from ..models.batch import join, take
 from .history import of_one_size
+from .parts import Part
 from .policy import Decider
 from .report import RunRecord, StepRecord, arithmetic
 from .sampler import Run, SamplerWatch
@@ -22,16 +25,16 @@ from .timed_budget import TimedBudget
 
 if TYPE_CHECKING:
     from ..calibration.match import RunCheck
+    from ..models import Steering
 
 
 class PatchHook:
-    """What patch() installs: it owns the steering, weights, decisions, sampler watch and report."""
+    """What patch() installs: it owns the parts (steering and weights), decisions, sampler watch and report."""
 
     def __init__(
         self,
         pipe: Any,
-        steering: FluxSteering,
-        adapter: Any,
+        parts: Sequence[Part],
         decider: Decider,
         thresholds: tuple[float, ...],
         quantile: float,
@@ -39,8 +42,8 @@ class PatchHook:
         check: RunCheck | None = None,
         target_speedup: float | None = None,
     ) -> None:
-        self.steering = steering
-        self.adapter = adapter
+        self.parts = list(parts)
+        self.part = parts[0]  # of the transformer that is called
         self.decider = decider
         self.scales = decider.scales
         self.thresholds = thresholds
@@ -52,18 +55,24 @@ class PatchHook:
         self.record: RunRecord | None = None
         self.now: Callable[[], float] = time.perf_counter
         self._sizes = [1]  # of the step under way: one for all samples, or one a sample
-        self._parts: list[tuple[list[int], Any]] | None = None  # of a split call: samples, output
+        self._outputs: list[tuple[list[int], Any]] | None = None  # of a split call: samples, output
         self._nested = False
         self._started = 0.0
         self._call: ExitStack | None = None
         self._handles: list[Any] = []
 
-    def install(self, module: nn.Module) -> None:
-        """Hook `module`: the transformer, or what torch.compile made of it (then outside of the graph)."""
-        self._handles = [
-            module.register_forward_pre_hook(BeforeCall(self), with_kwargs=True),
-            module.register_forward_hook(AfterCall(self), always_call=True),
-        ]
+    @property
+    def steering(self) -> Steering:
+        """Of the transformer that is called."""
+        return self.part.steering
+
+    def install(self) -> None:
+        """Hook each transformer, or what torch.compile made of it (then outside of the graph)."""
+        for part in self.parts:
+            self._handles += [
+                part.module.register_forward_pre_hook(BeforeCall(self, part), with_kwargs=True),
+                part.module.register_forward_hook(AfterCall(self), always_call=True),
+            ]
 
     def remove(self) -> None:
         """Everything as it was found."""
@@ -72,10 +81,11 @@ class PatchHook:
             handle.remove()
         self._handles = []
         self.watch.remove()
-        self.adapter = None  # a handle that is kept for its report keeps no weights
+        for part in self.parts:
+            part.adapter = None  # a handle that is kept for its report keeps no weights
 
     def before(
-        self, module: nn.Module, args: tuple, kwargs: dict[str, Any]
+        self, part: Part, module: nn.Module, args: tuple, kwargs: dict[str, Any]
     ) -> tuple[tuple, dict[str, Any]] | None:
         """The rewritten arguments of a coarse call, None (nothing touched) for a call at size 1.
 
@@ -84,11 +94,12 @@ class PatchHook:
         if self._nested:
             return None
         self.leave()  # a call that was interrupted from the keyboard has had no after-hook
+        self.part = part
         arguments = self.steering.bind(args, kwargs)
         hidden_states, timestep = arguments.get("hidden_states"), arguments.get("timestep")
         if not isinstance(hidden_states, Tensor) or not isinstance(timestep, Tensor):
             return None  # the transformer itself says what is wrong
-        run, new = self.watch.look(hidden_states, timestep, self.steering.features)
+        run, new = self.watch.look(hidden_states, timestep, self.steering)
         if new:
             try:
                 self._begin_step(run, arguments)
@@ -105,17 +116,17 @@ class PatchHook:
         """The output of a split call put together; None where it is what the transformer returned."""
         if self._nested:
             return None
-        parts = self._parts
+        outputs = self._outputs
         self.leave()
         self.clock()
-        if parts is None or output is None:
+        if outputs is None or output is None:
             return None
-        samples, _ = parts.pop()
-        return join([*parts, (samples, output)])
+        samples, _ = outputs.pop()
+        return join([*outputs, (samples, output)])
 
     def leave(self) -> None:
         """End a coarse call: the transformer's own modules are back."""
-        self._parts = None
+        self._outputs = None
         call, self._call = self._call, None
         if call is not None:
             call.close()
@@ -133,20 +144,20 @@ class PatchHook:
         """Run all groups of samples but the last; the arguments of the last."""
         call_of = {scale: take(arguments, samples) for scale, samples in groups.items()}
         pipe = self.pipe()
-        compiled = getattr(pipe, "transformer", None)
+        compiled = getattr(pipe, self.part.name, None)
         if getattr(compiled, "_orig_mod", None) is module:
             module = compiled  # compiled after patching: the hook stands inside
         *first, last = groups
-        parts: list[tuple[list[int], Any]] = []
+        outputs: list[tuple[list[int], Any]] = []
         self._nested = True
         try:
             for scale in first:
                 with self._at_size(run, call_of[scale], scale) as rewritten:
-                    parts.append((groups[scale], module(**rewritten)))
+                    outputs.append((groups[scale], module(**rewritten)))
         finally:
             self._nested = False
         rewritten = self._enter(run, call_of[last], last)
-        self._parts = [*parts, (groups[last], None)]
+        self._outputs = [*outputs, (groups[last], None)]
         return rewritten
 
     @contextmanager
@@ -155,19 +166,13 @@ class PatchHook:
         if scale == 1:
             yield arguments
             return
-        hidden_states = arguments["hidden_states"]
-        weights = self.adapter.weights(scale, hidden_states)
+        weights = self.part.adapter.weights(scale, arguments["hidden_states"])
         if weights.lora and torch.is_grad_enabled() and self.steering.transformer.gradient_checkpointing:
             raise NotImplementedError(
                 "gradient checkpointing recomputes blocks after a patched call has ended: call transformer "
-                "and backward inside FluxSteering.coarse(), or use disable_gradient_checkpointing()"
+                f"and backward inside {type(self.steering).__name__}.coarse(), or use disable_gradient_checkpointing()"
             )
-        level = run.noise_level
-        if level is None:
-            sigma = self.steering.noise_level(arguments)
-        else:
-            batch, device = hidden_states.shape[0], hidden_states.device
-            sigma = torch.full((batch,), level, dtype=torch.float32, device=device)
+        sigma = self.steering.noise_level(arguments, run.noise_level)
         with self.steering.coarse(arguments, weights, sigma) as rewritten:
             yield rewritten
 
@@ -188,7 +193,7 @@ class PatchHook:
         level = run.noise_level
         self._started = started
         for scale in set(self._sizes):
-            self.record.tokens_at.setdefault(scale, self._tokens(arguments, scale))
+            self.record.tokens_at.setdefault(scale, self.steering.tokens(arguments, scale))
         tokens = [self.record.tokens_at[scale] for scale in self._sizes]
         self.record.steps.append(
             StepRecord(
@@ -216,39 +221,36 @@ class PatchHook:
             usable = of_one_size(run.sizes, range(run.index - differences, run.index), samples)
             if not any(usable):
                 return None, usable
-        grid = self.steering.grid(arguments)
+        view = self.steering.signal_view(arguments)
         try:
-            return run.history.scores(
-                lambda latent: self.steering.signal_cells(latent, grid), self.scales, self.quantile
-            ), usable
+            return run.history.scores(view, self.scales, self.quantile), usable
         except ValueError as error:
             self._remark(f"no signal: {error}")
             return None, []
 
     def _begin_run(self, run: Run, arguments: dict[str, Any]) -> None:
-        text = arguments.get("encoder_hidden_states")
-        config = self.steering.transformer.config
+        text, token_cost = self.steering.block_cost(arguments)
         self.record = RunRecord(
             scales=self.scales,
             thresholds=self.thresholds,
             dynamic=self.decider.needs_signal,
-            width=config.num_attention_heads * config.attention_head_dim,
-            text_tokens=text.shape[1] if isinstance(text, Tensor) else 0,
-            fine_tokens=arguments["hidden_states"].shape[1],
+            token_cost=token_cost,
+            text_tokens=text,
+            fine_tokens=self.steering.tokens(arguments, 1),
             grid=self._grid(arguments),
             target_speedup=self.target_speedup,
             policy=repr(self.decider.policy),
             batch="split" if self.decider.split else "finest",
         )
         if self.check is not None:
-            for text in self.check.differences(
+            for difference in self.check.differences(
                 self.steering.transformer,
                 run.scheduler,
                 run.total,
                 self.record.grid,
                 arguments["hidden_states"].shape[0],
             ):
-                self._remark(text)
+                self._remark(difference)
         if isinstance(self.decider.policy, TimedBudget):
             self.decider.policy.estimate(self._costs(arguments), arguments["hidden_states"].shape)
         self.decider.begin(run.total)
@@ -271,17 +273,12 @@ class PatchHook:
 
     def _costs(self, arguments: dict[str, Any]) -> dict[int, float]:
         """The arithmetic of a step at each size, in steps at p."""
-        text, width = self.record.text_tokens, self.record.width
-        fine = arithmetic(self.record.fine_tokens + text, width)
+        text, each = self.record.text_tokens, self.record.token_cost
+        fine = arithmetic(self.record.fine_tokens + text, each)
         return {
-            scale: arithmetic(self._tokens(arguments, scale) + text, width) / fine for scale in self.scales
+            scale: arithmetic(self.steering.tokens(arguments, scale) + text, each) / fine
+            for scale in self.scales
         }
-
-    def _tokens(self, arguments: dict[str, Any], scale: int) -> int:
-        if scale == 1:
-            return arguments["hidden_states"].shape[1]
-        grid: Grid = self.steering.grid(arguments)
-        return grid.coarse_tokens(scale) + grid.references
 
     def _remark(self, text: str) -> None:
         if text not in self.record.warnings:
@@ -320,12 +317,13 @@ outside_of_graphs = torch.compiler.disable(
 class BeforeCall:
     """Forward pre-hook; a copied or pickled transformer gets one that does nothing."""
 
-    def __init__(self, hook: PatchHook) -> None:
+    def __init__(self, hook: PatchHook, part: Part) -> None:
         self.hook = hook
+        self.part = part
 
     @outside_of_graphs
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        return self.hook.before(module, args, kwargs)
+        return self.hook.before(self.part, module, args, kwargs)
 
     def __reduce__(self) -> tuple:
         return _no_hook, ()

@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusers import FluxTransformer2DModel
-from torch import nn
-
 from .._machine import clock_of, device_of
-from ..models import FluxSteering
 from ..multiscale import Adapter
-from ..multiscale.base_weights import check_fingerprint
 from ..policies import BudgetPolicy
 from .hook import PatchHook, find_hook
+from .parts import find_parts, give_weights
 from .policy import DEFAULT_SCALES, Decider, Schedule, always_fine, make_policy
 from .report import Report
 from .timed_budget import TimedBudget
 
 if TYPE_CHECKING:
     from ..calibration.preset import Preset
-
-TRAINING_FREE = (
-    "ddit_ext: no adapter was given, so coarse steps run training-free on weights made from the model's own. "
-    "They are an approximation, good at high noise and worse towards the end of a run; an adapter trained "
-    "for this model makes them more exact"
-)
 
 
 class Handle:
@@ -65,7 +55,7 @@ class Handle:
 
 def patch(
     pipe: Any,
-    adapter: str | PathLike | Adapter | None = None,
+    adapter: str | PathLike | Adapter | Mapping[str, Any] | None = None,
     *,
     scales: Sequence[int] = (1, 2, 4),
     threshold: float | Sequence[float] = 1e-3,
@@ -76,12 +66,15 @@ def patch(
     batch: str = "finest",
     protect: tuple[int, int] = (0, 0),
 ) -> Handle:
-    """Make a diffusers FLUX pipeline choose the patch size of every denoising step.
+    """Make a diffusers FLUX or Wan pipeline choose the patch size of every denoising step.
 
     Args:
-        pipe: a FLUX pipeline (text-to-image, img2img, inpaint, Fill, Kontext, Control, ControlNet). Pipelines
-            that share its transformer (`from_pipe`, `components`) share the patch.
-        adapter: an Adapter, or the path of what a trainer wrote; None: training-free.
+        pipe: a FLUX pipeline (text-to-image, img2img, inpaint, Fill, Kontext, Control, ControlNet) or a Wan
+            pipeline (text-, image- and video-to-video, VACE, Animate; 2.1, and 2.2 with one or two transformers).
+            Pipelines that share its transformer (`from_pipe`, `components`) share the patch.
+        adapter: an Adapter, or the path of what a trainer wrote; None: training-free. For Wan 2.2's two
+            transformers a folder with the subfolders `transformer` and `transformer_2`, or a mapping from
+            these names.
         scales: sizes in base patches, 1 first, ascending.
         threshold: a score below it is coarse enough; one number, or one per scale above 1.
         quantile: in [0, 1], over the patches of a sample.
@@ -105,7 +98,7 @@ def patch(
         NotImplementedError: a feature, by name.
     In each case the pipeline is as it was.
     """
-    transformer = _transformer(pipe)
+    parts = find_parts(pipe)
     scales = _scales(scales)
     thresholds = _thresholds(threshold, len(scales) - 1)
     _number("quantile", quantile)
@@ -126,7 +119,7 @@ def patch(
         schedule = preset.choice.schedule(scales)
     if target_speedup is not None:
         _speedup(target_speedup, scales)
-    if find_hook(pipe.transformer) is not None:
+    if any(find_hook(part.module) is not None for part in parts):
         raise RuntimeError(
             "pipe is already patched (or shares its transformer with a pipeline that is): unpatch() it first"
         )
@@ -135,21 +128,22 @@ def patch(
     else:
         policy = make_policy(schedule, scales, thresholds, protect)
     decider = Decider(policy, split=batch == "split")
-    steering = FluxSteering(transformer)
-    weights = _adapter(adapter, transformer, decider.scales, always_fine(policy))
+    give_weights(parts, adapter, decider.scales[1:], always_fine(policy))
     by_budget = isinstance(policy, TimedBudget | BudgetPolicy)
     thresholds = () if by_budget else tuple(getattr(policy, "thresholds", thresholds))
     check = None
     if preset is not None:
         from ..calibration.match import RunCheck, check_patch
 
-        for text in check_patch(preset, transformer, weights if adapter is not None else None):
+        if len(parts) > 1:
+            raise NotImplementedError("preset: a pipeline with two transformers is not supported")
+        weights = parts[0].adapter if adapter is not None else None
+        for text in check_patch(preset, parts[0].steering.transformer, weights):
             warnings.warn(f"ddit_ext: {text}", stacklevel=2)
         check, target_speedup = RunCheck(preset), preset.target_speedup
     hook = PatchHook(
         pipe,
-        steering,
-        weights,
+        parts,
         decider,
         thresholds,
         float(quantile),
@@ -158,32 +152,17 @@ def patch(
     )
     if isinstance(policy, TimedBudget):
         hook.now = clock_of(device_of(pipe))
-    hook.install(pipe.transformer)
+    hook.install()
     return Handle(pipe, hook)
 
 
 def unpatch(pipe: Any) -> None:
     """Take the patch off a pipeline (and off those that share its transformer); RuntimeError without one."""
-    hook = find_hook(_transformer(pipe)) or find_hook(pipe.transformer)
-    if hook is None:
+    hooks = [hook for part in find_parts(pipe) if (hook := find_hook(part.module)) is not None]
+    if not hooks:
         raise RuntimeError("pipe is not patched")
-    hook.remove()
-
-
-def _transformer(pipe: Any) -> FluxTransformer2DModel:
-    transformer = getattr(pipe, "transformer", None)
-    model = getattr(transformer, "_orig_mod", transformer)  # out of torch.compile
-    if not isinstance(model, FluxTransformer2DModel):
-        found = "none" if model is None else f"a {type(model).__name__}"
-        raise TypeError(
-            "pipe must be a diffusers FLUX pipeline, whose transformer is a FluxTransformer2DModel; "
-            f"got {type(pipe).__name__} with {found}"
-        )
-    if not hasattr(getattr(pipe, "scheduler", None), "step"):
-        raise TypeError(f"pipe must have a scheduler; got {type(pipe).__name__} without")
-    if getattr(model, "_parallel_config", None) is not None:
-        raise NotImplementedError("context or tensor parallel transformers are not supported")
-    return model
+    for hook in hooks:
+        hook.remove()
 
 
 def _alone(preset: Any, target_speedup: Any, schedule: Any, batch: str, threshold: Any) -> None:
@@ -257,24 +236,3 @@ def _protect(protect: Any) -> tuple[int, int]:
     if not whole or any(not isinstance(n, Integral) or isinstance(n, bool) or n < 0 for n in protect):
         raise ValueError(f"protect must be two whole numbers (first, last), not negative; got {protect!r}")
     return int(protect[0]), int(protect[1])
-
-
-def _adapter(adapter: Any, transformer: nn.Module, scales: tuple[int, ...], fine: bool) -> Adapter | None:
-    """The weights of all coarse scales; None where no step can be coarse and none were given."""
-    coarse = scales[1:]
-    if adapter is None:
-        if not coarse or fine:
-            return None
-        weights = Adapter.training_free(transformer, coarse)
-        warnings.warn(TRAINING_FREE, stacklevel=3)
-        return weights
-    if isinstance(adapter, str | PathLike):
-        adapter = Adapter.load(Path(adapter), transformer)
-    elif not isinstance(adapter, Adapter):
-        raise TypeError(f"adapter must be a path, an Adapter or None, got {type(adapter).__name__}")
-    else:
-        check_fingerprint(adapter.base, transformer)
-    missing = [scale for scale in coarse if scale not in adapter.scales]
-    if missing:
-        raise ValueError(f"scales: the adapter has weights for {adapter.scales}, not for {missing}")
-    return adapter

@@ -31,7 +31,7 @@ class RunRecord:
     scales: tuple[int, ...]
     thresholds: tuple[float, ...]
     dynamic: bool
-    width: int  # of a token inside the transformer
+    token_cost: float  # see Steering.block_cost
     text_tokens: int = 0
     fine_tokens: int = 0
     grid: tuple[int, int, int] | None = None  # frames, rows and columns of base tokens
@@ -47,7 +47,7 @@ class Report:
     """The last run of a patched pipeline, as it stood when asked; `print(report)` gives a table."""
 
     def __init__(self, run: RunRecord | None) -> None:
-        self._run = run or RunRecord((1,), (), False, 1)
+        self._run = run or RunRecord((1,), (), False, 1.0)
         self._steps = [asdict(step) for step in self._run.steps]
         self._warnings = self._run.warnings + _remarks(self._run)
 
@@ -137,12 +137,14 @@ class Report:
 
     def _speedup(self) -> float:
         run = self._run
-        fine = len(self._steps) * arithmetic(run.fine_tokens + run.text_tokens, run.width)
+        fine = len(self._steps) * arithmetic(run.fine_tokens + run.text_tokens, run.token_cost)
         taken = 0.0
         for step in self._steps:
             split = run.batch == "split"
             tokens = [run.tokens_at[size] for size in step["scales"]] if split else [step["tokens"]]
-            taken += sum(arithmetic(count + run.text_tokens, run.width) for count in tokens) / len(tokens)
+            taken += sum(arithmetic(count + run.text_tokens, run.token_cost) for count in tokens) / len(
+                tokens
+            )
         return fine / taken if taken else 1.0
 
 
@@ -158,12 +160,12 @@ def measured_speedup(run: RunRecord) -> float | None:
     return (len(run.steps) - 1) * statistics.median(fine) / taken
 
 
-def arithmetic(tokens: int, width: int) -> float:
-    """Multiplications of a block / 2·width: its layers take 12·width² a token, attention 2·tokens·width.
+def arithmetic(tokens: int, each: float) -> float:
+    """Multiplications of a block / 2·width: `each` for a token's layers, attention 2·tokens·width a token.
 
-    tokens: of a call, text included; width: of a token inside the transformer.
+    tokens: of a call, text in the self-attention included; each: see Steering.block_cost.
     """
-    return tokens * (6.0 * width + tokens)
+    return tokens * (each + tokens)
 
 
 def _remarks(run: RunRecord) -> list[str]:

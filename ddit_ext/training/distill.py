@@ -46,12 +46,12 @@ def distill(
     """Train ``adapter`` against the frozen ``transformer`` itself.
 
     Args:
-        transformer: a FluxTransformer2DModel on the device to train on. Its parameters are frozen meanwhile,
+        transformer: a FLUX or Wan transformer on the device to train on. Its parameters are frozen meanwhile,
             and are as before afterwards. Gradient checkpointing, if enabled, applies to the student.
         adapter: from ``Adapter.create``; it is moved to the transformer's device and trained in place.
-        batches: pairs (clean latents, other call arguments) as ``objective.call_arguments`` takes them. A
-            callable is given the step. An iterable is read in order, from its start again when it ends; a
-            resumed run first reads past what the earlier one had.
+        batches: pairs (clean latents, other call arguments) as the ``training_call`` of
+            ``FluxSteering`` or ``WanSteering`` takes them. A callable is given the step. An iterable is read in
+            order, from its start again when it ends; a resumed run first reads past what the earlier one had.
         config: see :class:`DistillConfig`.
         out_dir: receives ``checkpoint.safetensors``, ``log.jsonl`` and ``adapter/``; None: nothing is
         written.

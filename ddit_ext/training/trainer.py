@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from .._version import __version__
-from ..models.flux import FluxSteering
+from ..models import steering_for
 from ..multiscale.adapter import Adapter
 from .checkpoint import FILE, load_checkpoint, named_parameters, save_checkpoint
 from .config import DistillConfig
 from .log import LEVEL_BINS, level_bin
 from .objective import (
     add_noise,
-    call_arguments,
     draw_sigma,
     squared_errors,
     student_velocity,
@@ -51,7 +50,7 @@ class Trainer:
         self.transformer = transformer
         self.config = config
         self.folder = folder
-        self.steering = FluxSteering(transformer)
+        self.steering = steering_for(transformer)
         self.device = next(transformer.parameters()).device
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -78,8 +77,8 @@ class Trainer:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         scales = self._scales(step, generator)
         sigma = draw_sigma(latents.shape[0], *config.range_of(scales[0]), config.sigma_shift, generator)
-        arguments = call_arguments(latents.to(self.device), _to(conditions, self.device))
-        arguments = add_noise(arguments, sigma, generator)
+        arguments = self.steering.training_call(latents.to(self.device), _to(conditions, self.device))
+        arguments = add_noise(self.steering, arguments, sigma, generator)
         teacher = teacher_velocity(self.transformer, arguments, config.autocast_dtype)
         lr = self._set_lr(step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -111,7 +110,8 @@ class Trainer:
         """Gradients of one scale, from the samples ``inside`` [B] its noise range; moves ``means``."""
         config = self.config
         # Gradient checkpointing runs blocks again in the backward: the modules stay swapped until then.
-        with self.steering.coarse(arguments, self.adapter.own(scale), arguments["timestep"]) as coarse:
+        level = self.steering.noise_level(arguments)
+        with self.steering.coarse(arguments, self.adapter.own(scale), level) as coarse:
             student = student_velocity(self.transformer, coarse, config.autocast_dtype)
             chosen = inside.to(self.device)
             error, power = squared_errors(student[chosen], teacher[chosen])
