@@ -2,7 +2,8 @@
 
     python benchmarks/embedded_frontier.py --steps 28 --prompts 64 --out benchmarks/results/embedded_frontier.json
 
-Per target speed (1.5, 2, 3): dynamic with the adapter, dynamic training-free, fewer fixed steps of equal time, and a
+Per target speed (1.5, 2, 3): dynamic on a budget (`BudgetPolicy`) with the adapter and training-free, the paper's rule at
+the threshold that comes nearest (differences across a change of size left out), fewer fixed steps of equal time, and a
 fixed coarse-first schedule of equal time. Fidelity is to the fixed-p sample of the same seed and step count. Times
 are whole denoising loops at batch 8, methods taking turns; a speed is the median over batches of the ratio to
 fixed p on the same batch.
@@ -23,6 +24,7 @@ from _timing import write_json
 
 from ddit_ext import embedded
 from ddit_ext.embedded.classifier import frechet_distance
+from ddit_ext.policies import BudgetPolicy, PatchScheduler
 
 SCALES = (1, 2, 4)
 THRESHOLDS = (3e-4, 1.0)  # from "never coarse" to "always" on the embedded model
@@ -39,30 +41,40 @@ def step_costs(pipe, made, adapter, steps: int) -> dict[int, float]:
 def plan(pipe, adapter, steps: int, targets: list[float], calibration) -> tuple[list[Method], dict]:
     """The methods to compare, and how they were chosen; calibrated on prompts that are not compared on."""
     seconds = step_costs(pipe, calibration, adapter, 6)
+    costs = [seconds[scale] / seconds[1] for scale in SCALES[1:]]
     methods = [Method("fixed p", steps)]
     chosen: dict = {"seconds per step": seconds, "targets": {}}
 
-    def scales_at(threshold: float) -> list[list[int]]:
-        method = Method("calibration", steps, {"adapter": adapter, "threshold": threshold})
+    def scales_of(policy) -> list[list[int]]:
+        method = Method("calibration", steps, {"adapter": adapter, "schedule": policy})
         reports = [run(pipe, batch, method)[2] for batch in calibration]
         return [[step["scale"] for step in report["steps"]] for report in reports]
 
+    def rule(threshold: float) -> PatchScheduler:
+        return PatchScheduler(list(SCALES), [threshold] * (len(SCALES) - 1), mixed="hold")
+
     for target in targets:
-        threshold, expected, sizes = threshold_for(scales_at, seconds, target, THRESHOLDS)
-        taken = [scale for one in sizes for scale in one]
+        threshold, expected, _ = threshold_for(
+            lambda threshold: scales_of(rule(threshold)), seconds, target, THRESHOLDS
+        )
+        budget = BudgetPolicy(list(SCALES), costs, target, mixed="hold")
+        taken = [scale for sizes in scales_of(budget) for scale in sizes]
         mix = {scale: taken.count(scale) / len(taken) for scale in SCALES}
-        schedule = coarse_first(steps, seconds, expected, mix)
-        fewer = max(1, round(steps / expected))
+        schedule = coarse_first(steps, seconds, target, mix)
+        fewer = max(1, round(steps / target))
         chosen["targets"][str(target)] = {
             "threshold": threshold,
-            "expected speed": expected,
-            "share of steps": mix,
+            "expected speed of the threshold": expected,
+            "share of steps on a budget": mix,
             "fixed schedule": schedule,
             "fewer steps": fewer,
         }
         methods += [
-            Method(f"dynamic, adapter, {target:g}x", steps, {"adapter": adapter, "threshold": threshold}),
-            Method(f"dynamic, training-free, {target:g}x", steps, {"threshold": threshold}),
+            Method(f"dynamic, adapter, {target:g}x", steps, {"adapter": adapter, "schedule": budget}),
+            Method(f"dynamic, training-free, {target:g}x", steps, {"schedule": budget}),
+            Method(
+                f"threshold, adapter, {target:g}x", steps, {"adapter": adapter, "schedule": rule(threshold)}
+            ),
             Method(f"fewer steps, {target:g}x", fewer),
             Method(f"coarse first, adapter, {target:g}x", steps, {"adapter": adapter, "schedule": schedule}),
         ]

@@ -20,7 +20,7 @@ from .._version import __version__
 from ..multiscale import Adapter
 from ..multiscale.base_weights import fingerprint, unwrap
 from ..patching import patch
-from ..patching.patch import TRAINING_FREE
+from ..patching.parts import TRAINING_FREE
 from . import plan
 from .match import adapter_digest, plain_config
 from .measure import Meter, quiet
