@@ -10,7 +10,6 @@ python cpp_tests/emulation/mutants.py [--list] [--match TEXT] [--keep FOLDER]
 import argparse
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -100,12 +99,10 @@ class Copy:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         for name in COPIED:
-            source, target = ROOT / name, folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, target, dirs_exist_ok=True)
-            else:
-                shutil.copy2(source, target)
+            source = ROOT / name
+            for file in [source] if source.is_file() else sorted(source.rglob("*")):
+                if file.is_file():
+                    self.write(file.relative_to(ROOT), file.read_bytes())
         configure = ["cmake", "-S", str(folder), "-B", str(folder / "build"), "-G", "Ninja"]
         configure += [
             "-DDDIT_EXT_EMULATION=ON",
@@ -120,8 +117,12 @@ class Copy:
         if done.returncode != 0:
             raise SystemExit(f"the emulation does not build:\n{done.stdout}{done.stderr}")
 
-    def write(self, file: Path, text: str) -> None:
-        (self.folder / file).write_text(text)
+    def write(self, file: Path, content: bytes) -> None:
+        """With a new time where it changes, so that the build sees it, and only there."""
+        target = self.folder / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.is_file() or target.read_bytes() != content:
+            target.write_bytes(content)
 
     def passes(self, tests: list[str], mode: dict[str, str], limit: float | None = None) -> bool:
         """A crash and a test that does not come to an end are failures, too."""
@@ -179,13 +180,13 @@ def main() -> int:
                 raise SystemExit(f"the tests of {file} fail as it is")
             limits[file] = 60 + 10 * (time.monotonic() - start)
         for mutant in mutants:
-            copy.write(mutant.file, mutant.mutated)
+            copy.write(mutant.file, mutant.mutated.encode())
             copy.build()
             noticed = next(
                 (mode for mode in MODES if not copy.passes(tests_of(mutant.file), mode, limits[mutant.file])),
                 None,
             )
-            copy.write(mutant.file, (ROOT / mutant.file).read_text())
+            copy.write(mutant.file, (ROOT / mutant.file).read_bytes())
             reason = HARMLESS.get(mutant.name)
             if noticed is not None:
                 print(f"noticed   {mutant.file}:{mutant.line} {mutant.text} {noticed or ''}", flush=True)

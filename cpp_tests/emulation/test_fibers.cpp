@@ -65,7 +65,7 @@ int fewest_marks_counted(const char* blocks) {
     const Setting order("DDIT_EMULATION_ORDER", std::to_string(seed).c_str());
     unsigned counter = 0;
     int marks[3 * 4] = {}, counted = 0;
-    cuda::launch(mark_and_count<kWaitsForItsBlock>, dim3(3), dim3(128), 0, nullptr, &counter, marks,
+    cuda::launch(mark_and_count<kWaitsForItsBlock>, dim3(3), dim3(128), 0, nullptr, &counter, &marks[0],
                  &counted);
     fewest = std::min(fewest, counted);
   }

@@ -2,8 +2,6 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include <algorithm>
-
 #include "ops/checks.h"
 #include "ops/cuda_call.h"
 
@@ -44,16 +42,19 @@ void linear_cuda(const char* op, const Tensor& like, const kernel::PatchMatrix& 
                  double lora_scale) {
   const kernel::DType dtype = kernel_dtype(op, like);
   const int64_t rank = lora_a ? lora_a->size(0) : 0;
-  const int64_t largest = std::max({in.grid.patches(), in.grid.features(), out.grid.features(), rank});
-  check(largest <= kernel::kLargestSize, op, ": on CUDA patches, features and rank must be at most ",
-        kernel::kLargestSize, ", got ", largest);
+  kernel::Params params{in,   out, nullptr, nullptr, nullptr, nullptr, rank, static_cast<float>(lora_scale),
+                        dtype};
+  check(kernel::largest_size(params) <= kernel::kLargestSize, op,
+        ": on CUDA patches, features, rank, rows and columns must be at most ", kernel::kLargestSize,
+        ", got ", kernel::largest_size(params));
 
   const CudaCall call(op, like);
   const std::optional<Tensor> w = contiguous(weight), b = contiguous(bias);
   const std::optional<Tensor> low_a = contiguous(lora_a), low_b = contiguous(lora_b);
-  const kernel::Params params{
-      in,   out, data_of(w), data_of(b), data_of(low_a), data_of(low_b), rank, static_cast<float>(lora_scale),
-      dtype};
+  params.weight = data_of(w);
+  params.bias = data_of(b);
+  params.lora_a = data_of(low_a);
+  params.lora_b = data_of(low_b);
   call.check(kernel::patch_linear_cuda(params, call.stream()));
 }
 

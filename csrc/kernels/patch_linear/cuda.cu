@@ -19,7 +19,7 @@ int launch(Arguments arguments, void* stream) {
   const int shared = Config::shared_bytes(ceil_div(arguments.K, kSlice<typename Config::T>));
   arguments.col_tiles = static_cast<int32_t>(ceil_div(arguments.N, Config::kCols));
   const int64_t blocks = ceil_div(arguments.M, Config::kRows) * arguments.col_tiles;
-  if (blocks > kLargestSize) return cuda::kInvalidConfiguration;
+  if (blocks >= int64_t{1} << 31) return cuda::kInvalidConfiguration;
   return cuda::launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(Config::kThreads), shared, stream,
                       arguments);
 }
@@ -61,7 +61,7 @@ int patch_linear_cuda(const Params& params, void* stream) {
   const int element_size = params.dtype == DType::kFloat32 ? 4 : 2;
   const int64_t M = params.out.grid.patches(), N = params.out.grid.features();
   const int64_t K = params.in.grid.features();
-  if (std::max({M, N, K, params.rank}) > kLargestSize) return cuda::kInvalidConfiguration;
+  if (largest_size(params) > kLargestSize) return cuda::kInvalidConfiguration;
   if (M == 0 || N == 0) return cuda::kSuccess;
 
   Arguments arguments;
@@ -74,7 +74,7 @@ int patch_linear_cuda(const Params& params, void* stream) {
   arguments.M = static_cast<int32_t>(M);
   arguments.N = static_cast<int32_t>(N);
   arguments.K = static_cast<int32_t>(K);
-  arguments.rank = static_cast<int32_t>(params.rank);
+  arguments.rank = K > 0 ? static_cast<int32_t>(params.rank) : 0;  // without features a LoRA adds nothing
   arguments.lora_scale = params.lora_scale;
   arguments.in_unit = unit_bytes(params.in, element_size);
   arguments.out_unit = unit_bytes(params.out, element_size);

@@ -104,7 +104,7 @@ class Block {
     });
   }
 
-  // One pass over K; the weight takes part in the first one only.
+  // One pass over K, of which every copy has arrived at its end; the weight takes part in the first one only.
   __device__ __forceinline__ void multiply(bool with_weight, int first_rank) {
     const int slices = (arg_.K + kSlice<T> - 1) / kSlice<T>;
     const int ranks = Config::kLora ? min(arg_.rank - first_rank, Config::kRank) : 0;
@@ -166,7 +166,6 @@ class Block {
 
   // The low-rank sums, rounded to T, take the place of `in` in the first stage.
   __device__ __forceinline__ void add_low_rank(int first_rank) {
-    cuda::wait_copies<0>();
     __syncthreads();
     low_.for_each_pair([&](int row, int col, float first, float second) {
       const int byte = (warp_ * Config::LowSums::kCols + col) * static_cast<int>(sizeof(T));

@@ -6,6 +6,7 @@
 // scattered through memory in between.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -41,8 +42,17 @@ struct Params {
   DType dtype;  // of everything; sums are float32
 };
 
-// The widest matrix in each direction: 32-bit indices are enough inside the kernel.
-constexpr int64_t kLargestSize = (int64_t{1} << 31) - 1;
+// 32-bit indices are enough inside the kernel up to here.
+constexpr int64_t kLargestSize = int64_t{1} << 30;
+
+// Of all that the kernel counts: patches, features, ranks, rows and columns of cells.
+inline int64_t largest_size(const Params& params) {
+  int64_t largest = params.rank;
+  for (const PatchGrid& grid : {params.in.grid, params.out.grid}) {
+    largest = std::max({largest, grid.patches(), grid.features(), grid.rows, grid.cols});
+  }
+  return largest;
+}
 
 // A cudaError_t. Every size must be at most kLargestSize.
 int patch_linear_cuda(const Params& params, void* stream);

@@ -57,15 +57,14 @@ __device__ __forceinline__ void load_matrix(char* tile, int tile_rows, bool wide
   }
 }
 
-// A unit of features past the edge of a cut patch: the last pixel row and column again.
+// A unit of features that the right edge cuts: the last pixel again.
 template <class T, int kUnit>
-__device__ __forceinline__ void load_clamped(char* to, const char* from, const Patches& patches,
-                                             PatchFeature feature, const PatchPlace& place, bool inside) {
-  feature.y = min(feature.y, place.last_y);
+__device__ __forceinline__ void load_cut_unit(char* to, const char* from, const Patches& patches,
+                                              PatchFeature feature, int32_t last_x, bool inside) {
   const int32_t first_x = feature.x;
 #pragma unroll 1
   for (int i = 0; i < kUnit; ++i) {
-    feature.x = min(first_x + i, place.last_x);
+    feature.x = min(first_x + i, last_x);
     copy_to_tile<sizeof(T)>(to + i * sizeof(T), from + offset_of_feature(patches, feature), inside);
   }
 }
@@ -86,10 +85,12 @@ __device__ __forceinline__ void load_patch_units(char* tile, const Patches& patc
     const PatchPlace place = places[r];
     char* to = tile_at(tile, r, unit * kBytes);
     const char* from = patches.data + place.origin;
-    if (feature.y <= place.last_y && feature.x + kUnit - 1 <= place.last_x) {
-      copy_to_tile<kBytes>(to, from + offset, inside);
+    const PatchFeature clamped{feature.channel, min(feature.y, place.last_y), feature.x};
+    if (feature.x + kUnit - 1 > place.last_x) {
+      load_cut_unit<T, kUnit>(to, from, patches, clamped, place.last_x, inside);
     } else {
-      load_clamped<T, kUnit>(to, from, patches, feature, place, inside);
+      const int64_t here = clamped.y == feature.y ? offset : offset_of_feature(patches, clamped);
+      copy_to_tile<kBytes>(to, from + here, inside);
     }
   }
 }

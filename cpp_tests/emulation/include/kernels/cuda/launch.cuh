@@ -14,7 +14,8 @@ constexpr int kInvalidConfiguration = 9;
 template <class... Parameters, class... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_shared_bytes,
            void* /*stream*/, const Arguments&... arguments) {
-  ddit_emulation::run_grid(grid, block, dynamic_shared_bytes, [&] { kernel(static_cast<Parameters>(arguments)...); });
+  ddit_emulation::run_grid(grid, block, dynamic_shared_bytes,
+                           [&] { kernel(static_cast<Parameters>(arguments)...); });
   return kSuccess;
 }
 
