@@ -95,6 +95,9 @@ def test_steps_of_both_models(dry):
     assert flux["tokens"] == {"1": 48, "2": 12}
     assert {"p", "2p", "2p, LoRA"} <= flux["eager"].keys()
     assert {"p", "2p"} <= flux["compiled"].keys() and {"p", "2p, LoRA"} <= flux["compiled, LoRA"].keys()
+    for label, compared in (("compiled", {"p", "2p"}), ("compiled, LoRA", {"p", "2p, LoRA"})):
+        assert flux[label]["difference"].keys() == compared
+        assert max(flux[label]["difference"].values()) < 1e-5  # the same float32 operations
     assert {"unpatched", "schedule=1", "dynamic, threshold=0"} <= flux["pipeline"].keys()
     assert flux["decision"]["scores on the host"]["median_s"] > 0
     assert steps["tiny Wan"]["eager"]["p"]["median_s"] > 0
