@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpu import driver, table, wheels
+from gpu import driver, wheels
 from gpu.part import ROOT, Part, Skipped
 
 GROUPS = (  # stages of a group run side by side: tests and sanitizer measure nothing
@@ -116,7 +116,7 @@ def run_all(options: argparse.Namespace) -> int:
     rest = [{name: limit for name, limit in group.items() if name not in kept} for group in rest]
     left = options.total - (time.monotonic() - begun)
     driver.run_groups(_stages(options, rest), report, left, environment, after)
-    print(f"\n{table.markdown(report.to_dict())}\n{report.out}")
+    print(f"\n{report.table()}\n{report.out}")
     failed = report.failed()
     if failed:
         print(f"failed: {', '.join(failed)}")

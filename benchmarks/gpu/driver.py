@@ -43,6 +43,10 @@ class Report:
         self._header = {**header, "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
         self._written = ""
 
+    def table(self) -> str:
+        """The Markdown as it was last written."""
+        return self.out.with_suffix(".md").read_text()
+
     def to_dict(self) -> dict[str, Any]:
         return {**self._header, "stages": self.stages}
 
@@ -83,8 +87,16 @@ class Report:
         text = json.dumps(self.to_dict(), indent=1) + "\n"
         if text != self._written:
             write_whole(self.out, text)
-            write_whole(self.out.with_suffix(".md"), table.markdown(self.to_dict()))
             self._written = text
+            try:
+                shown = table.markdown(self.to_dict())
+            except (
+                KeyError,
+                TypeError,
+                ValueError,
+            ) as error:  # a stage that ended halfway: the JSON has it all
+                shown = f"This record can't be shown as a table: {type(error).__name__}: {error}\n"
+            write_whole(self.out.with_suffix(".md"), shown)
 
 
 def run_groups(

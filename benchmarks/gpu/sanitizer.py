@@ -15,12 +15,17 @@ from .part import ROOT, Part, Skipped
 from .shapes import TINY
 from .tests import collect
 
-OPS = ("acceleration_quantiles", "patch_embed", "patch_deembed")
+FILES = (
+    "test_acceleration_quantiles*.py",
+    "test_patch_embed*.py",
+    "test_patch_deembed*.py",
+    "test_patch_linear*.py",
+)
 KERNELS = "ddit"
 """Part of the name of every kernel of this project: its namespace. Only these are checked."""
 
 TESTS = {"memcheck": 8, "racecheck": 4, "synccheck": 4, "initcheck": 4}
-"""Tests of each op under each tool: all tools slow a program down, racecheck the most."""
+"""Tests of each file under each tool: all tools slow a program down, racecheck the most."""
 
 PORT = 49152  # the tools wait for their programs at ports of their own, so that all four can run at once
 ERRORS_FOUND = 86
@@ -37,7 +42,8 @@ def run(part: Part) -> None:
     if not shutil.which("compute-sanitizer"):
         raise Skipped("compute-sanitizer is not on the PATH")
     part.add(kernels=_kernels(part))
-    files = [f"python_tests/test_{op}.py" for op in OPS]
+    found = [file for pattern in FILES for file in sorted((ROOT / "python_tests").glob(pattern))]
+    files = [str(file.relative_to(ROOT)) for file in found]
     ids = collect(part.folder / "sanitized.log", 60, files).splitlines()
     runs = {}
     for number, (tool, each) in enumerate(TESTS.items()):
@@ -78,7 +84,7 @@ def _start(part: Part, tool: str, number: int, chosen: Sequence[str]) -> Command
         part.left() - 8,
         ROOT,
         # Without torch's pool each tensor is an allocation of its own, whose ends the tools know.
-        {"DDIT_REQUIRE_CUDA": "1", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+        {"DDIT_REQUIRE_CUDA": "1", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "OMP_NUM_THREADS": "1"},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sys
 from collections import Counter
@@ -12,7 +13,8 @@ from typing import Any
 from .command import Command
 from .part import ROOT, Part
 
-WORKERS = 6  # pytest-xdist's processes, where it is installed: most of the suite waits for the CPU
+WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))
+"""Processes of pytest-xdist, where it is installed: most of the suite needs the CPU."""
 DRY_RUN = "python_tests/test_cells.py"
 
 # With -v: "file::test PASSED [ 12%]"; of an xdist worker: "[gw1] [ 12%] PASSED file::test".
@@ -38,7 +40,7 @@ def run(part: Part) -> None:
         part.folder / "pytest.log",
         part.left() - 5,
         ROOT,
-        {"DDIT_REQUIRE_CUDA": "1" if part.device == "cuda" else "0"},
+        {"DDIT_REQUIRE_CUDA": "1" if part.device == "cuda" else "0", "OMP_NUM_THREADS": "2"},
     ).wait()
     output = suite.output()
     counted = counts(output)
