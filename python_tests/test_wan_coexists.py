@@ -213,3 +213,29 @@ def test_positional_arguments():
             hidden_states=latents, timestep=torch.tensor([700]), encoder_hidden_states=text
         ).sample
         assert torch.equal(model(latents, torch.tensor([700]), text).sample, by_name)
+
+
+def test_group_offload():
+    pipe, call = make_pipeline("two"), make_call("two", steps=5)
+    handle = ddit_ext.patch(pipe, schedule=2)
+    expected = run(pipe, call)
+    for transformer in (pipe.transformer, pipe.transformer_2):
+        transformer.enable_group_offload(
+            onload_device=torch.device("cpu"), offload_type="leaf_level", use_stream=False
+        )
+    torch.testing.assert_close(run(pipe, call), expected)
+    assert scales_of(handle) == [2] * 5
+
+
+@pytest.mark.parametrize("patch_first", [True, False])
+def test_layerwise_casting(patch_first):
+    """Weights stored in fp8, before or after patching."""
+    pipe, call = make_pipeline(), make_call(steps=2)
+    adapter = trained_adapter(pipe.transformer)
+    if patch_first:
+        ddit_ext.patch(pipe, adapter, schedule=[1, 2])
+    pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+    if not patch_first:
+        ddit_ext.patch(pipe, adapter, schedule=[1, 2])
+    assert pipe.transformer.blocks[0].ffn.net[2].weight.dtype == torch.float8_e4m3fn
+    assert run(pipe, call).isfinite().all()
