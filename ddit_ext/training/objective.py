@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ..models.flux import FluxSteering
@@ -58,15 +59,19 @@ def draw_sigma(count: int, low: float, high: float, shift: float, generator: tor
     return shift * uniform / (1 + (shift - 1) * uniform)
 
 
-def add_noise(arguments: dict[str, Any], sigma: Tensor, generator: torch.Generator) -> dict[str, Any]:
+def add_noise(
+    arguments: dict[str, Any], sigma: Tensor, generator: torch.Generator | list[torch.Generator] | None
+) -> dict[str, Any]:
     """The arguments at noise level ``sigma`` [B] (CPU float32): z = (1-σ)·x0 + σ·ε, timestep σ.
 
-    The noise is drawn on the CPU, so that a run is the same on every device.
+    The noise is drawn on the CPU, so that a run is the same on every device; with a list of generators, from one a
+    sample; with None the latents are at that level already.
     """
-    clean = arguments["hidden_states"]
-    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+    noisy = clean = arguments["hidden_states"]
     level = sigma.to(clean.device)
-    noisy = torch.lerp(clean.float(), noise, level.view(-1, 1, 1)).to(clean.dtype)
+    if generator is not None:
+        noise = randn_tensor(clean.shape, generator=generator, device=torch.device("cpu")).to(clean.device)
+        noisy = torch.lerp(clean.float(), noise, level.view(-1, 1, 1)).to(clean.dtype)
     arguments = dict(arguments)
     extra = arguments.pop("condition_latents", None)
     arguments["hidden_states"] = noisy if extra is None else torch.cat([noisy, extra.to(noisy.dtype)], dim=-1)
