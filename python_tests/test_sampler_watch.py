@@ -12,10 +12,11 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
     UniPCMultistepScheduler,
 )
-from flux_pipelines import TEXT, make_call, make_pipeline, make_scheduler, one_thread, run
+from flux_pipelines import TEXT, make_call, make_pipeline, make_scheduler, make_transformer, one_thread, run
 
 import ddit_ext
 from ddit_ext import cells, ops
+from ddit_ext.models import FluxSteering
 from ddit_ext.patching.sampler import SamplerWatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
@@ -101,18 +102,20 @@ def test_bf16_outputs_change_the_scores_by_their_own_rounding_only():
 def test_a_watched_sampler_does_as_it_did(scheduler):
     """Bit-equal results; the history is the path of the sampler's own differences."""
     paths = []
+    model = make_transformer()
     for watched in (False, True):
         extra = {"mu": 0.7} if "mu" in inspect.signature(scheduler.set_timesteps).parameters else {}
         scheduler.set_timesteps(6, **extra)
         torch.manual_seed(0)
         latents = torch.randn(2, 24, 16)
+        steering = FluxSteering(model)
         watch = SamplerWatch(Pipe(scheduler), True, lambda run: None)
         pipe = Pipe(scheduler)
         watch._pipe = weakref.ref(pipe)
         path = [latents]
         for t in scheduler.timesteps:
             if watched:
-                current, new = watch.look(latents, (t / 1000).expand(2).float(), 16)
+                current, new = watch.look(latents, (t / 1000).expand(2).float(), steering)
                 assert new and current.index == len(path) - 1
             output = torch.tanh(latents) * 0.3
             latents = scheduler.step(output, t, sample=latents, return_dict=False)[0]

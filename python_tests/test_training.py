@@ -6,10 +6,11 @@ import pytest
 import torch
 from tiny_flux import conditions, smooth_latents, tiny_flux, training_batch
 
+from ddit_ext.models import FluxSteering
 from ddit_ext.multiscale import Adapter, AdapterError
 from ddit_ext.training import DistillConfig, TrainingDiverged, distill, evaluate_coarse_error
 from ddit_ext.training.checkpoint import checkpoints
-from ddit_ext.training.objective import call_arguments, draw_sigma
+from ddit_ext.training.objective import draw_sigma
 
 SETTINGS = {"lr": 3e-3, "warmup": 2, "log_every": 4, "checkpoint_every": 5, "ema": 0.9}
 
@@ -185,6 +186,7 @@ def test_a_foreign_or_damaged_checkpoint_is_rejected(tmp_path):
 
 def test_packed_and_image_latents_are_the_same_call():
     latents = smooth_latents(2, side=6)
+    call_arguments = FluxSteering(tiny_flux()).training_call
     image = call_arguments(latents, conditions(2))
     packed = call_arguments(image["hidden_states"], conditions(2) | {"img_ids": image["img_ids"]})
     assert torch.equal(image["hidden_states"], packed["hidden_states"])

@@ -7,10 +7,8 @@ residuals. The forward of diffusers runs as it is, and returns the full fine sha
 
 from __future__ import annotations
 
-import inspect
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 
 from .. import cells as cell_views
 from .grid import Grid, centres, pool_tokens
-from .swap import swapped
+from .steering import Steering, needed
 
 if TYPE_CHECKING:
     from ..multiscale.scale_weights import CoarseStep, ScaleWeights
@@ -66,18 +64,20 @@ class CoarseProjection(nn.Module):
         return packed
 
 
-class FluxSteering:
-    """What is particular to FLUX: where latent, grid and noise level are, and what a coarse call swaps.
+class FluxSteering(Steering):
+    """What is particular to FLUX. Raises ValueError for channels that are not packed."""
 
-    It keeps a weak reference to the transformer, so that a hook on the transformer may own a steering.
-    Raises TypeError for anything but a FluxTransformer2DModel, ValueError for channels that are not packed.
-    """
+    FAMILY = "FLUX"
+    MODELS = (FluxTransformer2DModel,)
+    REPLACED = ("x_embedder", "proj_out")
+    LATENT_DIMENSIONS = 3
+    CHANNELS = -1
+    TIMESTEP = 1.0
 
-    PARAMETERS = tuple(inspect.signature(FluxTransformer2DModel.forward).parameters)[1:]
+    patch_size = PATCH
 
     def __init__(self, transformer: nn.Module) -> None:
-        if not isinstance(transformer, FluxTransformer2DModel):
-            raise TypeError(f"transformer must be a FluxTransformer2DModel, got {type(transformer).__name__}")
+        super().__init__(transformer)
         config = transformer.config
         out_features = config.patch_size**2 * transformer.out_channels
         if config.in_channels % PATCH**2 or out_features % PATCH**2:
@@ -85,47 +85,34 @@ class FluxSteering:
                 f"transformer: in_channels and out_channels must be multiples of {PATCH * PATCH} "
                 f"(packed {PATCH}x{PATCH} latent pixels), got {config.in_channels} and {out_features}"
             )
-        self._transformer = weakref.ref(transformer)
-        self.patch_size = PATCH
         self.in_channels = config.in_channels // PATCH**2
         self.out_channels = out_features // PATCH**2
         self.features = out_features  # of a packed token of the noisy latent
-        self._merged = {name: _adapter_state(transformer, name) for name in ("x_embedder", "proj_out")}
         self._ids: tuple[weakref.ref[Tensor], int, int, Grid, dict[tuple[int, str], Tensor]] | None = None
-        self._lora: weakref.WeakKeyDictionary[nn.Module, dict[str, tuple]] = weakref.WeakKeyDictionary()
 
-    @property
-    def transformer(self) -> FluxTransformer2DModel:
-        """The transformer this belongs to."""
-        transformer = self._transformer()
-        if transformer is None:
-            raise RuntimeError("the transformer that this FluxSteering was made for is gone")
-        return transformer
+    def noisy(self, hidden_states: Tensor) -> Tensor:
+        """Packed tokens [B, N, C_out*p*p], references among them."""
+        return hidden_states[..., : self.features]
 
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of a call by name, however they were passed; TypeError as Python itself raises it."""
-        if not args:
-            return dict(kwargs)
-        if len(args) > len(self.PARAMETERS):
-            raise TypeError(f"transformer takes at most {len(self.PARAMETERS)} arguments, got {len(args)}")
-        named = dict(zip(self.PARAMETERS, args, strict=False))
-        twice = named.keys() & kwargs.keys()
-        if twice:
-            raise TypeError(f"transformer got multiple values for argument {sorted(twice)[0]!r}")
-        return named | kwargs
+    def tokens(self, arguments: dict[str, Any], scale: int) -> int:
+        """Image and reference tokens of a sample; for scale 1 without a look at the ids."""
+        if scale == 1:
+            return needed(arguments, "hidden_states").shape[1]
+        grid = self.grid(arguments)
+        return grid.coarse_tokens(scale) + grid.references
 
-    def noise_level(self, arguments: dict[str, Any]) -> Tensor:
-        """[B] float32: the noise level that the call states, rounded in bf16: a sampler knows better."""
-        timestep = _needed(arguments, "timestep")
-        return timestep.detach().float().reshape(-1).expand(_needed(arguments, "hidden_states").shape[0])
+    def block_cost(self, arguments: dict[str, Any]) -> tuple[int, float]:
+        """Text and image attend to each other in one sequence; a token takes 12·width² in a block's layers."""
+        text = arguments.get("encoder_hidden_states")
+        return (text.shape[1] if isinstance(text, Tensor) else 0), 6.0 * self.width
 
     def grid(self, arguments: dict[str, Any]) -> Grid:
         """The grid of the latent's tokens and the number of reference tokens, read from `img_ids` [N, 3].
 
         Read once per ids tensor. ValueError where the ids are not a full grid in row-major order.
         """
-        ids = _needed(arguments, "img_ids")
-        tokens = _needed(arguments, "hidden_states").shape[1]
+        ids = needed(arguments, "img_ids")
+        tokens = needed(arguments, "hidden_states").shape[1]
         version = -1 if ids.is_inference() else ids._version
         if self._ids is not None:
             known, at_version, at_tokens, grid, _ = self._ids
@@ -140,78 +127,76 @@ class FluxSteering:
 
         the first out_channels channels are the noisy latent, the others clean conditions.
         """
-        own = _needed(arguments, "hidden_states")[:, : grid.tokens]
+        own = needed(arguments, "hidden_states")[:, : grid.tokens]
         return cell_views.from_packed(own, grid.rows, grid.columns, PATCH)
 
-    def signal_cells(self, latents: Tensor, grid: Grid) -> Tensor:
-        """Cells [B, 1, h, w, C_out, p, p] of a latent as a sampler (or a transformer call) has it.
+    def signal_view(self, arguments: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+        """As `Steering.signal_view`, for packed tokens [B, N, >= C_out*p*p] or pictures [B, C_out, H, W]."""
+        grid = self.grid(arguments)
 
-        latents: packed tokens [B, N, >= C_out*p*p] or pictures [B, C_out, H, W]; else ValueError.
-        """
-        if latents.ndim == 3 and latents.shape[1] >= grid.tokens:
-            own = latents[:, : grid.tokens, : self.features]
-            view = cell_views.from_packed(own, grid.rows, grid.columns, PATCH)
-        elif latents.ndim == 4:
-            view = cell_views.from_latents(latents, PATCH)
-        else:
-            raise ValueError(
-                f"latents of shape {tuple(latents.shape)} don't lie on a grid of {grid.tokens} tokens"
-            )
-        expected = (grid.frames, grid.rows, grid.columns, self.out_channels)
-        if tuple(view.shape[1:5]) != expected:
-            raise ValueError(f"cells of the latents must be [B, {expected}, p, p], got {tuple(view.shape)}")
+        def view(latents: Tensor) -> Tensor:
+            if latents.ndim == 3 and latents.shape[1] >= grid.tokens:
+                own = latents[:, : grid.tokens, : self.features]
+                return self._on_grid(cell_views.from_packed(own, grid.rows, grid.columns, PATCH), grid)
+            if latents.ndim != 4:
+                raise ValueError(
+                    f"latents of shape {tuple(latents.shape)} don't lie on a grid of {grid.tokens} tokens"
+                )
+            return self._on_grid(cell_views.from_latents(latents, PATCH), grid)
+
         return view
 
-    def check(self, arguments: dict[str, Any], weights: ScaleWeights) -> None:
-        """Raise NotImplementedError, by name, for what a coarse call would silently get wrong."""
-        transformer = self.transformer
-        if getattr(transformer, "_parallel_config", None) is not None:
-            raise NotImplementedError("context or tensor parallel: coarse patches are not supported with it")
-        if getattr(transformer, "is_cache_enabled", False):
-            raise NotImplementedError(
-                f"{type(transformer._cache_config).__name__}: a cache holds tokens of one patch size; "
-                "call transformer.disable_cache() to use coarse patches"
+    def training_call(self, latents: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of a call, without noise yet, from a training batch.
+
+        Args:
+            latents: clean latents x0, packed [B, N, C·4] or as an image [B, C, H, W] with even sides.
+            conditions: the call's other arguments by name. `img_ids` may be left out for image latents,
+                `txt_ids` always. `condition_latents` [B, N, K], for Fill and Control models, is appended to
+                the noisy latent.
+        """
+        arguments = dict(conditions)
+        if latents.ndim == 4:
+            batch, channels, height, width = latents.shape
+            if height % 2 or width % 2:
+                raise ValueError(f"latents [B, C, H, W] must have even sides, got {tuple(latents.shape)}")
+            packed = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+            arguments.setdefault("img_ids", image_ids(height // 2, width // 2).to(latents.device))
+            latents = packed.reshape(batch, (height // 2) * (width // 2), channels * 4)
+        elif latents.ndim != 3:
+            raise ValueError(
+                f"latents must have shape [B, N, C·4] or [B, C, H, W], got {tuple(latents.shape)}"
             )
-        for name, before in self._merged.items():
-            now = _adapter_state(transformer, name)
-            if now == "active" or now != before:
-                raise NotImplementedError(
-                    f"a PEFT adapter ({_adapter_names(transformer, name)}) on {name}, which coarse patches "
-                    "replace: fuse it before patching, or leave it off this layer"
-                )
+        if "txt_ids" not in arguments:
+            text = arguments["encoder_hidden_states"].shape[1]
+            arguments["txt_ids"] = torch.zeros(text, 3, device=latents.device)
+        arguments["hidden_states"] = latents
+        return arguments
+
+    def check(self, arguments: dict[str, Any], weights: ScaleWeights) -> None:
+        """As `Steering.check`; attention masks count tokens of the base size."""
+        super().check(arguments, weights)
         if "attention_mask" in (arguments.get("joint_attention_kwargs") or {}):
             raise NotImplementedError("joint_attention_kwargs['attention_mask']: not for coarse patches")
-        if weights.patch_size != PATCH:
-            raise ValueError(f"weights: made for patch size {weights.patch_size}, FLUX has {PATCH}")
 
-    @contextmanager
-    def coarse(
-        self, arguments: dict[str, Any], weights: ScaleWeights, sigma: Tensor
-    ) -> Iterator[dict[str, Any]]:
-        """Inside, `transformer(**yielded)` is a coarse call at `weights.scale` with a fine-shaped output.
-
-        arguments: of the call, by name (see `bind`); sigma [B] float32, the noise level in [0, 1].
-        The modules stay swapped until the context ends: keep a backward with gradient checkpointing in it.
-        """
-        self.check(arguments, weights)
+    def _rewrite(
+        self, arguments: dict[str, Any], weights: ScaleWeights, grid: Grid, step: CoarseStep
+    ) -> tuple[dict[str, Any], dict[str, nn.Module]]:
         transformer = self.transformer
-        grid = self.grid(arguments)
-        step = weights.prepare(self.cells(arguments, grid), sigma)
-        timestep = _needed(arguments, "timestep")
-        rewritten = dict(arguments)
-        rewritten["img_ids"] = self._coarse_ids(arguments["img_ids"], grid, weights)
+        timestep = needed(arguments, "timestep")
         dtype = timestep.dtype if timestep.is_floating_point() else torch.float32
-        rewritten["timestep"] = step.timestep.to(dtype)
+        changes: dict[str, Any] = {
+            "img_ids": self._coarse_ids(arguments["img_ids"], grid, weights),
+            "timestep": step.timestep.to(dtype),
+        }
         for name in RESIDUALS:
             if arguments.get(name) is not None:
-                rewritten[name] = [pool_tokens(sample, grid, weights.scale) for sample in arguments[name]]
+                changes[name] = [pool_tokens(sample, grid, weights.scale) for sample in arguments[name]]
         replacements: dict[str, nn.Module] = {
             "x_embedder": CoarseEmbedding(step, transformer.x_embedder, grid),
             "proj_out": CoarseProjection(step, transformer.proj_out, grid),
         }
-        replacements |= self._low_rank(weights)
-        with swapped(transformer, replacements):
-            yield rewritten
+        return changes, replacements
 
     def _coarse_ids(self, ids: Tensor, grid: Grid, weights: ScaleWeights) -> Tensor:
         """Float32 ids of the merged cells: bf16, as pipelines have it, is inexact beyond 128 cells."""
@@ -228,29 +213,13 @@ class FluxSteering:
             known[key] = torch.cat([own, flat[grid.tokens :].float()])
         return known[key]
 
-    def _low_rank(self, weights: ScaleWeights) -> dict[str, nn.Module]:
-        """The module at each low-rank target, whatever stands there, with the addition around it.
 
-        The wrappers are kept from call to call: a compiled model then meets the same objects again.
-        """
-        if not weights.lora:
-            return {}
-        from ..multiscale.lora import LowRankLinear
-
-        transformer = self.transformer
-        kept = self._lora.setdefault(weights, {})
-        for name, low_rank in weights.lora.items():
-            module = transformer.get_submodule(name)
-            if name not in kept or kept[name][0] is not module or kept[name][1] is not low_rank:
-                kept[name] = (module, low_rank, LowRankLinear(module, low_rank))
-        return {name: kept[name][2] for name in weights.lora}
-
-
-def _needed(arguments: dict[str, Any], name: str) -> Tensor:
-    value = arguments.get(name)
-    if not isinstance(value, Tensor):
-        raise TypeError(f"transformer: {name} must be a tensor, got {type(value).__name__}")
-    return value
+def image_ids(rows: int, columns: int) -> Tensor:
+    """FLUX's position ids [rows·columns, 3] of a picture."""
+    ids = torch.zeros(rows, columns, 3)
+    ids[..., 1] = torch.arange(rows)[:, None]
+    ids[..., 2] = torch.arange(columns)
+    return ids.view(-1, 3)
 
 
 def _read_grid(ids: Tensor, tokens: int) -> Grid:
@@ -274,18 +243,3 @@ def _read_grid(ids: Tensor, tokens: int) -> Grid:
             f"of {columns} columns"
         )
     return Grid(1, rows, columns, tokens - own, (y0, x0))
-
-
-def _adapter_state(transformer: nn.Module, name: str) -> str:
-    """What PEFT does to the module at `name`: "none", "active" or "merged"."""
-    module = transformer.get_submodule(name)
-    if not hasattr(module, "base_layer"):
-        return "none"
-    if getattr(module, "merged", False):
-        return "merged"
-    off = getattr(module, "disable_adapters", False) or not getattr(module, "active_adapters", True)
-    return "none" if off else "active"
-
-
-def _adapter_names(transformer: nn.Module, name: str) -> str:
-    return ", ".join(getattr(transformer.get_submodule(name), "active_adapters", None) or ["unnamed"])

@@ -66,3 +66,21 @@ def pool_tokens(tokens: Tensor, grid: Grid, scale: int) -> Tensor:
     pooled = functional.avg_pool2d(own.permute(0, 3, 1, 2), scale, ceil_mode=True)
     pooled = pooled.permute(0, 2, 3, 1).reshape(batch, grid.coarse_tokens(scale), width)
     return torch.cat([pooled, tokens[:, grid.tokens :]], dim=1) if length > grid.tokens else pooled
+
+
+def pool_latents(latents: Tensor, grid: Grid, scale: int, patch: int) -> Tensor:
+    """Means over scale x scale pixels of clean conditions [B, C, F, h*p, w*p], the edges repeated to whole cells.
+
+    A base patch of the result [B, C, F, h'*p, w'*p] is what a merged patch of scale x scale cells sees.
+    """
+    height, width = grid.rows * patch, grid.columns * patch
+    if latents.ndim != 5 or tuple(latents.shape[3:]) != (height, width):
+        raise ValueError(
+            f"a condition must have shape [B, C, F, {height}, {width}], the size of the latent, "
+            f"got {tuple(latents.shape)}"
+        )
+    _, rows, columns = grid.coarse(scale)
+    below, right = rows * scale * patch - height, columns * scale * patch - width
+    frames = latents.transpose(1, 2).flatten(0, 1).float()
+    pooled = functional.avg_pool2d(functional.pad(frames, (0, right, 0, below), mode="replicate"), scale)
+    return pooled.unflatten(0, (latents.shape[0], latents.shape[2])).transpose(1, 2).to(latents.dtype)

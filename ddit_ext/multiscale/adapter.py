@@ -68,7 +68,7 @@ class Adapter(nn.Module):
         """Coarse sizes made from the base's own weights alone.
 
         Args:
-            transformer: a diffusers FluxTransformer2DModel; offloaded, cast, compiled or with peft layers as
+            transformer: a diffusers FLUX or Wan transformer; offloaded, cast, compiled or with peft layers as
             well.
             scales: patch sizes in base patches; a 1 among them is skipped.
             start: "noise_matched" (this project's) or "pi_resize" (the paper's); see docs/coarse-step.md.

@@ -8,8 +8,8 @@ time.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,19 +24,50 @@ class Family:
     """The facts about one transformer class."""
 
     name: str
-    embedding: str  # dotted name of the patch embedding, a linear layer of C_in·p·p features, channel-major
-    output: str  # dotted name of the output projection, rows in the same order
+    embedding: (
+        str  # dotted name of the patch embedding: C_in·p·p features, channel-major, linear or a convolution
+    )
+    output: str  # dotted name of the output projection, a linear layer
+    output_order: Literal["channel_major", "channel_fastest"]  # of its rows: (c, dy, dx) or (dy, dx, c)
     patch: int  # p, the side of a base patch in latent pixels
     feed_forward: str  # regular expression of the modules that take a LoRA
     identity: tuple[str, ...]  # config keys that tell one model from another
-    samples: tuple[str, ...]  # linear layers whose weights are sampled into the fingerprint
+    samples: tuple[str, ...]  # layers whose weights are sampled into the fingerprint
 
+
+_WAN = Family(
+    name="wan",
+    embedding="patch_embedding",
+    output="proj_out",
+    output_order="channel_fastest",
+    patch=2,
+    feed_forward=r"blocks\.\d+\.ffn\.net\.(0\.proj|2)",
+    identity=(
+        "in_channels",
+        "out_channels",
+        "num_layers",
+        "attention_head_dim",
+        "num_attention_heads",
+        "text_dim",
+        "freq_dim",
+        "ffn_dim",
+        "image_dim",
+        "added_kv_proj_dim",
+    ),
+    samples=(
+        "patch_embedding",
+        "proj_out",
+        "condition_embedder.text_embedder.linear_1",
+        "condition_embedder.time_embedder.linear_1",
+    ),
+)
 
 FAMILIES = {
     "FluxTransformer2DModel": Family(
         name="flux",
         embedding="x_embedder",
         output="proj_out",
+        output_order="channel_major",
         patch=2,  # packed by the pipeline; the config's patch_size of 1 counts packed tokens
         feed_forward=(
             r"transformer_blocks\.\d+\.(ff|ff_context)\.net\.(0\.proj|2)"
@@ -57,6 +88,14 @@ FAMILIES = {
         ),
         samples=("x_embedder", "proj_out", "context_embedder", "time_text_embed.timestep_embedder.linear_1"),
     ),
+    "WanTransformer3DModel": _WAN,
+    "WanVACETransformer3DModel": replace(
+        _WAN,
+        name="wan-vace",
+        feed_forward=r"(vace_)?" + _WAN.feed_forward,
+        identity=(*_WAN.identity, "vace_in_channels", "vace_layers"),
+    ),
+    "WanAnimateTransformer3DModel": replace(_WAN, name="wan-animate"),
 }
 
 
@@ -102,17 +141,21 @@ def read_tensor(module: nn.Module, name: str) -> Tensor | None:
     )
 
 
-def read_linear(transformer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
-    """Float32 CPU copies of weight [out, in] and bias [out] of the linear layer ``name``, without any LoRA on
-    it.
+def read_layer(transformer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """Float32 CPU copies of weight [out, in] and bias [out] of the layer ``name``, without any LoRA on it.
+
+    A convolution that does not overlap is the linear layer it is: [out, channels·frames·rows·columns].
     """
     module = unwrapped_layer(transformer, name)
     weight, bias = read_tensor(module, "weight"), read_tensor(module, "bias")
-    shape = (module.out_features, module.in_features)
+    if isinstance(module, nn.Conv3d):
+        shape: tuple[int, ...] = (module.out_channels, module.in_channels, *module.kernel_size)
+    else:
+        shape = (module.out_features, module.in_features)
     if weight is None or tuple(weight.shape) != shape or not weight.is_floating_point():
         found = "no weight" if weight is None else f"{weight.dtype} of shape {tuple(weight.shape)}"
-        raise AdapterError(f"{name}.weight must be a floating-point matrix of shape {shape}, got {found}")
-    weight = _own(weight)
+        raise AdapterError(f"{name}.weight must be floating-point numbers of shape {shape}, got {found}")
+    weight = _own(weight).flatten(1)
     return weight, torch.zeros(shape[0]) if bias is None else _own(bias)
 
 
@@ -126,8 +169,8 @@ def read_base(transformer: nn.Module) -> BaseWeights:
     """The patch embedding and the output projection of ``transformer``."""
     family = family_of(transformer)
     p = family.patch
-    embed_weight, embed_bias = read_linear(transformer, family.embedding)
-    deembed_weight, deembed_bias = read_linear(transformer, family.output)
+    embed_weight, embed_bias = read_layer(transformer, family.embedding)
+    deembed_weight, deembed_bias = read_layer(transformer, family.output)
     for name, features in (
         (family.embedding, embed_weight.shape[1]),
         (family.output, deembed_weight.shape[0]),
@@ -136,11 +179,17 @@ def read_base(transformer: nn.Module) -> BaseWeights:
             raise AdapterError(
                 f"{name} must have a multiple of {p * p} features (patches of {p}×{p}), got {features}"
             )
+    if family.output_order == "channel_fastest":
+        deembed_weight = deembed_weight.unflatten(0, (p, p, -1)).permute(2, 0, 1, 3)
+        deembed_bias = deembed_bias.unflatten(0, (p, p, -1)).permute(2, 0, 1)
+    else:
+        deembed_weight = deembed_weight.unflatten(0, (-1, p, p))
+        deembed_bias = deembed_bias.unflatten(0, (-1, p, p))
     return BaseWeights(
         embed_weight=embed_weight.unflatten(1, (-1, p, p)),
         embed_bias=embed_bias,
-        deembed_weight=deembed_weight.unflatten(0, (-1, p, p)),
-        deembed_bias=deembed_bias.unflatten(0, (-1, p, p)),
+        deembed_weight=deembed_weight.contiguous(),
+        deembed_bias=deembed_bias.contiguous(),
     )
 
 
@@ -167,7 +216,7 @@ def fingerprint(transformer: nn.Module) -> dict[str, Any]:
     samples = {}
     for name in family.samples:
         try:
-            weight, _ = read_linear(transformer, name)
+            weight, _ = read_layer(transformer, name)
         except (AdapterError, AttributeError):
             continue
         flat = weight.flatten()

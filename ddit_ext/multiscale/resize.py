@@ -5,8 +5,8 @@ Three ways, all linear in the base weights: the pseudo-inverse resize of FlexiVi
 means of the latent; and repeated de-embedding rows, which write each output value to all s×s pixels it stands
 for.
 
-Embedding weights are ``[D, C, p, p]``, de-embedding weights ``[C, p, p, D]``, as in ``ddit_ext.ops``.
-FLUX packs a patch's features channel-major: feature = c·p·p + dy·p + dx.
+Embedding weights are ``[D, C, p, p]``, de-embedding weights ``[C, p, p, D]``, as in ``ddit_ext.ops``; the order of a
+model's own features is ``base_weights.py``'s business.
 """
 
 from __future__ import annotations

@@ -158,7 +158,8 @@ class ScaleWeights(nn.Module):
         Args:
             cells: [B, F, h, w, C_in, p, p], any strides; the first C_out channels are the noisy latent, the
                 others clean conditions, which no noise matching applies to.
-            sigma: noise levels [B] in [0, 1], float32. A single number for the whole batch may be [1].
+            sigma: noise levels [B] in [0, 1], float32. A single number for the whole batch may be [1]; [B, F]
+                where the frames of a video are at levels of their own.
 
         Raises:
             ValueError: shapes that don't fit; the text names the argument.
@@ -169,11 +170,17 @@ class ScaleWeights(nn.Module):
             raise ValueError(
                 f"cells must have shape [B, F, h, w, {', '.join(map(str, patch))}], got {tuple(cells.shape)}"
             )
-        if sigma.ndim != 1 or sigma.shape[0] not in (1, cells.shape[0]):
-            raise ValueError(f"sigma must have shape [{cells.shape[0]}], got {tuple(sigma.shape)}")
+        batch, frames = cells.shape[:2]
+        by_frame = sigma.ndim == 2 and tuple(sigma.shape) == (batch, frames)
+        if not by_frame and (sigma.ndim != 1 or sigma.shape[0] not in (1, batch)):
+            raise ValueError(
+                f"sigma must have shape [{batch}], got {tuple(sigma.shape)} (or [{batch}, {frames}]: one a frame)"
+            )
+        if by_frame:  # a step on B*F samples of one frame each
+            sigma, cells = sigma.flatten(), cells.flatten(0, 1).unsqueeze(1)
         sigma = sigma.to(cells.device, torch.float32).expand(cells.shape[0])
         matched = noise_match(sigma, self.scale) if spec.start == "noise_matched" else unmatched(sigma)
-        return CoarseStep(self, cells, sigma, matched)
+        return CoarseStep(self, cells, sigma, matched, frames if by_frame else None)
 
     def detail(self, sigma: Tensor, pixels: Tensor, low: Tensor) -> Tensor | float:
         """H: the adapter's number, or each sample's estimate [B] from its noisy bands."""
@@ -191,21 +198,29 @@ class ScaleWeights(nn.Module):
 class CoarseStep:
     """One coarse call in progress: made by :meth:`ScaleWeights.prepare`, used once.
 
-    ``timestep`` [B] float32 is the noise level that the blocks are told.
+    ``timestep`` [B] float32 is the noise level that the blocks are told; [B, F] where each frame has its own.
     """
 
-    def __init__(self, weights: ScaleWeights, cells: Tensor, sigma: Tensor, matched: NoiseMatch):
+    def __init__(
+        self,
+        weights: ScaleWeights,
+        cells: Tensor,
+        sigma: Tensor,
+        matched: NoiseMatch,
+        frames: int | None = None,
+    ):
         self._weights = weights
+        self._frames = frames  # by which samples of one frame are put together; None: they are whole
         self._cells = cells
         self._sigma = sigma
         self._matched = matched
         self._dtype = _compute_dtype(cells)
-        self.timestep = matched.timestep
+        self.timestep = matched.timestep if frames is None else matched.timestep.unflatten(0, (-1, frames))
 
     def tokens(self) -> Tensor:
         """The image tokens [B, N_s, D] of the coarse patches, in the model's (or autocast's) dtype."""
         weights, dtype = self._weights, self._dtype
-        return ops.patch_embed(
+        tokens = ops.patch_embed(
             self._matched_cells().to(dtype),
             weights.embed_weight.to(dtype),
             (weights.embed_bias + weights.size_embedding).to(dtype),
@@ -214,6 +229,7 @@ class CoarseStep:
             1.0,
             weights.scale,
         )
+        return tokens if self._frames is None else tokens.unflatten(0, (-1, self._frames)).flatten(1, 2)
 
     def velocity(self, tokens: Tensor) -> Tensor:
         """The velocity as cells [B, F, h, w, C_out, p, p] in the latents' dtype.
@@ -223,6 +239,8 @@ class CoarseStep:
         """
         weights, cells, sigma = self._weights, self._cells, self._sigma
         grid = list(cells.shape[1:4])
+        if self._frames is not None:
+            tokens = tokens.unflatten(1, (self._frames, -1)).flatten(0, 1)
         coarse = ops.patch_deembed(
             tokens.to(self._dtype),
             weights.deembed_weight.to(self._dtype),
@@ -250,7 +268,8 @@ class CoarseStep:
         velocity += join_bands(pixels, low, gain, beta, coarse)
         if refinement is not None:
             velocity += refinement(cells, sigma, self._dtype)
-        return velocity.to(cells.dtype)
+        velocity = velocity.to(cells.dtype)
+        return velocity if self._frames is None else velocity.squeeze(1).unflatten(0, (-1, self._frames))
 
     def _matched_cells(self) -> Tensor:
         """The cells with c on the noisy channels, computed in float32."""

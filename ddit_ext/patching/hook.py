@@ -1,16 +1,20 @@
-"""The two hooks on a pipeline's transformer: before a call choose its patch size, after it put all back."""
+"""The two hooks on a pipeline's transformer: before a call choose its patch size, after it put all back.
+
+A pipeline with two transformers (Wan 2.2) has them on both, with one schedule, history and report.
+"""
 
 from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..models import FluxSteering, Grid
+from .parts import Part
 from .policy import Policy
 from .report import RunRecord, StepRecord
 from .sampler import Run, SamplerWatch
@@ -20,20 +24,19 @@ FEWEST = 5
 
 
 class PatchHook:
-    """What patch() installs: it owns the steering, weights, schedule, sampler watch and report."""
+    """What patch() installs: it owns the parts (steering and weights), schedule, sampler watch and report."""
 
     def __init__(
         self,
         pipe: Any,
-        steering: FluxSteering,
-        adapter: Any,
+        parts: Sequence[Part],
         policy: Policy,
         scales: tuple[int, ...],
         thresholds: tuple[float, ...],
         quantile: float,
     ) -> None:
-        self.steering = steering
-        self.adapter = adapter
+        self.parts = list(parts)
+        self.steering = parts[0].steering  # of the transformer that is called
         self.policy = policy
         self.scales = scales
         self.thresholds = thresholds
@@ -45,12 +48,13 @@ class PatchHook:
         self._call: ExitStack | None = None
         self._handles: list[Any] = []
 
-    def install(self, module: nn.Module) -> None:
-        """Hook `module`: the transformer, or what torch.compile made of it (then outside of the graph)."""
-        self._handles = [
-            module.register_forward_pre_hook(BeforeCall(self), with_kwargs=True),
-            module.register_forward_hook(AfterCall(self), always_call=True),
-        ]
+    def install(self) -> None:
+        """Hook each transformer, or what torch.compile made of it (then outside of the graph)."""
+        for part in self.parts:
+            self._handles += [
+                part.module.register_forward_pre_hook(BeforeCall(self, part), with_kwargs=True),
+                part.module.register_forward_hook(AfterCall(self), always_call=True),
+            ]
 
     def remove(self) -> None:
         """Everything as it was found."""
@@ -59,16 +63,17 @@ class PatchHook:
             handle.remove()
         self._handles = []
         self.watch.remove()
-        self.adapter = None  # a handle that is kept for its report keeps no weights
+        self.parts = []  # a handle that is kept for its report keeps no weights
 
-    def before(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+    def before(self, part: Part, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         """The rewritten arguments of a coarse call, None (nothing touched) for a call at size 1."""
         self.leave()  # a call that was interrupted from the keyboard has had no after-hook
+        self.steering = part.steering
         arguments = self.steering.bind(args, kwargs)
         hidden_states, timestep = arguments.get("hidden_states"), arguments.get("timestep")
         if not isinstance(hidden_states, Tensor) or not isinstance(timestep, Tensor):
             return None  # the transformer itself says what is wrong
-        run, new = self.watch.look(hidden_states, timestep, self.steering.features)
+        run, new = self.watch.look(hidden_states, timestep, self.steering)
         if new:
             try:
                 self._begin_step(run, arguments)
@@ -77,19 +82,14 @@ class PatchHook:
                 raise
         if self._scale == 1:
             return None
-        weights = self.adapter.weights(self._scale, hidden_states)
+        weights = part.adapter.weights(self._scale, hidden_states)
         transformer = self.steering.transformer
         if weights.lora and torch.is_grad_enabled() and transformer.gradient_checkpointing:
             raise NotImplementedError(
                 "gradient checkpointing recomputes blocks after a patched call has ended: call transformer "
-                "and backward inside FluxSteering.coarse(), or use disable_gradient_checkpointing()"
+                f"and backward inside {type(self.steering).__name__}.coarse(), or use disable_gradient_checkpointing()"
             )
-        level = run.noise_level
-        if level is None:
-            sigma = self.steering.noise_level(arguments)
-        else:
-            batch, device = hidden_states.shape[0], hidden_states.device
-            sigma = torch.full((batch,), level, dtype=torch.float32, device=device)
+        sigma = self.steering.noise_level(arguments, run.noise_level)
         call = ExitStack()
         rewritten = call.enter_context(self.steering.coarse(arguments, weights, sigma))
         self._call = call
@@ -113,11 +113,9 @@ class PatchHook:
             self._begin_run(run, arguments)
         scores = None
         if run.history.ready:
-            grid = self.steering.grid(arguments)
+            view = self.steering.signal_view(arguments)
             try:
-                scores = run.history.scores(
-                    lambda latent: self.steering.signal_cells(latent, grid), self.scales, self.quantile
-                )
+                scores = run.history.scores(view, self.scales, self.quantile)
             except ValueError as error:
                 self._remark(f"no signal: {error}")
         decision = self.policy.decide(run.index, scores)
@@ -132,20 +130,20 @@ class PatchHook:
                 scores=scores,
                 scale=decision.scale,
                 scales=decision.per_sample or [decision.scale] * samples,
-                tokens=self._tokens(arguments, decision.scale),
+                tokens=self.steering.tokens(arguments, decision.scale),
             )
         )
 
     def _begin_run(self, run: Run, arguments: dict[str, Any]) -> None:
-        text = arguments.get("encoder_hidden_states")
-        config = self.steering.transformer.config
+        text, token_cost = self.steering.block_cost(arguments)
         self.record = RunRecord(
             scales=self.scales,
             thresholds=self.thresholds,
             dynamic=self.policy.needs_signal,
-            width=config.num_attention_heads * config.attention_head_dim,
-            text_tokens=text.shape[1] if isinstance(text, Tensor) else 0,
-            fine_tokens=arguments["hidden_states"].shape[1],
+            width=self.steering.width,
+            text_tokens=text,
+            fine_tokens=self.steering.tokens(arguments, 1),
+            token_cost=token_cost,
         )
         self.policy.begin(run.total)
         if self.policy.needs_signal and 0 < run.total < FEWEST:
@@ -153,12 +151,6 @@ class PatchHook:
                 f"no signal: a run of {run.total} steps is too short for a dynamic schedule, which has none "
                 "in its first three steps; use a fixed schedule"
             )
-
-    def _tokens(self, arguments: dict[str, Any], scale: int) -> int:
-        if scale == 1:
-            return arguments["hidden_states"].shape[1]
-        grid: Grid = self.steering.grid(arguments)
-        return grid.coarse_tokens(scale) + grid.references
 
     def _remark(self, text: str) -> None:
         if text not in self.record.warnings:
@@ -180,12 +172,13 @@ outside_of_graphs = torch.compiler.disable(
 class BeforeCall:
     """Forward pre-hook; a copied or pickled transformer gets one that does nothing."""
 
-    def __init__(self, hook: PatchHook) -> None:
+    def __init__(self, hook: PatchHook, part: Part) -> None:
         self.hook = hook
+        self.part = part
 
     @outside_of_graphs
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        return self.hook.before(args, kwargs)
+        return self.hook.before(self.part, args, kwargs)
 
     def __reduce__(self) -> tuple:
         return _no_hook, ()

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
-from diffusers import FluxTransformer2DModel
-from torch import nn
-
-from ..models import FluxSteering
 from ..multiscale import Adapter
-from ..multiscale.base_weights import check_fingerprint
 from .hook import PatchHook, find_hook
+from .parts import find_parts, give_weights
 from .policy import Dynamic, Fixed, Policy, Schedule
 from .report import Report
-
-TRAINING_FREE = (
-    "ddit_ext: no adapter was given, so coarse steps run training-free on weights made from the model's own. "
-    "They are an approximation, good at high noise and worse towards the end of a run; an adapter trained "
-    "for this model makes them more exact"
-)
 
 
 class Handle:
@@ -50,7 +38,7 @@ class Handle:
 
 def patch(
     pipe: Any,
-    adapter: str | PathLike | Adapter | None = None,
+    adapter: str | PathLike | Adapter | Mapping[str, Any] | None = None,
     *,
     scales: Sequence[int] = (1, 2, 4),
     threshold: float | Sequence[float] = 1e-3,
@@ -61,12 +49,15 @@ def patch(
     batch: str = "finest",
     protect: tuple[int, int] = (0, 0),
 ) -> Handle:
-    """Make a diffusers FLUX pipeline choose the patch size of every denoising step.
+    """Make a diffusers FLUX or Wan pipeline choose the patch size of every denoising step.
 
     Args:
-        pipe: a FLUX pipeline (text-to-image, img2img, inpaint, Fill, Kontext, Control, ControlNet). Pipelines
-            that share its transformer (`from_pipe`, `components`) share the patch.
-        adapter: an Adapter, or the path of what a trainer wrote; None: training-free.
+        pipe: a FLUX pipeline (text-to-image, img2img, inpaint, Fill, Kontext, Control, ControlNet) or a Wan
+            pipeline (text-, image- and video-to-video, VACE, Animate; 2.1, and 2.2 with one or two transformers).
+            Pipelines that share its transformer (`from_pipe`, `components`) share the patch.
+        adapter: an Adapter, or the path of what a trainer wrote; None: training-free. For Wan 2.2's two
+            transformers a folder with the subfolders `transformer` and `transformer_2`, or a mapping from
+            these names.
         scales: sizes in base patches, 1 first, ascending.
         threshold: a score below it is coarse enough; one number, or one per scale above 1.
         quantile: in [0, 1], over the patches of a sample.
@@ -80,7 +71,7 @@ def patch(
         NotImplementedError: a feature, by name.
     In each case the pipeline is as it was.
     """
-    transformer = _transformer(pipe)
+    parts = find_parts(pipe)
     scales = _scales(scales)
     thresholds = _thresholds(threshold, len(scales) - 1)
     _number("quantile", quantile)
@@ -94,7 +85,7 @@ def patch(
         raise NotImplementedError("batch='split' is not supported yet: use batch='finest'")
     if batch != "finest":
         raise ValueError(f"batch must be 'finest' or 'split', got {batch!r}")
-    if find_hook(pipe.transformer) is not None:
+    if any(find_hook(part.module) is not None for part in parts):
         raise RuntimeError(
             "pipe is already patched (or shares its transformer with a pipeline that is): unpatch() it first"
         )
@@ -103,35 +94,19 @@ def patch(
         policy = Dynamic(scales, thresholds, protect)
     else:
         policy = Fixed(schedule, scales, protect)
-    steering = FluxSteering(transformer)
-    weights = _adapter(adapter, transformer, scales, policy)
-    hook = PatchHook(pipe, steering, weights, policy, scales, thresholds, float(quantile))
-    hook.install(pipe.transformer)
+    give_weights(parts, adapter, scales[1:], getattr(policy, "always_fine", False))
+    hook = PatchHook(pipe, parts, policy, scales, thresholds, float(quantile))
+    hook.install()
     return Handle(pipe, hook)
 
 
 def unpatch(pipe: Any) -> None:
     """Take the patch off a pipeline (and off those that share its transformer); RuntimeError without one."""
-    hook = find_hook(_transformer(pipe)) or find_hook(pipe.transformer)
-    if hook is None:
+    hooks = [hook for part in find_parts(pipe) if (hook := find_hook(part.module)) is not None]
+    if not hooks:
         raise RuntimeError("pipe is not patched")
-    hook.remove()
-
-
-def _transformer(pipe: Any) -> FluxTransformer2DModel:
-    transformer = getattr(pipe, "transformer", None)
-    model = getattr(transformer, "_orig_mod", transformer)  # out of torch.compile
-    if not isinstance(model, FluxTransformer2DModel):
-        found = "none" if model is None else f"a {type(model).__name__}"
-        raise TypeError(
-            "pipe must be a diffusers FLUX pipeline, whose transformer is a FluxTransformer2DModel; "
-            f"got {type(pipe).__name__} with {found}"
-        )
-    if not hasattr(getattr(pipe, "scheduler", None), "step"):
-        raise TypeError(f"pipe must have a scheduler; got {type(pipe).__name__} without")
-    if getattr(model, "_parallel_config", None) is not None:
-        raise NotImplementedError("context or tensor parallel transformers are not supported")
-    return model
+    for hook in hooks:
+        hook.remove()
 
 
 def _scales(scales: Any) -> tuple[int, ...]:
@@ -174,24 +149,3 @@ def _protect(protect: Any) -> tuple[int, int]:
     if not whole or any(not isinstance(n, Integral) or isinstance(n, bool) or n < 0 for n in protect):
         raise ValueError(f"protect must be two whole numbers (first, last), not negative; got {protect!r}")
     return int(protect[0]), int(protect[1])
-
-
-def _adapter(adapter: Any, transformer: nn.Module, scales: tuple[int, ...], policy: Policy) -> Adapter | None:
-    """The weights of all coarse scales; None where no step can be coarse and none were given."""
-    coarse = scales[1:]
-    if adapter is None:
-        if not coarse or getattr(policy, "always_fine", False):
-            return None
-        weights = Adapter.training_free(transformer, coarse)
-        warnings.warn(TRAINING_FREE, stacklevel=3)
-        return weights
-    if isinstance(adapter, str | PathLike):
-        adapter = Adapter.load(Path(adapter), transformer)
-    elif not isinstance(adapter, Adapter):
-        raise TypeError(f"adapter must be a path, an Adapter or None, got {type(adapter).__name__}")
-    else:
-        check_fingerprint(adapter.base, transformer)
-    missing = [scale for scale in coarse if scale not in adapter.scales]
-    if missing:
-        raise ValueError(f"scales: the adapter has weights for {adapter.scales}, not for {missing}")
-    return adapter

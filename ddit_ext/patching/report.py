@@ -31,8 +31,9 @@ class RunRecord:
     thresholds: tuple[float, ...]
     dynamic: bool
     width: int  # of a token inside the transformer
-    text_tokens: int = 0
+    text_tokens: int = 0  # in the blocks' self-attention
     fine_tokens: int = 0
+    token_cost: float | None = None  # see Steering.block_cost; None: FLUX's 6·width
     steps: list[StepRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -99,14 +100,15 @@ class Report:
 
     def _speedup(self) -> float:
         run = self._run
-        fine = len(self._steps) * _cost(run.fine_tokens + run.text_tokens, run.width)
-        taken = sum(_cost(step["tokens"] + run.text_tokens, run.width) for step in self._steps)
+        each = 6.0 * run.width if run.token_cost is None else run.token_cost
+        fine = len(self._steps) * _cost(run.fine_tokens + run.text_tokens, each)
+        taken = sum(_cost(step["tokens"] + run.text_tokens, each) for step in self._steps)
         return fine / taken if taken else 1.0
 
 
-def _cost(tokens: int, width: int) -> float:
-    """Multiplications of a block / 2·width: its layers take 12·width² a token, attention 2·tokens·width."""
-    return tokens * (6.0 * width + tokens)
+def _cost(tokens: int, each: float) -> float:
+    """Multiplications of a block / 2·width: `each` for a token's layers, attention 2·tokens·width a token."""
+    return tokens * (each + tokens)
 
 
 def _remarks(run: RunRecord) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models import Steering
 from .history import History
 
 MISMATCH = 0.01
@@ -24,7 +25,10 @@ MISMATCH = 0.01
 class Run:
     """One denoising run: `index` is its current step, `total` its number of steps (0: unknown)."""
 
-    def __init__(self, scheduler: Any, timesteps: Any, shape: torch.Size, levels: list[float]) -> None:
+    def __init__(
+        self, scheduler: Any, timesteps: Any, shape: torch.Size, levels: list[float], steering: Steering
+    ) -> None:
+        self.read = steering.told  # σ of a call's timestep
         self.scheduler = scheduler
         self.timesteps = timesteps
         self.shape = shape
@@ -41,9 +45,9 @@ class Run:
 
     @property
     def told(self) -> float:
-        """The current step's timestep as the transformer was told; on a GPU this waits for it."""
+        """σ of the current step as the transformer was told; on a GPU this waits for it."""
         assert self.timestep is not None
-        return _first(self.timestep)
+        return self.read(self.timestep)
 
     @property
     def noise_level(self) -> float | None:
@@ -105,10 +109,10 @@ class SamplerWatch:
         self._wrapped: Any = None
         self.run: Run | None = None
 
-    def look(self, latents: Tensor, timestep: Tensor, channels: int) -> tuple[Run, bool]:
+    def look(self, latents: Tensor, timestep: Tensor, steering: Steering) -> tuple[Run, bool]:
         """At each transformer call: the run and whether this call begins a step of it.
 
-        latents: hidden_states [B, N, >= channels], the first `channels` features the noisy latent.
+        latents, timestep: the call's own; steering: of the transformer that is called.
         """
         pipe = self._pipe()
         scheduler = getattr(pipe, "scheduler", None)
@@ -123,22 +127,20 @@ class SamplerWatch:
             or run.timesteps is not timesteps
             or run.shape != latents.shape
         ):
-            run = self._begin(scheduler, timesteps, latents, timestep)
+            run = self._begin(scheduler, timesteps, latents, timestep, steering)
         elif run.done == run.index:
             if self._same_timestep(run, timestep):
                 run.repeats += 1
                 return run, False
-            if run.sampled or _first(timestep) > run.told:
-                run = self._begin(
-                    scheduler, timesteps, latents, timestep
-                )  # another loop, without this sampler
+            if run.sampled or steering.told(timestep) > run.told:  # another loop, without this sampler
+                run = self._begin(scheduler, timesteps, latents, timestep, steering)
             else:
                 run.done += 1
         run.index = run.done
         run.timestep = timestep
         run.repeats = 0
         if self._signal and not run.sampled:
-            run.history.push(latents[..., :channels])
+            run.history.push(steering.noisy(latents))
         return run, True
 
     def drop(self) -> None:
@@ -156,13 +158,20 @@ class SamplerWatch:
         self._wrapped = scheduler
         self._step = StepWatch(scheduler, self._seen) if callable(getattr(scheduler, "step", None)) else None
 
-    def _begin(self, scheduler: Any, timesteps: Any, latents: Tensor, timestep: Tensor) -> Run:
+    def _begin(
+        self, scheduler: Any, timesteps: Any, latents: Tensor, timestep: Tensor, steering: Steering
+    ) -> Run:
         levels: list[float] = []
         if isinstance(timesteps, Tensor) and timesteps.ndim == 1:
-            levels = _noise_levels(scheduler, timesteps)[_first_step(scheduler) :]
-            if levels and abs(levels[0] - _first(timestep)) > MISMATCH:
-                levels = []  # not this sampler's run
-        self.run = Run(scheduler, timesteps, latents.shape, levels)
+            levels = _noise_levels(scheduler, timesteps)
+            first = _first_step(scheduler)
+            told = steering.told(timestep)
+            if first < len(levels) and abs(levels[first] - told) > MISMATCH:
+                # Video-to-video enters later without saying so; otherwise it is not this sampler's run.
+                stated = [steering.told(t) for t in timesteps.cpu()]
+                first = stated.index(told) if told in stated else len(levels)
+            levels = levels[first:]
+        self.run = Run(scheduler, timesteps, latents.shape, levels, steering)
         return self.run
 
     @staticmethod
@@ -171,7 +180,7 @@ class SamplerWatch:
             return True
         if run.sampled and timestep.device.type != "cpu" and run.repeats == 0:
             return True  # guidance's second call: reading the values would stall the GPU for nothing
-        return _first(timestep) == run.told
+        return run.read(timestep) == run.told
 
     def _seen(self, scheduler: Any, args: tuple, kwargs: dict, result: Any) -> None:
         run = self.run
@@ -253,7 +262,3 @@ def _noise_levels(scheduler: Any, timesteps: Tensor) -> list[float]:
             return levels
     scale = getattr(scheduler.config, "num_train_timesteps", 1000)
     return [float(t) / scale for t in timesteps.tolist()]
-
-
-def _first(timestep: Tensor) -> float:
-    return float(timestep.detach().reshape(-1)[0])

@@ -62,13 +62,14 @@ def distill(
     """Train ``adapter`` against the frozen ``transformer`` itself.
 
     Args:
-        transformer: a FluxTransformer2DModel on the device to train on. Its parameters are frozen meanwhile,
+        transformer: a FLUX or Wan transformer on the device to train on. Its parameters are frozen meanwhile,
             and are as before afterwards. Gradient checkpointing, if enabled, applies to the student.
         adapter: from ``Adapter.create``; it is moved to the transformer's device and trained in place.
-        batches: pairs (clean latents, other call arguments) as ``objective.call_arguments`` takes them; with
-            ``noise_level`` [B] among the arguments the latents are noisy already. A callable is given the number
-            of the batch: (step · accumulate + i) · processes + rank. An iterable is read in that order, from its
-            start again when it ends; batches of earlier steps and other processes are read past.
+        batches: pairs (clean latents, other call arguments) as the ``training_call`` of ``FluxSteering`` or
+            ``WanSteering`` takes them; with ``noise_level`` [B] among the arguments the latents are noisy already.
+            A callable is given the number of the batch: (step · accumulate + i) · processes + rank. An iterable is
+            read in that order, from its start again when it ends; batches of earlier steps and other processes are
+            read past.
         config: see :class:`DistillConfig`.
         out_dir: receives ``checkpoints/``, ``log.jsonl`` and ``adapter/``; None: nothing is written.
         resume: continue from the newest checkpoint in ``out_dir``, if there is one.

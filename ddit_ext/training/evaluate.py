@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.flux import FluxSteering
+from ..models import steering_for
 from ..multiscale.adapter import Adapter
-from .objective import add_noise, call_arguments, coarse_errors
+from .objective import add_noise, coarse_errors
 
 
 @torch.no_grad()
@@ -37,18 +37,18 @@ def evaluate_coarse_error(
     Returns:
         noise level -> summed squared error over summed square of the base's velocity.
     """
-    steering = FluxSteering(transformer)
+    steering = steering_for(transformer)
     device = next(transformer.parameters()).device
     totals = {sigma: [0.0, 0.0] for sigma in sigmas}
     count = 0
     for latents, conditions in batches:
         latents = latents.to(device)
         conditions = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in conditions.items()}
-        clean = call_arguments(latents, conditions)
+        clean = steering.training_call(latents, conditions)
         weights = adapter.weights(scale, clean["hidden_states"])
         for sigma in sigmas:
             generator = torch.Generator().manual_seed(seed + count)
-            arguments = add_noise(clean, torch.full((latents.shape[0],), float(sigma)), generator)
+            arguments = add_noise(steering, clean, torch.full((latents.shape[0],), float(sigma)), generator)
             error, power = coarse_errors(transformer, steering, weights, arguments, autocast)
             totals[sigma][0] += error.sum().item()
             totals[sigma][1] += power.sum().item()

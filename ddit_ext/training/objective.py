@@ -13,42 +13,8 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from ..models.flux import FluxSteering
+from ..models import Steering
 from ..multiscale.scale_weights import ScaleWeights
-
-
-def call_arguments(latents: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of a FLUX call, without noise yet, from a training batch.
-
-    Args:
-        latents: clean latents x0, packed [B, N, C·4] or as an image [B, C, H, W] with even sides.
-        conditions: the call's other arguments by name. ``img_ids`` may be left out for image latents,
-            ``txt_ids`` always. ``condition_latents`` [B, N, K], for Fill and Control models, is appended to
-            the noisy latent.
-    """
-    arguments = dict(conditions)
-    if latents.ndim == 4:
-        batch, channels, height, width = latents.shape
-        if height % 2 or width % 2:
-            raise ValueError(f"latents [B, C, H, W] must have even sides, got {tuple(latents.shape)}")
-        packed = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
-        arguments.setdefault("img_ids", image_ids(height // 2, width // 2).to(latents.device))
-        latents = packed.reshape(batch, (height // 2) * (width // 2), channels * 4)
-    elif latents.ndim != 3:
-        raise ValueError(f"latents must have shape [B, N, C·4] or [B, C, H, W], got {tuple(latents.shape)}")
-    if "txt_ids" not in arguments:
-        text = arguments["encoder_hidden_states"].shape[1]
-        arguments["txt_ids"] = torch.zeros(text, 3, device=latents.device)
-    arguments["hidden_states"] = latents
-    return arguments
-
-
-def image_ids(rows: int, columns: int) -> Tensor:
-    """FLUX's position ids [rows·columns, 3] of a picture."""
-    ids = torch.zeros(rows, columns, 3)
-    ids[..., 1] = torch.arange(rows)[:, None]
-    ids[..., 2] = torch.arange(columns)
-    return ids.view(-1, 3)
 
 
 def draw_sigma(count: int, low: float, high: float, shift: float, generator: torch.Generator) -> Tensor:
@@ -60,9 +26,12 @@ def draw_sigma(count: int, low: float, high: float, shift: float, generator: tor
 
 
 def add_noise(
-    arguments: dict[str, Any], sigma: Tensor, generator: torch.Generator | list[torch.Generator] | None
+    steering: Steering,
+    arguments: dict[str, Any],
+    sigma: Tensor,
+    generator: torch.Generator | list[torch.Generator] | None,
 ) -> dict[str, Any]:
-    """The arguments at noise level ``sigma`` [B] (CPU float32): z = (1-σ)·x0 + σ·ε, timestep σ.
+    """The arguments of ``Steering.training_call`` at noise level ``sigma`` [B] (CPU float32): z = (1-σ)·x0 + σ·ε.
 
     The noise is drawn on the CPU, so that a run is the same on every device; with a list of generators, from one a
     sample; with None the latents are at that level already.
@@ -71,11 +40,14 @@ def add_noise(
     level = sigma.to(clean.device)
     if generator is not None:
         noise = randn_tensor(clean.shape, generator=generator, device=torch.device("cpu")).to(clean.device)
-        noisy = torch.lerp(clean.float(), noise, level.view(-1, 1, 1)).to(clean.dtype)
+        weight = level.view(-1, *[1] * (clean.ndim - 1))
+        noisy = torch.lerp(clean.float(), noise, weight).to(clean.dtype)
     arguments = dict(arguments)
     extra = arguments.pop("condition_latents", None)
-    arguments["hidden_states"] = noisy if extra is None else torch.cat([noisy, extra.to(noisy.dtype)], dim=-1)
-    arguments["timestep"] = level
+    if extra is not None:
+        noisy = torch.cat([noisy, extra.to(noisy.dtype)], dim=steering.CHANNELS)
+    arguments["hidden_states"] = noisy
+    arguments["timestep"] = steering.timestep(level)
     return arguments
 
 
@@ -86,7 +58,7 @@ def teacher_velocity(transformer: nn.Module, arguments: dict[str, Any], dtype: t
 
 
 def student_velocity(transformer: nn.Module, arguments: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
-    """The velocity of a coarse call, float32; ``arguments`` come from ``FluxSteering.coarse``."""
+    """The velocity of a coarse call, float32; ``arguments`` come from ``Steering.coarse``."""
     with autocast(arguments, dtype):
         return transformer(**arguments, return_dict=False)[0].float()
 
@@ -106,13 +78,13 @@ def squared_errors(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def coarse_errors(
     transformer: nn.Module,
-    steering: FluxSteering,
+    steering: Steering,
     weights: ScaleWeights,
     arguments: dict[str, Any],
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """:func:`squared_errors` of one noisy batch, for measuring."""
     teacher = teacher_velocity(transformer, arguments, dtype)
-    with steering.coarse(arguments, weights, arguments["timestep"]) as coarse:
+    with steering.coarse(arguments, weights, steering.noise_level(arguments)) as coarse:
         student = student_velocity(transformer, coarse, dtype)
     return squared_errors(student, teacher)

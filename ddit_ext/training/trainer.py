@@ -14,14 +14,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .._version import __version__
-from ..models.flux import FluxSteering
+from ..models import steering_for
 from ..multiscale.adapter import Adapter
 from .checkpoint import RunState, SaveFailed, named_parameters, resume, save_checkpoint
 from .config import DistillConfig
 from .log import LEVEL_BINS, level_bin
 from .objective import (
     add_noise,
-    call_arguments,
     draw_sigma,
     squared_errors,
     student_velocity,
@@ -89,7 +88,7 @@ class Trainer:
         self.config = config
         self.folder = folder
         self.processes = processes or Processes()
-        self.steering = FluxSteering(transformer)
+        self.steering = steering_for(transformer)
         self.device = device or next(transformer.parameters()).device
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -155,7 +154,7 @@ class Trainer:
         for (latents, conditions), size in zip(batches, sizes, strict=True):
             conditions = _to(conditions, self.device)
             level = conditions.pop("noise_level", None)
-            arguments = call_arguments(latents.to(self.device), conditions)
+            arguments = self.steering.training_call(latents.to(self.device), conditions)
             noise = None
             if level is None:
                 everyone = drawn[start : start + processes.count * size]
@@ -168,7 +167,7 @@ class Trainer:
             else:
                 everyone = processes.gather(level.float()).cpu()
                 sigma = level.float().cpu()
-            portions.append(Portion(add_noise(arguments, sigma, noise), sigma, everyone))
+            portions.append(Portion(add_noise(self.steering, arguments, sigma, noise), sigma, everyone))
             start += processes.count * size
         return portions
 
@@ -181,7 +180,8 @@ class Trainer:
         """Gradients of one scale, from the samples of ``portion`` in its noise range; moves ``means``."""
         config, arguments = self.config, portion.arguments
         # Gradient checkpointing runs blocks again in the backward: the modules stay swapped until then.
-        with self.steering.coarse(arguments, self.adapter.own(scale), arguments["timestep"]) as coarse:
+        level = self.steering.noise_level(arguments)
+        with self.steering.coarse(arguments, self.adapter.own(scale), level) as coarse:
             student = student_velocity(self.transformer, coarse, config.autocast_dtype)
             error, power = squared_errors(student, teacher)
             inside = self._inside(scale, portion.everyone)
