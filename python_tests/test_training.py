@@ -9,6 +9,7 @@ from tiny_flux import conditions, smooth_latents, tiny_flux, training_batch
 from ddit_ext.models import FluxSteering
 from ddit_ext.multiscale import Adapter, AdapterError
 from ddit_ext.training import DistillConfig, TrainingDiverged, distill, evaluate_coarse_error
+from ddit_ext.training.checkpoint import checkpoints
 from ddit_ext.training.objective import draw_sigma
 
 SETTINGS = {"lr": 3e-3, "warmup": 2, "log_every": 4, "checkpoint_every": 5, "ema": 0.9}
@@ -103,7 +104,7 @@ def test_an_exhausted_iterator_is_named_and_the_work_kept(tmp_path):
     data = iter([training_batch(0), training_batch(1)])
     with pytest.raises(ValueError, match="batches ended after 2 of 6 steps"):
         run(transformer, new_adapter(transformer), tmp_path, data, steps=6)
-    assert (tmp_path / "checkpoint.safetensors").exists()
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000002.safetensors"]
 
 
 @pytest.mark.parametrize("normalise", ["teacher", "level"])
@@ -171,11 +172,14 @@ def test_a_foreign_or_damaged_checkpoint_is_rejected(tmp_path):
     run(transformer, new_adapter(transformer), tmp_path, steps=2)
     with pytest.raises(AdapterError, match="belongs to another adapter"):
         run(transformer, Adapter.create(transformer, rank=3), tmp_path, steps=4)
-    path = tmp_path / "checkpoint.safetensors"
+    (path,) = checkpoints(tmp_path)
     path.write_bytes(path.read_bytes()[:-10])
     adapter = new_adapter(transformer)
     wanted = [parameter.clone() for parameter in adapter.parameters()]
-    with pytest.raises(AdapterError, match="not a readable checkpoint"):
+    with (
+        pytest.warns(UserWarning, match=f"{path.name} is not a readable checkpoint"),
+        pytest.raises(AdapterError, match=f"{path.name} is not a readable checkpoint"),
+    ):
         run(transformer, adapter, tmp_path, steps=4)
     assert all(torch.equal(a, b) for a, b in zip(adapter.parameters(), wanted, strict=True))
 

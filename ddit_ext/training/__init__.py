@@ -1,6 +1,7 @@
 """Distillation: the base model teaches its own coarse patch sizes."""
 
 from ..multiscale.adapter import Adapter, AdapterError
+from .checkpoint import SaveFailed
 from .config import DistillConfig
 from .distill import DistillResult, distill
 from .evaluate import evaluate_coarse_error
@@ -11,6 +12,7 @@ __all__ = [
     "AdapterError",
     "DistillConfig",
     "DistillResult",
+    "SaveFailed",
     "TrainingDiverged",
     "distill",
     "evaluate_coarse_error",

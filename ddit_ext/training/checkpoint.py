@@ -1,15 +1,17 @@
-"""The state of a training run in one safetensors file, replaced as a whole: a kill at any time leaves the old
-or the new.
+"""The state of a training run in one safetensors file a checkpoint: a kill at any time leaves it whole or absent.
 
 Everything a step depends on is in it (adapter, its average, optimiser, random generators, running means,
-step), so a resumed run continues bit for bit on the CPU. The description is JSON in the file's metadata;
-nothing is pickled.
+step), so a resumed run continues bit for bit on the CPU. The description is JSON in the file's metadata, with a
+checksum of the tensors; nothing is pickled.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import warnings
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,22 @@ from ..multiscale.adapter import Adapter, AdapterError
 from ..multiscale.adapter_file import named_tensors, replace_file
 
 FORMAT = "ddit_ext.distill"
-FORMAT_VERSION = 1
-FILE = "checkpoint.safetensors"
+FORMAT_VERSION = 2
+FOLDER = "checkpoints"
+
+
+class SaveFailed(OSError):
+    """A file could not be written; the text names it. What was there before is as it was."""
+
+
+@dataclass
+class RunState:
+    """What a checkpoint holds besides the number of steps; :func:`load_checkpoint` fills it in place."""
+
+    adapter: Adapter
+    average: dict[str, Tensor]  # by parameter name; empty without an average
+    optimizer: torch.optim.Optimizer
+    level_means: Tensor
 
 
 def named_parameters(adapter: Adapter) -> dict[str, torch.nn.Parameter]:
@@ -34,23 +50,31 @@ def named_parameters(adapter: Adapter) -> dict[str, torch.nn.Parameter]:
     return named
 
 
-def save_checkpoint(
-    folder: Path,
-    adapter: Adapter,
-    average: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    level_means: Tensor,
-    step: int,
-) -> None:
-    """Write the state after ``step`` finished steps."""
-    tensors: dict[str, Tensor] = {"level_means": level_means, "random.cpu": torch.get_rng_state()}
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, newest first."""
+    return sorted((folder / FOLDER).glob("step-*.safetensors"), reverse=True)
+
+
+def save_checkpoint(folder: Path, state: RunState, step: int, keep: int = 1) -> Path:
+    """Write the state after ``step`` finished steps; then drop all but the ``keep`` newest.
+
+    Raises:
+        SaveFailed: the disk is full, or another error of the file system.
+    """
+    adapter, optimizer = state.adapter, state.optimizer
+    tensors: dict[str, Tensor] = {"level_means": state.level_means, "random.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
+    counters: dict[str, dict[str, float]] = {}
     for name, parameter in named_parameters(adapter).items():
         tensors[f"adapter.{name}"] = parameter.detach()
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{key}.{name}"] = value
-    tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{key}.{name}"] = value
+            else:
+                counters.setdefault(name, {})[key] = value
+    tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
+    contents = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -58,26 +82,56 @@ def save_checkpoint(
         "base": adapter.base,
         "scales": [asdict(weights.spec) for weights in adapter.sizes.values()],
         "training": adapter.training_record,
+        "optimizer": type(optimizer).__name__,
+        "counters": counters,
+        "groups": [_moved(group, optimizer.defaults) for group in optimizer.param_groups],
+        "crc32": _checksum(contents),
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FOLDER / f"step-{step:08d}.safetensors"
     metadata = {"description": json.dumps(description)}
-    contents = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    replace_file(folder / FILE, lambda path: save_file(contents, path, metadata))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda to: save_file(contents, to, metadata))
+    except (OSError, SafetensorError) as error:
+        raise SaveFailed(f"checkpoint {path} could not be written: {error}") from error
+    for old in checkpoints(folder)[keep:]:
+        old.unlink(missing_ok=True)
+    return path
 
 
-def load_checkpoint(
-    folder: Path,
-    adapter: Adapter,
-    average: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    level_means: Tensor,
-) -> int:
-    """Put the saved state into the arguments and torch's generators; returns the number of finished steps.
+def resume(folder: Path, state: RunState) -> int:
+    """Put the newest readable checkpoint into ``state``; returns its number of steps, 0 where there is none.
+
+    A damaged one is named in a warning, and the one before it is taken: the run comes to the same end.
 
     Raises:
-        AdapterError: a damaged file, or one of another adapter. Nothing has been changed then.
+        AdapterError: one of another adapter or optimiser, or no checkpoint is readable. Nothing has been changed.
     """
-    path = folder / FILE
+    found = checkpoints(folder)
+    damaged: list[CheckpointDamaged] = []
+    for path in found:
+        try:
+            return load_checkpoint(path, state)
+        except CheckpointDamaged as error:
+            damaged.append(error)
+            warnings.warn(f"{error}; trying the checkpoint before it", stacklevel=2)
+    if damaged:
+        raise damaged[0]
+    return 0
+
+
+class CheckpointDamaged(AdapterError):
+    """A checkpoint that can't be read, or whose contents are not what was written."""
+
+
+def load_checkpoint(path: Path, state: RunState) -> int:
+    """Put the saved state into ``state`` and torch's generators; returns the number of finished steps.
+
+    Raises:
+        CheckpointDamaged: a damaged file.
+        AdapterError: one of another adapter or optimiser. Nothing has been changed in either case.
+    """
+    adapter, optimizer = state.adapter, state.optimizer
     description, tensors = _read(path)
     scales = [asdict(weights.spec) for weights in adapter.sizes.values()]
     if description["scales"] != json.loads(json.dumps(scales)) or description["base"] != adapter.base:
@@ -85,30 +139,55 @@ def load_checkpoint(
             f"{path} belongs to another adapter: expected {scales} for {adapter.base['config']}, "
             f"got {description['scales']} for {description['base']['config']}"
         )
+    if description["optimizer"] != type(optimizer).__name__:
+        raise AdapterError(
+            f"{path} belongs to another optimizer: expected {type(optimizer).__name__}, "
+            f"got {description['optimizer']}"
+        )
     parameters = named_parameters(adapter)
-    wanted = {f"adapter.{name}" for name in parameters} | {f"average.{name}" for name in average}
+    wanted = {f"adapter.{name}" for name in parameters} | {f"average.{name}" for name in state.average}
     missing = sorted((wanted | {"level_means", "random.cpu"}) - tensors.keys())
     if missing:
         raise AdapterError(f"{path} lacks {missing[:5]}")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"adapter.{name}"])
-            if name in average:
-                average[name].copy_(tensors[f"average.{name}"])
-        level_means.copy_(tensors["level_means"])
+            if name in state.average:
+                state.average[name].copy_(tensors[f"average.{name}"])
+        state.level_means.copy_(tensors["level_means"])
     optimizer.state.clear()
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, key, parameter_name = name.split(".", 2)
             parameter = parameters[parameter_name]
             # AdamW counts on the CPU and keeps its moments with the parameter.
-            state = tensor if key == "step" else tensor.to(parameter.device)
-            optimizer.state[parameter][key] = state
+            optimizer.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)
+    for name, values in description["counters"].items():
+        optimizer.state[parameters[name]].update(values)
+    for group, values in zip(optimizer.param_groups, description["groups"], strict=False):
+        group.update(values)
     adapter.training_record = description["training"]
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
     return description["step"]
+
+
+def _moved(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, float]:
+    """What an optimiser keeps in a group (Prodigy: its estimates); the settings come from the config."""
+    ours = ("lr", "peak_lr", "weight_decay")
+    return {
+        key: value
+        for key, value in group.items()
+        if isinstance(value, int | float) and key not in ours and value != defaults.get(key)
+    }
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    total = 0
+    for name in sorted(tensors):
+        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), total)
+    return total
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -117,10 +196,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             description = json.loads((file.metadata() or {}).get("description", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError) as error:
-        raise AdapterError(f"{path} is not a readable checkpoint: {error}") from error
+        raise CheckpointDamaged(f"{path} is not a readable checkpoint: {error}") from error
     found = (description.get("format"), description.get("format_version"))
     if found != (FORMAT, FORMAT_VERSION):
         raise AdapterError(
             f"{path}: expected format {FORMAT!r} version {FORMAT_VERSION}, got {found[0]!r} {found[1]!r}"
         )
+    if _checksum(tensors) != description["crc32"]:
+        raise CheckpointDamaged(f"{path} is damaged: its checksum is not the one that was written")
     return description, tensors

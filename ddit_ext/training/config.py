@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,10 +16,13 @@ class DistillConfig:
 
     Attributes:
         steps: optimiser steps in all, counted over resumed runs.
-        lr: peak learning rate of AdamW.
-        lr_embedding, lr_lora, lr_residual: the same for one part of the adapter; None: ``lr``.
+        optimizer: "adamw", or "prodigy", which finds the learning rate itself (needs the prodigyopt package).
+        lr: peak learning rate; None: 1e-3 for AdamW, 1.0 for Prodigy, a factor on what it finds.
+        lr_embedding, lr_lora, lr_residual: the same for one part of the adapter; None: ``lr``. Not for Prodigy.
         weight_decay: on matrices only, never on biases, the patch-size vector or the knots.
-        betas: of AdamW.
+        betas: of the optimiser.
+        accumulate: batches per optimiser step, one after the other; one step then learns from accumulate times
+            processes times the size of a batch.
         schedule: of the learning rate after the warm-up, "cosine" to ``final_lr``·lr or "constant".
         warmup: steps of linear warm-up.
         clip: largest norm of the gradient; 0 for no clipping.
@@ -36,15 +40,18 @@ class DistillConfig:
         seed: of noise, noise levels and, with ``scale_shares``, scales. Each step draws from a generator of
             its own.
         checkpoint_every, log_every: in steps.
+        keep_checkpoints: so many of the newest are kept.
     """
 
     steps: int = 1000
-    lr: float = 1e-3
+    optimizer: Literal["adamw", "prodigy"] = "adamw"
+    lr: float | None = None
     lr_embedding: float | None = None
     lr_lora: float | None = None
     lr_residual: float | None = None
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.99)
+    accumulate: int = 1
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: int = 50
     final_lr: float = 0.02
@@ -59,27 +66,50 @@ class DistillConfig:
     seed: int = 0
     checkpoint_every: int = 500
     log_every: int = 20
+    keep_checkpoints: int = 2
 
     def __post_init__(self):
+        if self.optimizer not in ("adamw", "prodigy"):
+            raise ValueError(f'optimizer must be "adamw" or "prodigy", got {self.optimizer!r}')
+        if self.optimizer == "prodigy":
+            for name in ("lr_embedding", "lr_lora", "lr_residual"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} is not for prodigy, which has one learning rate for all parts: leave it out, "
+                        f"got {getattr(self, name)}"
+                    )
         if self.schedule not in ("cosine", "constant"):
             raise ValueError(f'schedule must be "cosine" or "constant", got {self.schedule!r}')
         if self.normalise not in ("teacher", "level", "none"):
             raise ValueError(f'normalise must be "teacher", "level" or "none", got {self.normalise!r}')
         if self.autocast not in (None, "bfloat16", "float16"):
             raise ValueError(f'autocast must be None, "bfloat16" or "float16", got {self.autocast!r}')
-        for name in ("steps", "checkpoint_every", "log_every"):
+        for name in ("steps", "accumulate", "checkpoint_every", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "sigma_shift"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("lr", "lr_embedding", "lr_lora", "lr_residual", "sigma_shift"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive, got {value}")
+        for name in ("weight_decay", "clip", "warmup", "final_lr"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+        if self.scale_shares is not None and not (
+            all(share >= 0 for share in self.scale_shares.values()) and sum(self.scale_shares.values()) > 0
+        ):
+            raise ValueError(f"scale_shares must be weights, one above 0, got {dict(self.scale_shares)}")
         for scale, (low, high) in self.noise_range.items():
             if not 0 <= low < high <= 1:
                 raise ValueError(
                     f"noise_range[{scale}] must be (low, high) with 0 <= low < high <= 1, got {(low, high)}"
                 )
+
+    @property
+    def peak_lr(self) -> float:
+        """``lr``, or what the optimiser usually takes."""
+        return self.lr if self.lr is not None else {"adamw": 1e-3, "prodigy": 1.0}[self.optimizer]
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:

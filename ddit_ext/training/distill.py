@@ -5,32 +5,46 @@ its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from ..multiscale.adapter import Adapter
+from .checkpoint import SaveFailed
 from .config import DistillConfig
 from .log import TrainingLog
-from .trainer import Trainer, TrainingDiverged
+from .processes import Processes
+from .trainer import Batch, Trainer, TrainingDiverged
 
-Batch = tuple[Tensor, dict[str, Any]]
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass(frozen=True)
 class DistillResult:
-    """What a run did: ``steps`` finished in all, the ``log`` lines, and the ``adapter`` with its final
-    weights.
+    """What a run did: ``steps`` finished in all, the ``log`` lines (in the main process), and the ``adapter`` with
+    its final weights.
     """
 
     steps: int
     log: list[dict[str, Any]]
     adapter: Adapter
+
+
+class Observer(Protocol):
+    """Is told how a run goes, in every process."""
+
+    def logged(self, line: dict[str, Any]) -> None:
+        """A line of the log was written; in the main process only."""
+
+    def stepped(self, done: int, trainer: Trainer) -> None:
+        """``done`` steps are finished."""
 
 
 def distill(
@@ -42,6 +56,8 @@ def distill(
     out_dir: str | Path | None = None,
     resume: bool = True,
     progress: bool = True,
+    accelerator: Accelerator | None = None,
+    observers: Sequence[Observer] = (),
 ) -> DistillResult:
     """Train ``adapter`` against the frozen ``transformer`` itself.
 
@@ -49,37 +65,49 @@ def distill(
         transformer: a FLUX or Wan transformer on the device to train on. Its parameters are frozen meanwhile,
             and are as before afterwards. Gradient checkpointing, if enabled, applies to the student.
         adapter: from ``Adapter.create``; it is moved to the transformer's device and trained in place.
-        batches: pairs (clean latents, other call arguments) as the ``training_call`` of
-            ``FluxSteering`` or ``WanSteering`` takes them. A callable is given the step. An iterable is read in
-            order, from its start again when it ends; a resumed run first reads past what the earlier one had.
+        batches: pairs (clean latents, other call arguments) as the ``training_call`` of ``FluxSteering`` or
+            ``WanSteering`` takes them; with ``noise_level`` [B] among the arguments the latents are noisy already.
+            A callable is given the number of the batch: (step · accumulate + i) · processes + rank. An iterable is
+            read in that order, from its start again when it ends; batches of earlier steps and other processes are
+            read past.
         config: see :class:`DistillConfig`.
-        out_dir: receives ``checkpoint.safetensors``, ``log.jsonl`` and ``adapter/``; None: nothing is
-        written.
-        resume: continue from the checkpoint in ``out_dir``, if there is one.
+        out_dir: receives ``checkpoints/``, ``log.jsonl`` and ``adapter/``; None: nothing is written.
+        resume: continue from the newest checkpoint in ``out_dir``, if there is one.
         progress: show a progress bar.
+        accelerator: of a run with several processes (``accelerate launch``).
+        observers: are told about steps and log lines.
 
     Returns:
         the result; ``adapter`` then holds the averaged weights and is in evaluation mode.
 
     Raises:
         TrainingDiverged: a loss or gradient that isn't finite. The state before that step has been saved.
+        SaveFailed: the end of the run could not be written. A checkpoint on the way that can't be written is a
+            warning: the run goes on and tries again at the next one.
         ValueError: an iterator that ended too early, or arguments that don't fit.
     """
     config = config or DistillConfig()
-    trainer = Trainer(transformer, adapter, config, Path(out_dir) if out_dir is not None else None)
+    processes = Processes(accelerator)
+    folder = Path(out_dir) if out_dir is not None else None
+    device = accelerator.device if accelerator is not None else None
+    trainer = Trainer(transformer, adapter, config, folder, processes, device)
     first = trainer.resume() if resume else 0
-    supply = _supply(batches, first)
-    log_path = trainer.folder / "log.jsonl" if trainer.folder is not None else None
-    log = TrainingLog(log_path, first)
+    supply = _supply(batches)
+    log = TrainingLog(folder / "log.jsonl" if folder is not None and processes.main else None, first)
+    hidden = not (progress and processes.main)
     with (
         _frozen(transformer),
-        tqdm(total=config.steps, initial=first, disable=not progress, desc="distill", unit="step") as bar,
+        tqdm(total=config.steps, initial=first, disable=hidden, desc="distill", unit="step") as bar,
     ):
         adapter.train()
         since = time.perf_counter()
         for step in range(first, config.steps):
+            numbers = [
+                (step * config.accumulate + i) * processes.count + processes.rank
+                for i in range(config.accumulate)
+            ]
             try:
-                outcomes = trainer.step(step, *supply(step))
+                outcomes = trainer.step(step, [supply(number) for number in numbers])
             except (TrainingDiverged, StopIteration) as error:
                 trainer.save(step)
                 if isinstance(error, StopIteration):
@@ -88,18 +116,24 @@ def distill(
             for outcome in outcomes:
                 log.add(outcome.loss, outcome.scale, outcome.sigma, outcome.error)
             done = step + 1
-            if done % config.log_every == 0 or done == config.steps:
+            if processes.main and (done % config.log_every == 0 or done == config.steps):
                 seconds, since = time.perf_counter() - since, time.perf_counter()
-                line = log.write(
-                    done, lr=outcomes[0].lr, grad_norm=outcomes[0].grad_norm, seconds=round(seconds, 3)
-                )
+                norm = outcomes[0].grad_norm if outcomes else 0.0
+                line = log.write(done, lr=trainer.lr, grad_norm=norm, seconds=round(seconds, 3))
                 bar.set_postfix(
                     {f"{scale}p": f"{entry['error']:.4f}" for scale, entry in line["scales"].items()},
                     refresh=False,
                 )
+                for observer in observers:
+                    observer.logged(line)
+            for observer in observers:
+                observer.stepped(done, trainer)
             bar.update()
             if done % config.checkpoint_every == 0 and done < config.steps:
-                trainer.save(done)
+                try:
+                    trainer.save(done)
+                except SaveFailed as error:
+                    warnings.warn(f"step {done}: {error}; the run goes on", stacklevel=2)
     trainer.finish()
     return DistillResult(config.steps, log.lines, adapter)
 
@@ -120,14 +154,16 @@ def _frozen(transformer: nn.Module) -> Iterator[None]:
         transformer.train(mode)
 
 
-def _supply(batches: Iterable[Batch] | Callable[[int], Batch], skip: int) -> Callable[[int], Batch]:
-    """``batches`` as a function of the step, the first ``skip`` steps already taken."""
+def _supply(batches: Iterable[Batch] | Callable[[int], Batch]) -> Callable[[int], Batch]:
+    """``batches`` as a function of the batch's number, asked in ascending order."""
     if callable(batches):
         return batches
     source = iter(batches)
+    following = 0
 
-    def take(step: int) -> Batch:
-        nonlocal source
+    def following_batch() -> Batch:
+        nonlocal source, following
+        following += 1
         try:
             return next(source)
         except StopIteration:
@@ -136,6 +172,9 @@ def _supply(batches: Iterable[Batch] | Callable[[int], Batch], skip: int) -> Cal
             source = iter(batches)
             return next(source)
 
-    for step in range(skip):
-        take(step)
+    def take(number: int) -> Batch:
+        while following < number:
+            following_batch()
+        return following_batch()
+
     return take

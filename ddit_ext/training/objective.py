@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ..models import Steering
@@ -25,16 +26,22 @@ def draw_sigma(count: int, low: float, high: float, shift: float, generator: tor
 
 
 def add_noise(
-    steering: Steering, arguments: dict[str, Any], sigma: Tensor, generator: torch.Generator
+    steering: Steering,
+    arguments: dict[str, Any],
+    sigma: Tensor,
+    generator: torch.Generator | list[torch.Generator] | None,
 ) -> dict[str, Any]:
     """The arguments of ``Steering.training_call`` at noise level ``sigma`` [B] (CPU float32): z = (1-σ)·x0 + σ·ε.
 
-    The noise is drawn on the CPU, so that a run is the same on every device.
+    The noise is drawn on the CPU, so that a run is the same on every device; with a list of generators, from one a
+    sample; with None the latents are at that level already.
     """
-    clean = arguments["hidden_states"]
-    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+    noisy = clean = arguments["hidden_states"]
     level = sigma.to(clean.device)
-    noisy = torch.lerp(clean.float(), noise, level.view(-1, *[1] * (clean.ndim - 1))).to(clean.dtype)
+    if generator is not None:
+        noise = randn_tensor(clean.shape, generator=generator, device=torch.device("cpu")).to(clean.device)
+        weight = level.view(-1, *[1] * (clean.ndim - 1))
+        noisy = torch.lerp(clean.float(), noise, weight).to(clean.dtype)
     arguments = dict(arguments)
     extra = arguments.pop("condition_latents", None)
     if extra is not None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .._version import __version__
 from ..models import steering_for
 from ..multiscale.adapter import Adapter
-from .checkpoint import FILE, load_checkpoint, named_parameters, save_checkpoint
+from .checkpoint import RunState, SaveFailed, named_parameters, resume, save_checkpoint
 from .config import DistillConfig
 from .log import LEVEL_BINS, level_bin
 from .objective import (
@@ -25,6 +26,10 @@ from .objective import (
     student_velocity,
     teacher_velocity,
 )
+from .optimizer import make_optimizer, set_lr
+from .processes import Processes
+
+Batch = tuple[Tensor, dict[str, Any]]
 
 
 class TrainingDiverged(RuntimeError):
@@ -33,25 +38,58 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """One scale in one step, for the log: ``sigma`` and the relative squared ``error`` are [B] on the CPU."""
+    """One scale in one step, for the log: ``sigma`` and the relative squared ``error`` are [n] on the CPU, of all
+    processes.
+    """
 
     loss: float
     scale: int
     sigma: Tensor
     error: Tensor
-    lr: float
     grad_norm: float
 
 
-class Trainer:
-    """What a run keeps from step to step; :func:`distill` drives it."""
+@dataclass(frozen=True)
+class Portion:
+    """This process's part of one batch: the noisy call, its own levels [B], and those of all processes [n·B]."""
 
-    def __init__(self, transformer: nn.Module, adapter: Adapter, config: DistillConfig, folder: Path | None):
+    arguments: dict[str, Any]
+    sigma: Tensor
+    everyone: Tensor
+
+
+@dataclass
+class Progress:
+    """What one scale has come to so far in a step, in this process (``loss``) or in all (``sigma``, ``error``)."""
+
+    count: int  # samples of the step, in all processes
+    loss: Tensor
+    sigma: list[Tensor]
+    error: list[Tensor]
+
+
+class Trainer:
+    """What a run keeps from step to step; :func:`distill` drives it.
+
+    With several processes each one learns from its own part of a batch, with the noise levels and the noise that
+    one process would have drawn for the whole of it, and the gradients are added up.
+    """
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        adapter: Adapter,
+        config: DistillConfig,
+        folder: Path | None,
+        processes: Processes | None = None,
+        device: torch.device | None = None,
+    ):
         self.transformer = transformer
         self.config = config
         self.folder = folder
+        self.processes = processes or Processes()
         self.steering = steering_for(transformer)
-        self.device = next(transformer.parameters()).device
+        self.device = device or next(transformer.parameters()).device
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         self.adapter = adapter.to(self.device, torch.float32).requires_grad_(True)
@@ -61,85 +99,138 @@ class Trainer:
                 f"noise_range and scale_shares must name the adapter's scales {adapter.scales}, got {unknown}"
             )
         self.parameters = named_parameters(adapter)
-        self.optimizer = torch.optim.AdamW(_groups(self.parameters, config), lr=config.lr, betas=config.betas)
+        self.optimizer = make_optimizer(self.parameters, config)
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if config.ema else {}
         self.level_means = torch.zeros(len(adapter.scales), LEVEL_BINS)
+        self.lr = 0.0  # of the last step
+        self._state = RunState(self.adapter, self.average, self.optimizer, self.level_means)
 
     def resume(self) -> int:
-        """Steps already done: those of the checkpoint, if there is one."""
-        if self.folder is None or not (self.folder / FILE).exists():
-            return 0
-        return load_checkpoint(self.folder, self.adapter, self.average, self.optimizer, self.level_means)
+        """Steps already done: those of the newest checkpoint, if there is one."""
+        return resume(self.folder, self._state) if self.folder is not None else 0
 
-    def step(self, step: int, latents: Tensor, conditions: dict[str, Any]) -> list[StepOutcome]:
-        """One optimiser step: one pass of the teacher, and of the student at one scale or at all of them."""
+    def step(self, step: int, batches: Sequence[Batch]) -> list[StepOutcome]:
+        """One optimiser step on this process's ``batches``: for each, one pass of the teacher, and of the student
+        at one scale or at all of them. The list is empty where no sample lies in any scale's noise range.
+        """
         config = self.config
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         scales = self._scales(step, generator)
-        sigma = draw_sigma(latents.shape[0], *config.range_of(scales[0]), config.sigma_shift, generator)
-        arguments = self.steering.training_call(latents.to(self.device), _to(conditions, self.device))
-        arguments = add_noise(self.steering, arguments, sigma, generator)
-        teacher = teacher_velocity(self.transformer, arguments, config.autocast_dtype)
-        lr = self._set_lr(step)
+        portions = self._portions(step, scales[0], batches, generator)
+        self.lr = set_lr(self.optimizer, config, step)
         self.optimizer.zero_grad(set_to_none=True)
-        outcomes, means = [], self.level_means.clone()
+        means = self.level_means.clone()
+        progress = {}
         for scale in scales:
-            low, high = config.range_of(scale)
-            inside = (sigma >= low) & (sigma <= high)
-            if scale == scales[0]:  # drawn from this range, if rounded
-                inside = torch.ones_like(inside)
-            if inside.any():
-                outcomes.append(self._learn(step, scale, arguments, teacher, sigma, inside, lr, means))
+            count = sum(int(self._inside(scale, portion.everyone).sum()) for portion in portions)
+            if count:
+                progress[scale] = Progress(count, torch.zeros((), device=self.device), [], [])
+        for portion in portions:
+            teacher = teacher_velocity(self.transformer, portion.arguments, config.autocast_dtype)
+            for scale, so_far in progress.items():
+                if bool(self._inside(scale, portion.everyone).any()):
+                    self._learn(scale, portion, teacher, means, so_far)
+        outcomes = [self._add_up(step, scale, so_far) for scale, so_far in progress.items()]
         self.optimizer.step()
         self.level_means.copy_(means)  # only now: a step that fails must leave no trace in what is saved
         for outcome in outcomes:
             self._update_average(step, outcome.scale)
         return outcomes
 
-    def _learn(
-        self,
-        step: int,
-        scale: int,
-        arguments: dict[str, Any],
-        teacher: Tensor,
-        sigma: Tensor,
-        inside: Tensor,
-        lr: float,
-        means: Tensor,
-    ) -> StepOutcome:
-        """Gradients of one scale, from the samples ``inside`` [B] its noise range; moves ``means``."""
-        config = self.config
+    def _portions(
+        self, step: int, first: int, batches: Sequence[Batch], generator: torch.Generator
+    ) -> list[Portion]:
+        """The noisy calls of a step. The levels of all processes' samples are drawn here, in every process alike;
+        the noise of a sample comes from a generator of its own. A batch with ``noise_level`` [B] is noisy already.
+        """
+        config, processes = self.config, self.processes
+        sizes = [latents.shape[0] for latents, _ in batches]
+        everyones = processes.gather(torch.tensor([sizes], device=self.device))
+        if bool((everyones != everyones[0]).any()):
+            raise ValueError(f"batches must be of one size in all processes, got {everyones.tolist()}")
+        total = processes.count * sum(sizes)
+        drawn = draw_sigma(total, *config.range_of(first), config.sigma_shift, generator)
+        portions, start = [], 0
+        for (latents, conditions), size in zip(batches, sizes, strict=True):
+            conditions = _to(conditions, self.device)
+            level = conditions.pop("noise_level", None)
+            arguments = self.steering.training_call(latents.to(self.device), conditions)
+            noise = None
+            if level is None:
+                everyone = drawn[start : start + processes.count * size]
+                own = slice(processes.rank * size, (processes.rank + 1) * size)
+                sigma = everyone[own]
+                noise = [
+                    _sample_generator(config.seed, step, start + index)
+                    for index in range(own.start, own.stop)
+                ]
+            else:
+                everyone = processes.gather(level.float()).cpu()
+                sigma = level.float().cpu()
+            portions.append(Portion(add_noise(self.steering, arguments, sigma, noise), sigma, everyone))
+            start += processes.count * size
+        return portions
+
+    def _inside(self, scale: int, sigma: Tensor) -> Tensor:
+        """Which noise levels are in the scale's range; the edges may have been rounded."""
+        low, high = self.config.range_of(scale)
+        return (sigma >= low - 1e-6) & (sigma <= high + 1e-6)
+
+    def _learn(self, scale: int, portion: Portion, teacher: Tensor, means: Tensor, so_far: Progress) -> None:
+        """Gradients of one scale, from the samples of ``portion`` in its noise range; moves ``means``."""
+        config, arguments = self.config, portion.arguments
         # Gradient checkpointing runs blocks again in the backward: the modules stay swapped until then.
         level = self.steering.noise_level(arguments)
         with self.steering.coarse(arguments, self.adapter.own(scale), level) as coarse:
             student = student_velocity(self.transformer, coarse, config.autocast_dtype)
-            chosen = inside.to(self.device)
-            error, power = squared_errors(student[chosen], teacher[chosen])
-            sigma = sigma[inside]
-            loss = (error / self._normaliser(scale, sigma, error, power, means)).mean()
-            value = loss.item()
-            if not math.isfinite(value):
-                raise TrainingDiverged(self._where("loss", value, step, scale, sigma))
+            error, power = squared_errors(student, teacher)
+            inside = self._inside(scale, portion.everyone)
+            both = torch.stack([error.detach(), power], dim=1)
+            both = self.processes.gather(both)[inside.to(self.device)].cpu()
+            self._move_means(scale, portion.everyone[inside], both[:, 0], means)
+            chosen = self._inside(scale, portion.sigma)
+            own = chosen.to(self.device)
+            error, power = error[own], power[own]
+            loss = (error / self._normaliser(scale, portion.sigma[chosen], power, means)).sum() / so_far.count
             loss.backward()
-        parameters = self.adapter.own(scale).parameters()
-        norm = nn.utils.clip_grad_norm_(parameters, config.clip or math.inf).item()
+        so_far.loss += loss.detach()
+        so_far.sigma.append(portion.everyone[inside])
+        so_far.error.append(both[:, 0] / both[:, 1].clamp(min=1e-12))
+
+    def _add_up(self, step: int, scale: int, so_far: Progress) -> StepOutcome:
+        """The gradients of one scale over all processes, clipped; TrainingDiverged where they are not finite."""
+        parameters = [p for p in self.adapter.own(scale).parameters() if p.grad is not None]
+        self.processes.add_up([so_far.loss, *(parameter.grad for parameter in parameters)])
+        sigma, value = torch.cat(so_far.sigma), so_far.loss.item()
+        if not math.isfinite(value):
+            raise TrainingDiverged(self._where("loss", value, step, scale, sigma))
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.clip or math.inf).item()
         if not math.isfinite(norm):
             raise TrainingDiverged(self._where("gradient norm", norm, step, scale, sigma))
-        relative = (error.detach() / power.clamp(min=1e-12)).cpu()
-        return StepOutcome(value, scale, sigma, relative, lr, norm)
+        return StepOutcome(value, scale, sigma, torch.cat(so_far.error), norm)
 
     def save(self, step: int) -> None:
-        """Checkpoint and adapter files after ``step`` steps, unless the weights are not finite."""
+        """Checkpoint and adapter files after ``step`` steps, unless the weights are not finite.
+
+        Raises:
+            SaveFailed: a file could not be written.
+        """
         if self.folder is None or not all(bool(p.isfinite().all()) for p in self.parameters.values()):
             return
-        save_checkpoint(self.folder, self.adapter, self.average, self.optimizer, self.level_means, step)
-        with self._averaged():
-            self._record(step)
-            self.adapter.save(self.folder / "adapter")
+        if self.processes.main:
+            save_checkpoint(self.folder, self._state, step, self.config.keep_checkpoints)
+            with self._averaged():
+                self._record(step)
+                try:
+                    self.adapter.save(self.folder / "adapter")
+                except (OSError, SafetensorError) as error:
+                    where = self.folder / "adapter"
+                    raise SaveFailed(f"adapter {where} could not be written: {error}") from error
 
     def finish(self) -> None:
         """Save the end of the run and leave the averaged weights in the adapter."""
         self.save(self.config.steps)
+        self.processes.wait()
         self._record(self.config.steps)
         with torch.no_grad():
             for name, tensor in self.average.items():
@@ -157,26 +248,21 @@ class Trainer:
         first = step % len(scales)
         return [*scales[first:], *scales[:first]] if self.config.share_teacher else [scales[first]]
 
-    def _set_lr(self, step: int) -> float:
-        config = self.config
-        factor = min(1.0, (step + 1) / max(config.warmup, 1))
-        if config.schedule == "cosine" and step >= config.warmup:
-            through = (step - config.warmup) / max(config.steps - config.warmup, 1)
-            factor = config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * through))
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
-        return config.lr * factor
+    def _move_means(self, scale: int, sigma: Tensor, error: Tensor, means: Tensor) -> None:
+        """Move the running mean errors [scales, levels] by the errors of all processes' samples."""
+        if self.config.normalise != "level":
+            return
+        means = means[self.adapter.scales.index(scale)]
+        for level, value in zip(level_bin(sigma).tolist(), error.tolist(), strict=True):
+            means[level] = value if means[level] == 0 else torch.lerp(means[level], torch.tensor(value), 0.02)
 
-    def _normaliser(self, scale: int, sigma: Tensor, error: Tensor, power: Tensor, means: Tensor) -> Tensor:
+    def _normaliser(self, scale: int, sigma: Tensor, power: Tensor, means: Tensor) -> Tensor:
         if self.config.normalise == "none":
             return torch.ones_like(power)
         if self.config.normalise == "teacher":
             return power.clamp(min=1e-12)
         means = means[self.adapter.scales.index(scale)]
-        bins = level_bin(sigma)
-        for level, value in zip(bins.tolist(), error.detach().tolist(), strict=True):
-            means[level] = value if means[level] == 0 else torch.lerp(means[level], torch.tensor(value), 0.02)
-        return means[bins].clamp(min=1e-12).to(error.device)
+        return means[level_bin(sigma)].clamp(min=1e-12).to(power.device)
 
     def _update_average(self, step: int, scale: int) -> None:
         """Move the average of the scale just trained; it follows more closely in the first steps."""
@@ -216,16 +302,9 @@ class Trainer:
         return f"{what} is {value} at step {step}, scale {scale}, noise levels {levels}{saved}"
 
 
-def _groups(parameters: dict[str, nn.Parameter], config: DistillConfig) -> list[dict[str, Any]]:
-    """AdamW groups: a learning rate per part of the adapter, weight decay on matrices only."""
-    peaks = {"lora": config.lr_lora, "refinement": config.lr_residual}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in parameters.items():
-        peak = peaks.get(name.split(".")[1], config.lr_embedding)
-        matrix = name.endswith(("weight", ".a", ".b"))
-        key = (config.lr if peak is None else peak, config.weight_decay if matrix else 0.0)
-        groups.setdefault(key, []).append(parameter)
-    return [{"params": p, "peak_lr": peak, "weight_decay": decay} for (peak, decay), p in groups.items()]
+def _sample_generator(seed: int, step: int, sample: int) -> torch.Generator:
+    """The noise of one sample of a step, whichever process and batch it is in."""
+    return torch.Generator().manual_seed((((seed * 1_000_003 + step) * 1_000_003) + sample + 1) % 2**63)
 
 
 def _to(conditions: dict[str, Any], device: torch.device) -> dict[str, Any]:

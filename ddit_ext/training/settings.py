@@ -1,0 +1,182 @@
+"""What a training file says: which model, which adapter, what data, how it is trained and where it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .config import DistillConfig
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The base model.
+
+    Attributes:
+        path: a diffusers folder or a name on the hub; "embedded:flux" is the small model that ships with ddit_ext.
+        revision, variant: of the hub, as diffusers takes them.
+        dtype: of its frozen weights. The adapter is trained in float32 whatever this is.
+        gradient_checkpointing: run blocks again in the backward instead of keeping what they computed.
+    """
+
+    path: str
+    revision: str | None = None
+    variant: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    gradient_checkpointing: bool = True
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """The arguments of ``Adapter.create``; see there."""
+
+    scales: tuple[int, ...] = (2, 4)
+    rank: int = 32
+    start: Literal["noise_matched", "pi_resize"] = "noise_matched"
+    positions: Literal["centre", "grid"] = "centre"
+    detail_variance: Mapping[int, float] | None = None
+    detail_residual: bool = True
+    lora_alpha: float | None = None
+    refinement_hidden: int = 256
+    refinement_knots: int = 16
+    seed: int = 0
+
+    def __post_init__(self):
+        if not self.scales or min(self.scales) < 2 or len(set(self.scales)) < len(self.scales):
+            raise ValueError(f"scales must be distinct and above 1, got {list(self.scales)}")
+        for name in ("rank", "refinement_hidden"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class GenerateSettings:
+    """How the base makes its own training data.
+
+    Attributes:
+        steps: denoising steps of a run.
+        states: noisy latents kept of each run, one in each of so many equal stretches of it.
+        guidance_scale: as the pipeline takes it; None: its default.
+        per_prompt: runs of each prompt, with a seed each.
+        seed: of the first run.
+    """
+
+    steps: int = 28
+    states: int = 8
+    guidance_scale: float | None = None
+    per_prompt: int = 1
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("steps", "states", "per_prompt"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.states > self.steps:
+            raise ValueError(f"states must be at most steps ({self.steps}), got {self.states}")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What is trained on.
+
+    Attributes:
+        source: "pictures": pictures or clips with captions from ``path``; "generated": the base's own runs of the
+            prompts in ``prompts``.
+        path: a folder of pictures (captions in metadata.jsonl, or beside each picture as .txt), or a folder, file
+            or pattern of .tar shards in webdataset's layout.
+        prompts: a text file, one prompt a line.
+        cache: folder for latents and text embeddings, computed once.
+        height, width: of the pictures in pixels; they are scaled to cover it and cropped at the centre.
+        frames: of a clip; 1 for pictures.
+        max_sequence_length: text tokens.
+        batch: samples of one process in one pass.
+        empty_share: of the samples, the caption is replaced by the empty one: guidance asks for it.
+        guidance: the guidance that a guidance-distilled model (FLUX.1-dev) is told.
+        shard_size: samples in one file of the cache.
+        seed: of the order.
+        generate: of "generated".
+    """
+
+    source: Literal["pictures", "generated"]
+    cache: str
+    height: int
+    width: int
+    path: str | None = None
+    prompts: str | None = None
+    frames: int = 1
+    max_sequence_length: int = 512
+    batch: int = 1
+    empty_share: float = 0.1
+    guidance: float = 3.5
+    shard_size: int = 64
+    seed: int = 0
+    generate: GenerateSettings = field(default_factory=GenerateSettings)
+
+    def __post_init__(self):
+        needed, unwanted = ("path", "prompts") if self.source == "pictures" else ("prompts", "path")
+        if getattr(self, needed) is None:
+            raise ValueError(f'{needed} is needed for source "{self.source}"')
+        if getattr(self, unwanted) is not None:
+            raise ValueError(f'{unwanted} is not for source "{self.source}", got {getattr(self, unwanted)!r}')
+        for name in ("height", "width", "frames", "max_sequence_length", "batch", "shard_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.empty_share <= 1:
+            raise ValueError(f"empty_share must be in [0, 1], got {self.empty_share}")
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """Where results go.
+
+    Attributes:
+        folder: receives ``checkpoints/``, ``adapter/``, ``log.jsonl``, ``samples/`` and ``tensorboard/``.
+        trackers: "auto": TensorBoard if it is installed; or a list of "tensorboard" and "wandb".
+        project: wandb's project.
+        sample_prompts: prompts that are drawn by the base and with the adapter while it trains.
+        sample_every: in steps; 0: never.
+        sample_steps: denoising steps of a sample.
+        push_to_hub: repository ("user/name") that the adapter is uploaded to at the end.
+        private: whether that repository is made a private one.
+        licence: of the adapter for its card; None: that of the base, where it is known.
+    """
+
+    folder: str
+    trackers: Literal["auto"] | tuple[Literal["tensorboard", "wandb"], ...] = "auto"
+    project: str = "ddit"
+    sample_prompts: tuple[str, ...] = ()
+    sample_every: int = 0
+    sample_steps: int = 28
+    push_to_hub: str | None = None
+    private: bool = True
+    licence: str | None = None
+
+    def __post_init__(self):
+        if self.sample_every < 0 or self.sample_steps < 1:
+            raise ValueError(
+                f"sample_every must not be negative and sample_steps at least 1, "
+                f"got {self.sample_every} and {self.sample_steps}"
+            )
+        if self.sample_every and not self.sample_prompts:
+            raise ValueError("sample_prompts is needed with sample_every")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """A whole training file."""
+
+    model: ModelSettings
+    data: DataSettings
+    output: OutputSettings
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    training: DistillConfig = field(default_factory=DistillConfig)
+
+    def __post_init__(self):
+        training = self.training
+        unknown = sorted({*training.noise_range, *(training.scale_shares or {})} - set(self.adapter.scales))
+        if unknown:
+            raise ValueError(
+                f"noise_range and scale_shares must name scales of the adapter, {list(self.adapter.scales)}, "
+                f"got {unknown}"
+            )
