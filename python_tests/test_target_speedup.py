@@ -99,7 +99,10 @@ def test_coarse_steps_that_save_nothing_are_not_taken(pipe):
     known = first.index(1) + 1  # a step at p was timed
     assert set(first[:known]) > {1} and set(first[known:]) <= {1, 2}
     (told,) = [text for text in handle.report().to_dict()["warnings"] if text.startswith("asked for")]
-    assert "asked for 2 times the speed, reached 1.00 by step times; a step took at 2p 1.00, at 4p 1.00 of" in told
+    assert (
+        "asked for 2 times the speed, reached 1.00 by step times; a step took at 2p 1.00, at 4p 1.00 of"
+        in told
+    )
 
 
 def test_protected_steps_stay_fine(pipe):
@@ -179,5 +182,8 @@ def test_measured_speedup_needs_steps_at_p():
     assert measured_speedup(record((1, 5.0), (1, 2.0), (1, 4.0), (2, 1.0), (2, 2.0))) == pytest.approx(
         4 * 3 / 9
     )
+    shorter = record((1, 5.0), (1, 2.0), (1, 2.0), (1, 2.0))
+    shorter.full_steps = 10
+    assert measured_speedup(shorter) == pytest.approx(2.5)
     assert measured_speedup(record((1, 5.0), (1, 2.0), (2, 1.0))) is None
     assert measured_speedup(record()) is None
