@@ -105,6 +105,7 @@ def test_another_run_is_told(pipe, changes, text):
     assert len(told(handle)) == 1
 
 
+@pytest.mark.filterwarnings("ignore:ddit_ext. the preset was calibrated in bfloat16")
 def test_another_sampler_and_dtype_are_told(pipe):
     preset = make_preset(pipe, dtype="bfloat16", sampler={"class": "Other", "config": {}})
     with pytest.warns(UserWarning, match="calibrated in bfloat16, the transformer is in float32"):
