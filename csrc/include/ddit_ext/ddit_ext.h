@@ -10,8 +10,10 @@
 #include <optional>
 #include <vector>
 
+#include "ddit_ext/budget_policy.h"
 #include "ddit_ext/latent_history.h"
 #include "ddit_ext/patch_scheduler.h"
+#include "ddit_ext/planned_policy.h"
 
 namespace ddit {
 
