@@ -30,6 +30,11 @@ def test_info(capsys):
     assert ddit_ext.__version__ in shown and torch.__version__ in shown
 
 
+def test_the_command_is_declared():
+    declared = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text()
+    assert re.search(r'^\[project.scripts\]\nddit = "ddit_ext.cli:main"$', declared, flags=re.MULTILINE)
+
+
 def test_help_names_the_subcommands(capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["--help"])

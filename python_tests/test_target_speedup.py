@@ -182,5 +182,8 @@ def test_measured_speedup_needs_steps_at_p():
     assert measured_speedup(record((1, 5.0), (1, 2.0), (1, 4.0), (2, 1.0), (2, 2.0))) == pytest.approx(
         4 * 3 / 9
     )
+    shorter = record((1, 5.0), (1, 2.0), (1, 2.0), (1, 2.0))
+    shorter.full_steps = 10
+    assert measured_speedup(shorter) == pytest.approx(2.5)
     assert measured_speedup(record((1, 5.0), (1, 2.0), (2, 1.0))) is None
     assert measured_speedup(record()) is None

@@ -1,9 +1,11 @@
-// All of the torch-free part: the three ops, the scheduler with its history, and an adapter's files where a
+// All of the torch-free part: the three ops, the policies with their history, and an adapter's files where a
 // path is given. No torch header, no torch library.
 #include <ddit_ext/adapter_file.h>
+#include <ddit_ext/budget_policy.h>
 #include <ddit_ext/latent_history.h>
 #include <ddit_ext/patch_scheduler.h>
 #include <ddit_ext/plain.h>
+#include <ddit_ext/planned_policy.h>
 
 #include <iostream>
 #include <vector>
@@ -33,6 +35,14 @@ int main(int argc, char** argv) {
   good = good && scheduler.decide(3, history.quantiles({1, 2, 4}, 0.4)) == 4;
   good = good && plain::acceleration_quantiles({cells, cells, cells, cells}, {1, 2}, 0.4) ==
                      std::vector<float>{0.0f, 0.0f};
+
+  ddit::BudgetPolicy budget({1, 2}, {0.5}, 1.5);
+  ddit::LinearRamp ramp({1, 2, 4}, 0.5);
+  ddit::Policy* const policies[] = {&budget, &ramp};
+  for (ddit::Policy* policy : policies) {
+    policy->begin(4);
+    good = good && policy->decide(0, {}) == policy->scales().back() && policy->decide(3, {}) == 1;
+  }
 
   if (argc > 1) std::cout << ddit::AdapterFile(argv[1]).scales().size() << " scales\n";
   std::cout << (good ? "good" : "wrong") << "\n";

@@ -68,7 +68,8 @@ class Search:
         finalists = [candidate.choice for candidate in fixed[:FINALISTS]]
         if not self.full.few:
             dynamic = [self.screen(choice) for choice in dynamic_choices(self.meter, self.full, finalists)]
-            finalists += [max(dynamic, key=lambda candidate: candidate.psnr).choice] if dynamic else []
+            dynamic.sort(key=lambda candidate: (not candidate.reached, -candidate.psnr))
+            finalists += [candidate.choice for candidate in dynamic[:1]]
         fewer = plan.fewer_steps(full, target)
         finalists += [fewer] if fewer else []
         return self.finals(finalists)

@@ -41,6 +41,7 @@ class PatchHook:
         *,
         check: RunCheck | None = None,
         target_speedup: float | None = None,
+        full_steps: int | None = None,
     ) -> None:
         self.parts = list(parts)
         self.part = parts[0]  # of the transformer that is called
@@ -52,6 +53,7 @@ class PatchHook:
         self.pipe = weakref.ref(pipe)
         self.check = check
         self.target_speedup = target_speedup
+        self.full_steps = full_steps
         self.record: RunRecord | None = None
         self.now: Callable[[], float] = time.perf_counter
         self._sizes = [1]  # of the step under way: one for all samples, or one a sample
@@ -239,6 +241,7 @@ class PatchHook:
             fine_tokens=self.steering.tokens(arguments, 1),
             grid=self._grid(arguments),
             target_speedup=self.target_speedup,
+            full_steps=self.full_steps,
             policy=repr(self.decider.policy),
             batch="split" if self.decider.split else "finest",
         )

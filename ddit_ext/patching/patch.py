@@ -131,7 +131,7 @@ def patch(
     give_weights(parts, adapter, decider.scales[1:], always_fine(policy))
     by_budget = isinstance(policy, TimedBudget | BudgetPolicy)
     thresholds = () if by_budget else tuple(getattr(policy, "thresholds", thresholds))
-    check = None
+    check = full_steps = None
     if preset is not None:
         from ..calibration.match import RunCheck, check_patch
 
@@ -141,6 +141,7 @@ def patch(
         for text in check_patch(preset, parts[0].steering.transformer, weights):
             warnings.warn(f"ddit_ext: {text}", stacklevel=2)
         check, target_speedup = RunCheck(preset), preset.target_speedup
+        full_steps = round(preset.full_steps * preset.run_steps / preset.steps)
     hook = PatchHook(
         pipe,
         parts,
@@ -149,6 +150,7 @@ def patch(
         float(quantile),
         check=check,
         target_speedup=target_speedup,
+        full_steps=full_steps,
     )
     if isinstance(policy, TimedBudget):
         hook.now = clock_of(device_of(pipe))

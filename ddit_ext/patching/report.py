@@ -36,6 +36,7 @@ class RunRecord:
     fine_tokens: int = 0
     grid: tuple[int, int, int] | None = None  # frames, rows and columns of base tokens
     target_speedup: float | None = None
+    full_steps: int | None = None  # steps of the run that the target is against; None: as many as this one's
     policy: str = ""
     batch: str = "finest"
     tokens_at: dict[int, int] = field(default_factory=dict)  # image tokens a sample, by size
@@ -61,7 +62,7 @@ class Report:
         base tokens; None where positions are no grid), warnings.
         In a split batch, scales are what the samples took, scale is the finest of them, tokens their mean.
         target_speedup: what was asked for by target_speedup or a preset, or None. speedup_measured: by this run's own
-        step times, had every step been at p; None where too few were (the first step of a run warms up).
+        step times, against as many steps at p, or those of the preset's full run; None where too few were (the first step of a run warms up).
         speedup_estimate: the transformer's arithmetic with every step at size 1 over its arithmetic as run;
         matrix products and attention alone, so an upper bound, above all for short sequences.
         """
@@ -149,15 +150,16 @@ class Report:
 
 
 def measured_speedup(run: RunRecord) -> float | None:
-    """How much longer the run would have taken with every step at p, by the median of its own steps at p.
+    """How much longer the full run would have taken, by the median of this run's own steps at p.
 
-    Steps count from the second one; None without two of them at p.
+    The full run has every step at p, and full_steps of them. Steps count from the second one; None without two at p.
     """
     fine = [step.seconds for step in run.steps[1:] if step.scale == 1]
     taken = sum(step.seconds for step in run.steps[1:])
     if len(fine) < 2 or taken <= 0 or run.batch == "split":
         return None
-    return (len(run.steps) - 1) * statistics.median(fine) / taken
+    more = (run.full_steps or len(run.steps)) / len(run.steps)
+    return more * (len(run.steps) - 1) * statistics.median(fine) / taken
 
 
 def arithmetic(tokens: int, each: float) -> float:

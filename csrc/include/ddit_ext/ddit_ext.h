@@ -3,9 +3,11 @@
 // ddit_ext::ddit_ext and ddit_ext::torch.
 #pragma once
 
-#include "ddit_ext/adapter.h"      // torch
+#include "ddit_ext/adapter.h"  // torch
+#include "ddit_ext/budget_policy.h"
 #include "ddit_ext/coarse_step.h"  // torch
 #include "ddit_ext/latent_history.h"
 #include "ddit_ext/ops.h"  // torch
 #include "ddit_ext/patch_scheduler.h"
+#include "ddit_ext/planned_policy.h"
 #include "ddit_ext/version.h"
