@@ -22,7 +22,13 @@ def train(folder, *, processes=1, shard=False, **changes):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, str(PROGRAM), str(folder), json.dumps(CONFIG | changes), *(["--shard"] * shard)]
+    command = [
+        sys.executable,
+        str(PROGRAM),
+        str(folder),
+        json.dumps(CONFIG | changes),
+        *(["--shard"] * shard),
+    ]
     started = []
     for rank in range(processes):
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
