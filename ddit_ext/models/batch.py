@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TENSORS = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep", "guidance")
+TENSORS = (
+    "hidden_states",
+    "encoder_hidden_states",
+    "encoder_hidden_states_image",  # Wan
+    "pooled_projections",
+    "timestep",
+    "guidance",
+)
 LISTS = ("controlnet_block_samples", "controlnet_single_block_samples")
 ATTENTION = ("ip_adapter_image_embeds", "ip_hidden_states")
 SHARED = ("img_ids", "txt_ids", "controlnet_blocks_repeat", "return_dict")
