@@ -1,5 +1,5 @@
-// Just enough JSON to read cpp_tests/cases: no escapes in strings beyond \" and \\, numbers as double, true as
-// the number 1, no false.
+// Just enough JSON to read cpp_tests/cases: no escapes in strings beyond \" and \\, numbers as double, true
+// as the number 1, no false.
 #pragma once
 
 #include <cctype>

@@ -81,7 +81,7 @@ def test_a_dynamic_run_that_ends_before_its_signal_warns(pipe):
     policy = policies.PatchScheduler(SCALES, [1.0, 1.0], order=1)
     assert [step["scale"] for step in steps_of(pipe, policy, make_call(steps=3))] == [1, 4, 4]
     policy = policies.PatchScheduler(SCALES, [1.0, 1.0], order=2, source="outputs")
-    with pytest.warns(UserWarning, match="no signal: a run of 4 steps.* first 3 steps"):
+    with pytest.warns(UserWarning, match="no signal: a run of 4 steps.* before step 3"):
         steps_of(pipe, policy, make_call(steps=4))
 
 

@@ -34,7 +34,7 @@ class ByScore(policies.Policy):
         return SCALES[int(300 * scores[0][1]) % 3] if scores else 1
 
 
-def batch_call(kind="text", steps=8, **arguments):
+def batch_call(kind="text", steps=7, **arguments):
     call = make_call(kind, 6, 5, batch=BATCH, steps=steps, **arguments)
     call["latents"] = torch.randn(BATCH, 30, 16, generator=torch.Generator().manual_seed(9))
     for name in ("ip_adapter_image_embeds", "negative_ip_adapter_image_embeds"):
@@ -121,7 +121,7 @@ def test_the_report_of_a_split_batch():
         assert step["scale"] == min(step["scales"])
         assert step["tokens"] == pytest.approx(sum(counts) / BATCH)
         taken += sum((n + 6) * (192 + n + 6) for n in counts) / BATCH
-    assert data["speedup_estimate"] == pytest.approx(8 * 36 * (192 + 36) / taken)
+    assert data["speedup_estimate"] == pytest.approx(7 * 36 * (192 + 36) / taken)
     mixed = next(step for step in data["steps"] if len(set(step["scales"])) > 1)
     row = str(handle.report()).splitlines()[1 + mixed["index"]]
     assert row.split()[2] == "/".join(map(str, sorted(set(mixed["scales"]))))
@@ -179,7 +179,8 @@ class CoarseBelow(policies.Policy):
 def test_compiled(how):
     """Two samples of other sizes in the second and last step: a graph for each call, no more."""
     torch._dynamo.reset()
-    pipe, call = make_pipeline(), make_call(rows=5, columns=3, batch=2, steps=2)
+    pipe = make_pipeline(num_single_layers=0)  # half as much to trace
+    call = make_call(rows=5, columns=3, batch=2, steps=2)
     handle = ddit_ext.patch(pipe, schedule=CoarseBelow(0.0))
     run(pipe, call)
     between = sum(row[1] for row in handle.report().to_dict()["steps"][1]["scores"]) / 2

@@ -261,7 +261,7 @@ class PatchHook:
         if self.decider.needs_signal and 0 < run.total < first + 2:
             self._remark(
                 f"no signal: a run of {run.total} steps is too short for a dynamic schedule, which has none "
-                f"in its first {first} steps; use a fixed schedule"
+                f"before step {first} (from 0); use a fixed schedule"
             )
 
     def _grid(self, arguments: dict[str, Any]) -> tuple[int, int, int] | None:
