@@ -15,6 +15,8 @@ namespace ddit_emulation {
 namespace {
 
 constexpr unsigned kMostThreads = 1024;
+// Beyond these a block is taken to go round in circles.
+constexpr unsigned long kMostBarriers = 100'000, kMostWarpOperations = 20'000'000;
 
 enum class State : unsigned char { kReady, kAtBarrier, kAtWarp, kDone };
 
@@ -48,6 +50,7 @@ struct Block {
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   size_t stopped = 0;  // threads at a barrier or done
+  unsigned long barriers = 0, warp_operations = 0;
   Memory dynamic_shared;
   std::vector<SharedMemory> shared;
 };
@@ -120,6 +123,7 @@ void release_group(Block& block, size_t warp_index) {
       }
     }
     if (!all) continue;
+    if (++block.warp_operations > kMostWarpOperations) stop("endless loop around a warp operation");
     for (int l = 0; l < kWarp; ++l) {
       const bool here = mask >> l & 1;
       warp.brought[static_cast<size_t>(l)] = here ? lanes[l].value : kNoValue;
@@ -149,7 +153,7 @@ void start(Block& block, size_t slot, const Stacks& stacks, uint3 index, size_t 
   block.index = index;
   block.serial = ++serial;
   block.running = true;
-  block.stopped = 0;
+  block.stopped = block.barriers = block.warp_operations = 0;
   block.shared.clear();
   block.dynamic_shared = uninitialised(dynamic_shared_bytes);
   for (size_t i = 0; i < block.threads.size(); ++i) {
@@ -177,6 +181,7 @@ void open_barrier(Block& block) {
            std::to_string(thread.line));
     }
   }
+  if (++block.barriers > kMostBarriers) stop("endless loop around the barrier in line " + line);
   block.stopped = 0;
   for (Thread& thread : block.threads) thread.state = State::kReady;
   for (Warp& warp : block.warps) warp.ready = kWarp;

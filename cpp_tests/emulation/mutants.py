@@ -178,7 +178,7 @@ def main() -> int:
             start = time.monotonic()
             if not copy.passes(tests_of(file), {}):
                 raise SystemExit(f"the tests of {file} fail as it is")
-            limits[file] = 60 + 10 * (time.monotonic() - start)
+            limits[file] = 60 + 5 * (time.monotonic() - start)
         for mutant in mutants:
             copy.write(mutant.file, mutant.mutated.encode())
             copy.build()

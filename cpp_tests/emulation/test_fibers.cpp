@@ -203,6 +203,13 @@ __global__ void wait_for_each_other(int* out) {
   }
 }
 
+__global__ void never_leave(int* rounds) {
+  while (true) {
+    __syncthreads();
+    if (threadIdx.x == 0) ++*rounds;
+  }
+}
+
 TEST(Emulation, StopsAtMistakes) {
   int out = 0;
   const auto expect = [](const std::string& error, const char* part) {
@@ -216,6 +223,7 @@ TEST(Emulation, StopsAtMistakes) {
   expect(error_of(mix_operations, 32), "different warp operations");
   expect(error_of(wait_for_each_other, 32, &out), "deadlock");
   expect(error_of(wait_for_each_other, 33, &out), "whole warps");
+  expect(error_of(never_leave, 32, &out), "endless loop around the barrier");
   // The next launch is none the wiser.
   unsigned counter = 0;
   cuda::launch(count_arrivals, dim3(2), dim3(64), 0, nullptr, &counter, &out);
