@@ -2,8 +2,8 @@
 
     python benchmarks/coarse_error.py --out benchmarks/results/coarse_error.json
 
-The relative squared error ‖v_coarse - v_p‖² / ‖v_p‖² of the embedded FLUX on fresh scenes with their prompts, of one call
-(classifier-free guidance combines two).
+The relative squared error ‖v_coarse - v_p‖² / ‖v_p‖² of the embedded FLUX on fresh scenes with their prompts, at the guidance
+that the pipeline samples with.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def batches(model: embedded.Embedded, count: int, size: int = 16) -> list:
         text, pooled, _ = pipe.encode_prompt(
             prompts[start : start + size], None, max_sequence_length=CALL_DEFAULTS["max_sequence_length"]
         )
-        made.append((latents, {"encoder_hidden_states": text, "pooled_projections": pooled}))
+        guidance = torch.full((len(latents),), CALL_DEFAULTS["guidance_scale"])
+        conditions = {"encoder_hidden_states": text, "pooled_projections": pooled, "guidance": guidance}
+        made.append((latents, conditions))
     return made
 
 

@@ -17,9 +17,8 @@ from ddit_ext import embedded
 from ddit_ext.multiscale.adapter import Adapter
 from ddit_ext.training import DistillConfig, distill
 
-from .train_flux import Corpus
-
-EMPTY_SHARE = 0.3
+from .flow import SHIFT
+from .train_flux import GUIDANCE, Corpus
 
 
 def main() -> None:
@@ -44,12 +43,12 @@ def main() -> None:
     def batch(step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         generator = torch.Generator().manual_seed(7_000_000 + step)
         index = torch.randint(len(corpus), (arguments.batch,), generator=generator)
-        ids = corpus.ids[index].clone()
-        # Guidance asks for the empty caption as often as for the prompt; it is the easier of the two.
-        ids[torch.rand(len(index), generator=generator) < EMPTY_SHARE] = corpus.empty
+        ids = corpus.ids[index]
+        guidance = torch.empty(len(index)).uniform_(*GUIDANCE, generator=generator)
         return latents[index].float(), {
             "encoder_hidden_states": pipe.text_encoder_2(ids)[0],
             "pooled_projections": pipe.text_encoder(ids).pooler_output,
+            "guidance": guidance,
         }
 
     adapter = Adapter.create(
@@ -63,6 +62,7 @@ def main() -> None:
         steps=arguments.steps,
         lr=arguments.rate,
         normalise=arguments.normalise,
+        sigma_shift=SHIFT,
         checkpoint_every=250,
     )
     distill(pipe.transformer, adapter, batch, config, out_dir=arguments.run / arguments.name)
