@@ -17,9 +17,10 @@ demo: setup
 test: setup cpp-tests
 	$(BIN)/python -m pytest -q python_tests
 
-# What takes longer than `make test` may: the C++ tests under sanitizers.
+# What takes longer than `make test` may: the C++ tests under sanitizers, a training killed at many moments.
 check: test
 	bash cpp_tests/sanitize.sh $(BIN)
+	DDIT_KILL_MOMENTS=20 $(BIN)/python -m pytest -q python_tests/test_train_kill.py
 
 lint: setup
 	$(BIN)/ruff check .
