@@ -58,8 +58,9 @@ def load_base(settings: ModelSettings, device: torch.device) -> Base:
     if settings.path.startswith(EMBEDDED):
         from .. import embedded
 
-        pipe = embedded.load(settings.path.removeprefix(EMBEDDED)).pipeline.to(dtype)
-        pipe.to(device)
+        pipe = embedded.load(settings.path.removeprefix(EMBEDDED)).pipeline.to(device)
+        if dtype != torch.float32:  # as it comes
+            pipe.to(dtype)
         return Base(pipe.transformer, lambda transformer: pipe, device)
     where = {"revision": settings.revision}
     try:

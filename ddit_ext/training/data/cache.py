@@ -30,6 +30,7 @@ __all__ = ["Broken", "CachedData", "DataError", "Shard", "build", "cache_key"]
 
 FORMAT_VERSION = 1
 EMPTY = "empty.safetensors"
+OPEN_FILES = 64  # shards that are kept open; systems allow a process some hundred
 Maker = Callable[[int], "Shard"]
 
 
@@ -135,6 +136,8 @@ class CachedData:
             self._order = (epoch, torch.randperm(len(self), generator=generator))
         number, row = self._places[int(self._order[1][position])]
         if number not in self._open:
+            if len(self._open) == OPEN_FILES:
+                del self._open[next(iter(self._open))]  # the one that was opened first
             self._open[number] = safe_open(self._paths[number], framework="pt")
         file = self._open[number]
         sample, text_row = {}, int(file.get_slice("row")[row])

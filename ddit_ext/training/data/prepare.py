@@ -50,7 +50,6 @@ class Plan:
             self.runs = [(prompt, i) for i in range(settings.generate.per_prompt) for prompt in prompts]
             key["prompts"] = prompts
             key["generate"] = asdict(settings.generate)
-            key["guidance"] = settings.guidance
             self._per_shard = max(1, settings.shard_size // settings.generate.states)
             self.shards = -(-len(self.runs) // self._per_shard)
             self.about = (
