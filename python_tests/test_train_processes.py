@@ -1,4 +1,4 @@
-"""Several processes, accumulation and sharding train as one process does with the whole batch."""
+"""Two processes train as one does with the whole batch, with the base whole or sharded."""
 
 import json
 import os
@@ -10,53 +10,67 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_flux import tiny_flux
+from training_process import train
 
+import ddit_ext
 from ddit_ext.multiscale import Adapter
 
 PROGRAM = Path(__file__).with_name("training_process.py")
-CONFIG = {"steps": 4, "lr": 3e-3, "warmup": 2, "log_every": 1, "ema": 0.9, "normalise": "level"}
 
 
-def train(folder, *, processes=1, shard=False, **changes):
-    """The log and the adapter of a run of ``processes`` processes on this machine."""
+def train_together(folder, processes):
+    """Run the program in so many processes on this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        str(PROGRAM),
-        str(folder),
-        json.dumps(CONFIG | changes),
-        *(["--shard"] * shard),
-    ]
     started = []
     for rank in range(processes):
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        if processes > 1:
-            place |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        place = {
+            "PYTHONPATH": str(Path(ddit_ext.__file__).parents[1]),  # the package that is under test
+            "OMP_NUM_THREADS": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(processes),
+        }
         started.append(
             subprocess.Popen(
-                command, env=os.environ | place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                [sys.executable, str(PROGRAM), str(folder)],
+                env=os.environ | place,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
             )
         )
-    said = [process.communicate(timeout=300)[0] for process in started]
+    said = [process.communicate(timeout=400)[0] for process in started]
     assert all(process.returncode == 0 for process in started), "\n".join(said)
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return log, Adapter.load(folder / "adapter", tiny_flux())
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("alone"), noise_range={4: (0.6, 1.0)})
+def runs(tmp_path_factory):
+    """The folder of all three runs."""
+    folder = tmp_path_factory.mktemp("runs")
+    threads = torch.get_num_threads()
+    train(folder / "alone")
+    torch.set_num_threads(threads)
+    train_together(folder, 2)
+    return folder
 
 
-@pytest.mark.parametrize("shard", [False, True], ids=["whole base", "sharded base"])
-def test_two_processes_train_as_one_with_the_whole_batch(tmp_path, alone, shard):
-    log, adapter = train(tmp_path, processes=2, shard=shard, noise_range={4: (0.6, 1.0)})
-    assert [line["step"] for line in log] == [1, 2, 3, 4]
-    for ours, theirs in zip(log, alone[0], strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
-        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
-        assert ours["scales"].keys() == theirs["scales"].keys()
-    for a, b in zip(adapter.parameters(), alone[1].parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+@pytest.mark.parametrize("base", ["whole", "sharded"])
+def test_two_processes_train_as_one_with_the_whole_batch(runs, base):
+    logs = [
+        [json.loads(line) for line in (runs / name / "log.jsonl").read_text().splitlines()]
+        for name in ("alone", base)
+    ]
+    assert [[line["step"] for line in log] for log in logs] == [[1, 2, 3]] * 2
+    for alone, together in zip(*logs, strict=True):
+        assert together["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+        assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)
+        assert together["scales"].keys() == alone["scales"].keys()
+        for scale, entry in together["scales"].items():
+            assert entry["levels"] == pytest.approx(alone["scales"][scale]["levels"], rel=1e-5)
+    stored = [Adapter.load(runs / name / "adapter", tiny_flux()) for name in ("alone", base)]
+    for ours, theirs in zip(*(adapter.parameters() for adapter in stored), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)

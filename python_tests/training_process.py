@@ -1,65 +1,61 @@
-"""One process of a distillation of the tiny FLUX, for tests that need several of them or kill one:
+"""One of several processes that distil the tiny FLUX together through gloo, first with the whole base in each of
+them, then with a sharded one:
 
-    python training_process.py FOLDER '{"steps": 6, ...}' [--samples N] [--shard] [--steps-file FILE]
-
-With RANK and WORLD_SIZE in the environment it is one of several that talk through gloo.
+    RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=... MASTER_PORT=... python training_process.py FOLDER
 """
 
-import argparse
-import json
+import sys
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import FullyShardedDataParallelPlugin
-from tiny_flux import conditions, smooth_latents, tiny_flux
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from tiny_flux import tiny_flux, training_batch
 
 from ddit_ext.multiscale import Adapter
 from ddit_ext.training import DistillConfig, distill
 from ddit_ext.training.processes import shard
 
+CONFIG = DistillConfig(
+    steps=3,
+    lr=3e-3,
+    warmup=2,
+    log_every=1,
+    ema=0.9,
+    normalise="level",
+    noise_range={4: (0.6, 1.0)},
+)
 
-def rows(step, first, count, samples):
-    """``count`` of a step's ``samples``, the same whichever process asks for them."""
-    part = slice(first, first + count)
-    text = {name: value[part] for name, value in conditions(samples, seed=step).items()}
-    return smooth_latents(samples, seed=step)[part], text
+
+def train(folder, accelerator=None, sharded=False):
+    """Distil with the same four samples a step, however many processes share them."""
+    torch.set_num_threads(1)
+    transformer = tiny_flux()
+    adapter = Adapter.create(transformer, rank=2)
+    processes = accelerator.num_processes if accelerator is not None else 1
+    if sharded:
+        shard(transformer, FullyShardedDataParallelPlugin(fsdp_version=2))
+        assert (
+            transformer.x_embedder.weight.to_local().shape[0] * processes
+            == transformer.x_embedder.out_features
+        )
+
+    def batch(number):
+        step, rank = divmod(number, processes)
+        latents, text = training_batch(step)
+        part = slice(rank * len(latents) // processes, (rank + 1) * len(latents) // processes)
+        return latents[part], {name: value[part] for name, value in text.items()}
+
+    return distill(
+        transformer, adapter, batch, CONFIG, out_dir=folder, progress=False, accelerator=accelerator
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("config", type=json.loads)
-    parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--shard", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    noise_range = {int(k): tuple(v) for k, v in arguments.config.pop("noise_range", {}).items()}
-    config = DistillConfig(**arguments.config, noise_range=noise_range)
-    plugin = FullyShardedDataParallelPlugin(fsdp_version=2) if arguments.shard else None
-    accelerator = Accelerator(cpu=True, fsdp_plugin=plugin)
-    per_step = config.accumulate * accelerator.num_processes
-    part = arguments.samples // per_step
-    transformer = tiny_flux()
-    adapter = Adapter.create(transformer, rank=2)
-    if arguments.shard:
-        shard(transformer, accelerator)
-
-    def batch(number):
-        step, position = divmod(number, per_step)
-        return rows(step, position * part, part, arguments.samples)
-
-    distill(
-        transformer,
-        adapter,
-        batch,
-        config,
-        out_dir=arguments.folder,
-        progress=False,
-        accelerator=accelerator,
-    )
-    if accelerator.num_processes > 1:
-        torch.distributed.destroy_process_group()
+    folder = Path(sys.argv[1])
+    accelerator = Accelerator(cpu=True)
+    train(folder / "whole", accelerator)
+    train(folder / "sharded", accelerator, sharded=True)
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

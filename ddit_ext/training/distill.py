@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from tqdm.auto import tqdm
@@ -19,8 +19,10 @@ from ..multiscale.adapter import Adapter
 from .checkpoint import SaveFailed
 from .config import DistillConfig
 from .log import TrainingLog
+from .observer import Observer
+from .portion import Batch
 from .processes import Processes
-from .trainer import Batch, Trainer, TrainingDiverged
+from .trainer import Trainer, TrainingDiverged
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -35,16 +37,6 @@ class DistillResult:
     steps: int
     log: list[dict[str, Any]]
     adapter: Adapter
-
-
-class Observer(Protocol):
-    """Is told how a run goes, in every process."""
-
-    def logged(self, line: dict[str, Any]) -> None:
-        """A line of the log was written; in the main process only."""
-
-    def stepped(self, done: int, trainer: Trainer) -> None:
-        """``done`` steps are finished."""
 
 
 def distill(
@@ -91,6 +83,7 @@ def distill(
     folder = Path(out_dir) if out_dir is not None else None
     device = accelerator.device if accelerator is not None else None
     trainer = Trainer(transformer, adapter, config, folder, processes, device)
+    trainer.observers = observers
     first = trainer.resume() if resume else 0
     supply = _supply(batches)
     log = TrainingLog(folder / "log.jsonl" if folder is not None and processes.main else None, first)

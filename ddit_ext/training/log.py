@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from ..multiscale.adapter_file import replace_file
 
 LEVEL_BINS = 10
 
@@ -26,6 +29,7 @@ class TrainingLog:
 
     def __init__(self, path: Path | None, step: int):
         self._path = path
+        self._behind = False
         self.lines: list[dict[str, Any]] = []
         self._reset()
         if path is not None and path.exists():
@@ -47,10 +51,26 @@ class TrainingLog:
         line = {"step": step, "loss": _mean(self._losses), **fields, "scales": scales}
         self.lines.append(line)
         if self._path is not None:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            self._append(self._path, line)
         self._reset()
         return line
+
+    def _append(self, path: Path, line: dict[str, Any]) -> None:
+        """A log is no reason to end a run: what could not be written is written with the next line."""
+        try:
+            if self._behind:
+                self._rewrite(path)
+            else:
+                with open(path, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+            self._behind = False
+        except OSError as error:
+            self._behind = True
+            warnings.warn(f"log {path} could not be written: {error}; the run goes on", stacklevel=4)
+
+    def _rewrite(self, path: Path) -> None:
+        text = "".join(json.dumps(line) + "\n" for line in self.lines)
+        replace_file(path, lambda to: Path(to).write_text(text, encoding="utf-8"))
 
     def _reset(self) -> None:
         self._losses: list[float] = []
@@ -67,7 +87,7 @@ class TrainingLog:
             if line.get("step", 0) <= step:
                 kept.append(line)
         self.lines = kept
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._rewrite(self._path)
 
 
 def _mean(values: list[float]) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin
 
 
 class Processes:
@@ -52,18 +52,17 @@ class Processes:
             self._accelerator.wait_for_everyone()
 
 
-def shard(transformer: nn.Module, accelerator: Accelerator) -> None:
+def shard(transformer: nn.Module, plugin: FullyShardedDataParallelPlugin) -> None:
     """Share the parameters of ``transformer`` out over the processes, block by block (PyTorch's fully_shard).
 
     ``accelerate launch --use_fsdp --fsdp_version 2`` asks for it. The blocks are those in the model's own lists of
-    blocks, whatever wrapping policy accelerate was given.
+    blocks, whatever wrapping policy the ``plugin`` names.
 
     Raises:
         ValueError: version 1 of FSDP, which renames the parameters of the base.
     """
     from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
-    plugin = accelerator.state.fsdp_plugin
     if getattr(plugin, "fsdp_version", 1) != 2:
         raise ValueError("FSDP: expected fsdp_version 2 (accelerate launch --fsdp_version 2), got 1")
     policy = plugin.cpu_offload if isinstance(plugin.cpu_offload, CPUOffloadPolicy) else OffloadPolicy()

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,16 +19,14 @@ from .checkpoint import RunState, SaveFailed, named_parameters, resume, save_che
 from .config import DistillConfig
 from .log import LEVEL_BINS, level_bin
 from .objective import (
-    add_noise,
-    draw_sigma,
     squared_errors,
     student_velocity,
     teacher_velocity,
 )
+from .observer import Observer
 from .optimizer import make_optimizer, set_lr
+from .portion import Batch, Portion, draw_portions
 from .processes import Processes
-
-Batch = tuple[Tensor, dict[str, Any]]
 
 
 class TrainingDiverged(RuntimeError):
@@ -47,15 +44,6 @@ class StepOutcome:
     sigma: Tensor
     error: Tensor
     grad_norm: float
-
-
-@dataclass(frozen=True)
-class Portion:
-    """This process's part of one batch: the noisy call, its own levels [B], and those of all processes [n·B]."""
-
-    arguments: dict[str, Any]
-    sigma: Tensor
-    everyone: Tensor
 
 
 @dataclass
@@ -103,6 +91,7 @@ class Trainer:
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if config.ema else {}
         self.level_means = torch.zeros(len(adapter.scales), LEVEL_BINS)
         self.lr = 0.0  # of the last step
+        self.observers: Sequence[Observer] = ()  # are told about saved files
         self._state = RunState(self.adapter, self.average, self.optimizer, self.level_means)
 
     def resume(self) -> int:
@@ -116,7 +105,9 @@ class Trainer:
         config = self.config
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         scales = self._scales(step, generator)
-        portions = self._portions(step, scales[0], batches, generator)
+        portions = draw_portions(
+            self.steering, batches, config, self.processes, step, scales[0], generator, self.device
+        )
         self.lr = set_lr(self.optimizer, config, step)
         self.optimizer.zero_grad(set_to_none=True)
         means = self.level_means.clone()
@@ -136,40 +127,6 @@ class Trainer:
         for outcome in outcomes:
             self._update_average(step, outcome.scale)
         return outcomes
-
-    def _portions(
-        self, step: int, first: int, batches: Sequence[Batch], generator: torch.Generator
-    ) -> list[Portion]:
-        """The noisy calls of a step. The levels of all processes' samples are drawn here, in every process alike;
-        the noise of a sample comes from a generator of its own. A batch with ``noise_level`` [B] is noisy already.
-        """
-        config, processes = self.config, self.processes
-        sizes = [latents.shape[0] for latents, _ in batches]
-        everyones = processes.gather(torch.tensor([sizes], device=self.device))
-        if bool((everyones != everyones[0]).any()):
-            raise ValueError(f"batches must be of one size in all processes, got {everyones.tolist()}")
-        total = processes.count * sum(sizes)
-        drawn = draw_sigma(total, *config.range_of(first), config.sigma_shift, generator)
-        portions, start = [], 0
-        for (latents, conditions), size in zip(batches, sizes, strict=True):
-            conditions = _to(conditions, self.device)
-            level = conditions.pop("noise_level", None)
-            arguments = self.steering.training_call(latents.to(self.device), conditions)
-            noise = None
-            if level is None:
-                everyone = drawn[start : start + processes.count * size]
-                own = slice(processes.rank * size, (processes.rank + 1) * size)
-                sigma = everyone[own]
-                noise = [
-                    _sample_generator(config.seed, step, start + index)
-                    for index in range(own.start, own.stop)
-                ]
-            else:
-                everyone = processes.gather(level.float()).cpu()
-                sigma = level.float().cpu()
-            portions.append(Portion(add_noise(self.steering, arguments, sigma, noise), sigma, everyone))
-            start += processes.count * size
-        return portions
 
     def _inside(self, scale: int, sigma: Tensor) -> Tensor:
         """Which noise levels are in the scale's range; the edges may have been rounded."""
@@ -223,6 +180,8 @@ class Trainer:
                 self._record(step)
                 try:
                     self.adapter.save(self.folder / "adapter")
+                    for observer in self.observers:
+                        observer.saved(self.folder / "adapter", self.adapter)
                 except (OSError, SafetensorError) as error:
                     where = self.folder / "adapter"
                     raise SaveFailed(f"adapter {where} could not be written: {error}") from error
@@ -287,6 +246,16 @@ class Trainer:
             for name, tensor in own.items():
                 self.parameters[name].data = tensor
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, the adapter is what a user would get now: averaged, in evaluation mode."""
+        with self._averaged():
+            self.adapter.eval()
+            try:
+                yield
+            finally:
+                self.adapter.train()
+
     def _record(self, step: int) -> None:
         record = {
             "ddit_ext": __version__,
@@ -300,14 +269,3 @@ class Trainer:
         saved = f"; the state before it is in {self.folder}" if self.folder is not None else ""
         levels = f"{sigma.min():.3f} to {sigma.max():.3f}"
         return f"{what} is {value} at step {step}, scale {scale}, noise levels {levels}{saved}"
-
-
-def _sample_generator(seed: int, step: int, sample: int) -> torch.Generator:
-    """The noise of one sample of a step, whichever process and batch it is in."""
-    return torch.Generator().manual_seed((((seed * 1_000_003 + step) * 1_000_003) + sample + 1) % 2**63)
-
-
-def _to(conditions: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {
-        name: value.to(device) if isinstance(value, Tensor) else value for name, value in conditions.items()
-    }

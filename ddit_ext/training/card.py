@@ -1,0 +1,105 @@
+"""The adapter's README.md, as the hub shows it, and the way there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..multiscale.adapter import Adapter
+from ..multiscale.adapter_file import replace_file
+from .settings import TrainSettings
+
+#: Licences of bases as their makers state them; an adapter is made from its base's weights and carries its licence.
+LICENCES = {
+    "black-forest-labs/FLUX.1-dev": {
+        "license": "other",
+        "license_name": "flux-1-dev-non-commercial-license",
+        "license_link": "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
+    },
+    "black-forest-labs/FLUX.1-schnell": {"license": "apache-2.0"},
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": {"license": "apache-2.0"},
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers": {"license": "apache-2.0"},
+    "embedded:flux": {"license": "apache-2.0"},
+}
+
+
+def write_card(folder: Path, adapter: Adapter, settings: TrainSettings, data: str) -> None:
+    """Write ``README.md`` beside the adapter's files: base, licence, how it was made, how it is used."""
+    base = settings.model.path
+    hub = "/" in base and not Path(base).exists()
+    licence = (
+        {"license": settings.output.licence}
+        if settings.output.licence is not None
+        else LICENCES.get(base, {"license": "unknown"})
+    )
+    head: dict[str, Any] = {"library_name": "ddit_ext", "tags": ["ddit", "diffusers", "adapter"], **licence}
+    if hub:
+        head["base_model"] = base
+    record = adapter.training_record.get("distill", {})
+    sizes = ", ".join(f"{scale}p" for scale in adapter.scales)
+    named = settings.output.licence or licence.get("license_name", licence["license"])
+    unknown = " (name it with output.licence before you publish)" if named == "unknown" else ""
+    training = settings.training
+    text = f"""---
+{yaml.safe_dump(head, sort_keys=False).strip()}
+---
+
+# Patch sizes {sizes} for {base}
+
+An adapter for [ddit_ext](https://arxiv.org/abs/2602.16968): with it {base} can run denoising steps with larger
+patches, so with fewer tokens. It is no model by itself.
+
+```python
+import ddit_ext
+
+handle = ddit_ext.patch(pipe, "folder of this adapter")  # pipe: the diffusers pipeline of {base}
+```
+
+## Licence
+
+That of the base model, {base}, from whose weights it was made: {named}{unknown}.
+
+## How it was made
+
+| | |
+|---|---|
+| base | {base}{f", revision {settings.model.revision}" if settings.model.revision else ""} |
+| data | {data} |
+| steps | {record.get("steps", 0)} of {training.steps} |
+| samples a step | {settings.data.batch * training.accumulate} in each process |
+| optimiser | {training.optimizer}, learning rate {training.peak_lr:g}, {training.schedule} |
+| noise ranges | {", ".join(f"{s}p: {training.range_of(s)[0]:g} to {training.range_of(s)[1]:g}" for s in adapter.scales)} |
+| LoRA rank | {settings.adapter.rank} |
+| versions | ddit_ext {record.get("ddit_ext", "?")}, torch {record.get("torch", "?")} |
+
+`adapter.json` holds every setting and a fingerprint of the base.
+"""
+    replace_file(folder / "README.md", lambda path: Path(path).write_text(text, encoding="utf-8"))
+
+
+def push(folder: Path, repository: str, private: bool) -> str:
+    """Upload the adapter's folder to the hub; returns the address of the commit.
+
+    Raises:
+        RuntimeError: the hub refused or could not be reached; the files are in ``folder`` as before.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        api.create_repo(repository, repo_type="model", private=private, exist_ok=True)
+        return str(
+            api.upload_folder(
+                repo_id=repository,
+                folder_path=str(folder),
+                repo_type="model",
+                allow_patterns=["adapter.safetensors", "adapter.json", "README.md"],
+                commit_message="Upload the adapter",
+            )
+        )
+    except (OSError, ValueError) as error:  # the hub's errors are one of the two
+        raise RuntimeError(
+            f"output.push_to_hub: {repository} could not be uploaded: {error}; the adapter is in {folder}"
+        ) from error

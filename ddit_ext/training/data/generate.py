@@ -1,0 +1,78 @@
+"""The base as its own teacher of data: noisy latents of its runs, caught where they enter the transformer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...models import steering_for
+from ..settings import DataSettings
+
+
+@dataclass(frozen=True)
+class States:
+    """Some states of one run: ``latents`` [n, ...], ``noise_level`` [n] and the ``text`` arguments, one row each."""
+
+    latents: Tensor
+    noise_level: Tensor
+    text: dict[str, Tensor]
+
+
+@torch.no_grad()
+def run_states(pipe: Any, prompt: str, settings: DataSettings, seed: int) -> States:
+    """Run the pipeline once and keep ``generate.states`` of its states, one in each of so many equal stretches.
+
+    A step's first call is the one with the prompt; a second one, for guidance, has the same latents.
+    """
+    generate = settings.generate
+    chosen = _stretches(generate.steps, generate.states, seed)
+    steering = steering_for(pipe.transformer)
+    states: dict[int, tuple[Tensor, float]] = {}
+    text: dict[str, Tensor] = {}
+
+    def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        step = pipe.scheduler.step_index or 0  # None before the first
+        if step not in chosen or step in states:
+            return
+        arguments = steering.bind(args, kwargs)
+        states[step] = (arguments["hidden_states"][0].cpu(), float(pipe.scheduler.sigmas[step]))
+        if not text:
+            for name in ("encoder_hidden_states", "pooled_projections"):
+                if isinstance(arguments.get(name), Tensor):
+                    text[name] = arguments[name][:1].cpu()
+            if isinstance(arguments.get("img_ids"), Tensor):  # of packed latents, one for all
+                text["img_ids"] = arguments["img_ids"].float().cpu()[None]
+
+    call = {"num_frames": settings.frames} if settings.frames > 1 else {}
+    if generate.guidance_scale is not None:
+        call["guidance_scale"] = generate.guidance_scale
+    handle = pipe.transformer.register_forward_pre_hook(watch, with_kwargs=True)
+    try:
+        pipe(
+            prompt=prompt,
+            height=settings.height,
+            width=settings.width,
+            num_inference_steps=generate.steps,
+            max_sequence_length=settings.max_sequence_length,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="latent",
+            **call,
+        )
+    finally:
+        handle.remove()
+    ordered = [states[step] for step in sorted(states)]
+    latents = torch.stack([latents for latents, _ in ordered])
+    return States(latents, torch.tensor([level for _, level in ordered]), text)
+
+
+def _stretches(steps: int, count: int, seed: int) -> set[int]:
+    """One step in each of ``count`` equal stretches of ``steps``, at random."""
+    generator = torch.Generator().manual_seed(seed)
+    edges = [steps * index // count for index in range(count + 1)]
+    return {
+        int(torch.randint(low, high, (), generator=generator))
+        for low, high in zip(edges, edges[1:], strict=False)
+    }

@@ -1,0 +1,58 @@
+"""From a file's bytes to pixels of the wanted size."""
+
+from __future__ import annotations
+
+import io
+from pathlib import PurePath
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, ImageSequence
+from torch import Tensor
+
+from .records import DataError, Record
+
+VIDEOS = (".mp4", ".webm", ".mov", ".mkv")
+
+
+def read_pixels(record: Record, height: int, width: int, frames: int = 1) -> Tensor:
+    """The record as float32 [3, frames, height, width] in [-1, 1]: scaled to cover the size, cropped at the centre;
+    of a clip, its first frames.
+
+    Raises:
+        DataError: bytes that are no picture, a truncated file, a clip that is too short.
+        ModuleNotFoundError: a video file without imageio and its ffmpeg plugin.
+    """
+    data = record.read()
+    if PurePath(record.name).suffix.lower() in VIDEOS:
+        pictures = _video(data, record, frames)
+    else:
+        try:
+            with Image.open(io.BytesIO(data)) as file:
+                sequence = ImageSequence.Iterator(file)
+                pictures = [_upright(frame) for frame, _ in zip(sequence, range(frames), strict=False)]
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            raise DataError(f"no readable picture: {error}") from error
+    if len(pictures) < frames:
+        raise DataError(f"{len(pictures)} frames, {frames} are needed")
+    fitted = [ImageOps.fit(p, (width, height), Image.Resampling.LANCZOS) for p in pictures]
+    stacked = torch.from_numpy(np.stack([np.asarray(picture) for picture in fitted]))
+    return stacked.permute(3, 0, 1, 2).float() / 127.5 - 1
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(picture).convert("RGB")
+
+
+def _video(data: bytes, record: Record, frames: int) -> list[Image.Image]:
+    try:
+        import imageio.v3 as imageio
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'{record.name}: video files need imageio with ffmpeg: pip install "imageio[ffmpeg]"'
+        ) from error
+    try:
+        found = imageio.imiter(data, extension=PurePath(record.name).suffix)
+        return [Image.fromarray(frame) for frame, _ in zip(found, range(frames), strict=False)]
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"no readable video: {error}") from error

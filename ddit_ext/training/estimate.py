@@ -1,0 +1,264 @@
+"""What a run will cost, before anything is downloaded: ``ddit train --dry-run``.
+
+The model, stated in full:
+
+* FLOPs of a forward are counted on the meta device (torch's FlopCounterMode): every matrix product and attention
+  of the real model at the real token count, 2 FLOPs a multiplication.
+* A step is, for each sample, one teacher forward at p, and for each patch size a student forward at its token count,
+  as much again for the gradients of its activations (the base's weights take none), and once more where blocks are
+  run again (gradient checkpointing). The adapter's own products are not counted.
+* Hours are those FLOPs at a sustained rate a GPU that you state (``--tflops``).
+* Memory: the base's weights (shared out by FSDP); 20 bytes a parameter of the adapter (float32 weight, gradient, two
+  moments, average); activations of one sample pass, about 20 numbers of the width a token and block, or with
+  checkpointing one a block and 20 in the block at work. Text encoders and VAE are gone by then.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..multiscale.adapter import Adapter
+from ..multiscale.base_weights import family_of, feed_forward_layers
+from ..multiscale.scale_weights import ScaleSpec
+from .base import EMBEDDED
+from .settings import TrainSettings
+
+#: Transformers whose configuration is known here, by their names on the hub.
+KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
+    "black-forest-labs/FLUX.1-dev": (
+        "FluxTransformer2DModel",
+        {
+            "in_channels": 64,
+            "num_layers": 19,
+            "num_single_layers": 38,
+            "attention_head_dim": 128,
+            "num_attention_heads": 24,
+            "joint_attention_dim": 4096,
+            "pooled_projection_dim": 768,
+            "guidance_embeds": True,
+        },
+    ),
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": (
+        "WanTransformer3DModel",
+        {
+            "num_attention_heads": 12,
+            "attention_head_dim": 128,
+            "in_channels": 16,
+            "out_channels": 16,
+            "text_dim": 4096,
+            "freq_dim": 256,
+            "ffn_dim": 8960,
+            "num_layers": 30,
+            "cross_attn_norm": True,
+            "qk_norm": "rms_norm_across_heads",
+        },
+    ),
+}
+VAE_FACTOR = 8  # pixels a latent pixel, of FLUX's and Wan's VAEs; a local folder says its own
+VAE_FRAMES = 4  # frames a latent frame, of Wan's
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The figures of a run: ``tokens`` and ``flops`` (of a forward) by scale; see the module's text."""
+
+    base_parameters: int
+    adapter_parameters: int
+    tokens: dict[int, int]
+    flops: dict[int, float]
+    flops_per_sample: float
+    samples: int
+    memory: dict[str, float]  # bytes a GPU
+    gpus: int
+    tflops: float
+
+    @property
+    def hours(self) -> float:
+        return self.flops_per_sample * self.samples / (self.tflops * 1e12 * self.gpus) / 3600
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Image tokens that all GPUs see a second, teacher's and student's."""
+        return sum(self.tokens.values()) * self.samples / (self.hours * 3600)
+
+    def __str__(self) -> str:
+        sizes = "\n".join(
+            f"  {scale}p: {self.tokens[scale]} image tokens, {self.flops[scale] / 1e12:.3g} TFLOPs a forward"
+            for scale in self.tokens
+        )
+        parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in self.memory.items())
+        return (
+            f"base: {self.base_parameters / 1e6:.1f}M parameters, frozen\n"
+            f"adapter: {self.adapter_parameters / 1e6:.1f}M parameters, trained\n{sizes}\n"
+            f"memory a GPU, estimated: {sum(self.memory.values()) / 2**30:.2f} GiB ({parts})\n"
+            f"{self.samples} samples of {self.flops_per_sample / 1e12:.3g} TFLOPs: {self.hours:.3g} hours and "
+            f"{self.tokens_per_second:.3g} image tokens a second on {self.gpus} GPUs at {self.tflops:g} TFLOP/s each, "
+            "a rate that is assumed, not measured"
+        )
+
+
+def estimate(settings: TrainSettings, gpus: int, tflops: float, sharded: bool) -> Estimate:
+    """The figures of ``settings`` on so many GPUs; nothing is downloaded and no weights are read.
+
+    Raises:
+        ValueError: a model that is neither known, nor a local folder, nor an embedded one.
+    """
+    with torch.device("meta"):
+        transformer = _meta_transformer(settings.model.path)
+    adapter = _meta_adapter(transformer, settings)
+    short, tokens, flops = _ShortModels(transformer), {}, {}
+    for scale in (1, *sorted(settings.adapter.scales)):
+        call = _meta_call(transformer, settings, scale)
+        tokens[scale] = call.pop("tokens")
+        flops[scale] = float(short.flops(call))
+    training, model = settings.training, settings.model
+    passes = 3 if model.gradient_checkpointing else 2
+    coarse = [flops[scale] for scale in settings.adapter.scales]
+    shared = training.share_teacher and training.scale_shares is None
+    student = sum(coarse) if shared else sum(coarse) / len(coarse)
+    base = sum(p.numel() for p in transformer.parameters())
+    trained = sum(p.numel() for p in adapter.parameters())
+    size = torch.finfo(getattr(torch, model.dtype)).bits // 8
+    return Estimate(
+        base_parameters=base,
+        adapter_parameters=trained,
+        tokens=tokens,
+        flops=flops,
+        flops_per_sample=flops[1] + passes * student,
+        samples=training.steps * training.accumulate * settings.data.batch * gpus,
+        memory={
+            "base": base * size / (gpus if sharded else 1),
+            "adapter": trained * (20.0 if training.ema else 16.0),
+            "activations": _activations(transformer, settings, tokens, size),
+        },
+        gpus=gpus,
+        tflops=tflops,
+    )
+
+
+def _meta_transformer(path: str) -> nn.Module:
+    if path in KNOWN:
+        name, config = KNOWN[path]
+        return getattr(diffusers, name)(**config).eval()
+    file = _folder(path) / "transformer" / "config.json"
+    if not file.is_file():
+        raise ValueError(
+            f"--dry-run: model.path must be a local folder, an embedded model or one of {sorted(KNOWN)}, got {path!r}"
+        )
+    config = json.loads(file.read_text(encoding="utf-8"))
+    return getattr(diffusers, config["_class_name"]).from_config(config).eval()
+
+
+class _ShortModels:
+    """Counts the FLOPs of a deep model on models of one and two blocks of each kind: blocks of a kind are alike."""
+
+    def __init__(self, transformer: nn.Module):
+        config = dict(transformer.config)
+        self._depths = {name: config[name] for name in ("num_layers", "num_single_layers") if name in config}
+        least = dict.fromkeys(self._depths, 1)
+        with torch.device("meta"):
+            self._least = type(transformer).from_config(config | least).eval()
+            self._deeper = {
+                name: type(transformer).from_config(config | least | {name: 2}).eval()
+                for name in self._depths
+            }
+
+    def flops(self, call: dict[str, Any]) -> int:
+        """Of a forward of the whole model."""
+        least = _count(self._least, call)
+        more = {name: _count(model, call) - least for name, model in self._deeper.items()}
+        return least + sum((depth - 1) * more[name] for name, depth in self._depths.items())
+
+
+@torch.no_grad()
+def _count(transformer: nn.Module, call: dict[str, Any]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        transformer(**call, return_dict=False)
+    return counter.get_total_flops()
+
+
+def _folder(path: str) -> Path:
+    if path.startswith(EMBEDDED):
+        return Path(str(resources.files("ddit_ext.embedded").joinpath(path.removeprefix(EMBEDDED))))
+    return Path(path)
+
+
+def _vae_factor(path: str) -> int:
+    file = _folder(path) / "vae" / "config.json"
+    if path in KNOWN or not file.is_file():
+        return VAE_FACTOR
+    levels = json.loads(file.read_text(encoding="utf-8")).get("block_out_channels")
+    return 2 ** (len(levels) - 1) if levels else VAE_FACTOR
+
+
+def _meta_adapter(transformer: nn.Module, settings: TrainSettings) -> Adapter:
+    patch, chosen = family_of(transformer).patch, settings.adapter
+    config = transformer.config
+    width = config.num_attention_heads * config.attention_head_dim
+    packed = patch * patch if family_of(transformer).name == "flux" else 1
+    inside, outside = config.in_channels // packed, (config.out_channels or config.in_channels) // packed
+    specs = [
+        ScaleSpec(
+            scale=scale,
+            patch_size=patch,
+            width=width,
+            in_channels=inside,
+            out_channels=outside,
+            rank=chosen.rank,
+            refinement_hidden=min(chosen.refinement_hidden, outside * (scale * patch) ** 2),
+            refinement_knots=chosen.refinement_knots,
+        )
+        for scale in chosen.scales
+    ]
+    with torch.device("meta"):
+        return Adapter(specs, feed_forward_layers(transformer) if chosen.rank else {}, {})
+
+
+def _meta_call(transformer: nn.Module, settings: TrainSettings, scale: int) -> dict[str, Any]:
+    """Arguments of a call of one sample with the tokens of ``scale``: the base on a picture that much smaller."""
+    data, config = settings.data, transformer.config
+    side = 2 * _vae_factor(settings.model.path) * scale  # pixels of a token
+    rows, columns = (math.ceil(length / side) for length in (data.height, data.width))
+    empty = torch.zeros((), device="meta")
+    if family_of(transformer).name == "flux":
+        count = rows * columns
+        call = {
+            "hidden_states": empty.new_empty(1, count, config.in_channels),
+            "encoder_hidden_states": empty.new_empty(1, data.max_sequence_length, config.joint_attention_dim),
+            "pooled_projections": empty.new_empty(1, config.pooled_projection_dim),
+            "timestep": empty.new_empty(1),
+            "img_ids": empty.new_empty(count, 3),
+            "txt_ids": empty.new_empty(data.max_sequence_length, 3),
+        }
+        if config.guidance_embeds:
+            call["guidance"] = empty.new_empty(1)
+        return call | {"tokens": count}
+    frames = (data.frames - 1) // VAE_FRAMES + 1
+    return {
+        "hidden_states": empty.new_empty(1, config.in_channels, frames, 2 * rows, 2 * columns),
+        "encoder_hidden_states": empty.new_empty(1, data.max_sequence_length, config.text_dim),
+        "timestep": empty.new_empty(1),
+        "tokens": frames * rows * columns,
+    }
+
+
+def _activations(transformer: nn.Module, settings: TrainSettings, tokens: dict[int, int], size: int) -> float:
+    """Bytes: the student's pass at its smallest patch size, or the teacher's block at work, whichever is more."""
+    blocks = sum(len(child) for child in transformer.children() if isinstance(child, nn.ModuleList))
+    width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
+    text = settings.data.max_sequence_length if family_of(transformer).name == "flux" else 0
+    number = settings.data.batch * width * size
+    student = tokens[min(settings.adapter.scales)] + text
+    teacher = 20.0 * (tokens[1] + text) * number
+    kept = (blocks + 20) if settings.model.gradient_checkpointing else 20 * blocks
+    return max(teacher, float(kept * student * number))

@@ -1,0 +1,128 @@
+"""A whole run from its file: model, data, training, files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
+
+from ..multiscale.adapter import Adapter
+from .base import load_base
+from .card import push, write_card
+from .checkpoint import checkpoints
+from .config import DistillConfig
+from .data.encoders import encoder_for
+from .data.prepare import Plan, report_broken
+from .distill import DistillResult, distill
+from .observer import Observer
+from .processes import Processes, shard
+from .samples import Samples
+from .settings import TrainSettings
+from .tracking import Tracking, chosen_trackers
+
+#: One process may encode data or draw samples for long while the others wait.
+PATIENCE = timedelta(days=7)
+
+
+class _Card(Observer):
+    """Writes the card whenever the adapter is saved."""
+
+    def __init__(self, settings: TrainSettings, data: str):
+        self._settings = settings
+        self._data = data
+
+    def saved(self, folder: Path, adapter: Adapter) -> None:
+        write_card(folder, adapter, self._settings, self._data)
+
+
+def train(settings: TrainSettings, *, resume: bool = False) -> DistillResult:
+    """Do what ``settings`` say; under ``accelerate launch``, as one of its processes.
+
+    Args:
+        resume: go on from the newest checkpoint in the output folder. Without it, a folder that has one is refused.
+
+    Raises:
+        ValueError: settings that don't fit together or to the model; the key is named.
+        SaveFailed, DataError, TrainingDiverged: as they say.
+    """
+    folder = Path(settings.output.folder)
+    if checkpoints(folder) and not resume:
+        raise ValueError(
+            f"output.folder: {folder} holds checkpoints of an earlier run: continue it with --resume, or name "
+            "another folder"
+        )
+    trackers = chosen_trackers(settings.output)
+    accelerator = Accelerator(
+        log_with=trackers or None,
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "tensorboard")),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )
+    processes = Processes(accelerator)
+    training = _precision(settings, accelerator)
+    base = load_base(settings.model, accelerator.device)
+    transformer = base.transformer.requires_grad_(False).eval()
+    if settings.model.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    plan = Plan(settings.data, settings.model, transformer)
+    plan.prepare(base.pipeline, processes)
+    data = plan.open(transformer)
+    accelerator.print(report_broken(data.broken, len(data)))
+    prompts = _sample_prompts(base, settings)
+    base.release(keep_vae=bool(prompts))
+    adapter = Adapter.create(transformer, **asdict(settings.adapter))
+    adapter.training_record |= {"base_model": settings.model.path, "data": plan.about}
+    if accelerator.distributed_type == DistributedType.FSDP:
+        shard(transformer, accelerator.state.fsdp_plugin)
+    observers: list[Any] = [_Card(settings, plan.about)]
+    if trackers:
+        accelerator.init_trackers(settings.output.project)
+        observers.append(Tracking(accelerator))
+    if prompts:
+        observers.append(Samples(base.pipeline(), prompts, settings, accelerator))
+    if processes.main:
+        folder.mkdir(parents=True, exist_ok=True)
+        written = json.dumps(asdict(settings), indent=1)
+        (folder / "settings.json").write_text(written + "\n", encoding="utf-8")
+    result = distill(
+        transformer,
+        adapter,
+        data,
+        training,
+        out_dir=folder,
+        resume=resume,
+        accelerator=accelerator,
+        observers=observers,
+    )
+    accelerator.end_training()
+    if settings.output.push_to_hub is not None and processes.main:
+        where = push(folder / "adapter", settings.output.push_to_hub, settings.output.private)
+        accelerator.print(f"uploaded: {where}")
+    accelerator.print(f"adapter: {folder / 'adapter'}")
+    return result
+
+
+def _precision(settings: TrainSettings, accelerator: Accelerator) -> DistillConfig:
+    """The training settings with an autocast that fits the base's dtype and accelerate's mixed precision."""
+    wanted = {"bf16": "bfloat16", "fp16": "float16"}.get(accelerator.mixed_precision)
+    training, dtype = settings.training, settings.model.dtype
+    if wanted is not None and training.autocast not in (None, wanted):
+        raise ValueError(
+            f"training.autocast is {training.autocast}, but accelerate was launched with mixed precision "
+            f"{accelerator.mixed_precision}"
+        )
+    chosen = training.autocast or wanted or (dtype if dtype != "float32" else None)
+    if dtype != "float32" and chosen != dtype:
+        raise ValueError(f"training.autocast must be {dtype} for a base in {dtype}, got {chosen}")
+    return replace(training, autocast=chosen)
+
+
+def _sample_prompts(base: Any, settings: TrainSettings) -> list[dict[str, Any]]:
+    if not settings.output.sample_every:
+        return []
+    encoder = encoder_for(base.pipeline(), settings.data.max_sequence_length)
+    return [encoder.prompt_arguments(prompt) for prompt in settings.output.sample_prompts]

@@ -1,0 +1,98 @@
+"""Pictures of the same prompts and seeds by the base and with the adapter, while it trains."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..patching.patch import patch
+from .observer import Observer
+from .settings import TrainSettings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from .trainer import Trainer
+
+
+def coarse_first(scales: tuple[int, ...], steps: int) -> list[int]:
+    """A schedule that spends equal parts of a run at each size, the coarsest first and the base's own last."""
+    sizes = [*sorted(scales, reverse=True), 1]
+    return [sizes[step * len(sizes) // steps] for step in range(steps)]
+
+
+class Samples(Observer):
+    """Draws ``sample_prompts`` every ``sample_every`` steps into ``samples/``: a row a prompt, base beside adapter.
+
+    The run's own random generators are not used. Every process draws (a sharded base needs all of them), the main
+    one writes.
+    """
+
+    def __init__(
+        self, pipe: Any, prompts: list[dict[str, Tensor]], settings: TrainSettings, accelerator: Accelerator
+    ):
+        self._pipe = pipe
+        self._prompts = prompts
+        self._settings = settings
+        self._accelerator = accelerator
+        self._base: list[np.ndarray] | None = None
+
+    def stepped(self, done: int, trainer: Trainer) -> None:
+        output = self._settings.output
+        if not output.sample_every or done % output.sample_every:
+            return
+        if self._base is None:
+            self._base = self._draw()
+        schedule = coarse_first(self._settings.adapter.scales, output.sample_steps)
+        with trainer.evaluating():
+            handle = patch(
+                self._pipe,
+                trainer.adapter,
+                scales=(1, *sorted(self._settings.adapter.scales)),
+                schedule=schedule,
+            )
+            try:
+                drawn = self._draw()
+            finally:
+                handle.unpatch()
+        if self._accelerator.is_main_process:
+            rows = [np.concatenate(pair, axis=1) for pair in zip(self._base, drawn, strict=True)]
+            sheet = np.concatenate(rows, axis=0)
+            path = Path(output.folder) / "samples" / f"step-{done:08d}.png"
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(sheet).save(path)
+            except OSError as error:  # pictures are no reason to end a run
+                warnings.warn(f"sample {path} could not be written: {error}", stacklevel=2)
+            for tracker in self._accelerator.trackers:
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"base and adapter": sheet[None]}, step=done, **layout)
+
+    @torch.no_grad()
+    def _draw(self) -> list[np.ndarray]:
+        """uint8 [H, W, 3] for every prompt; of a clip, its middle frame."""
+        data, output = self._settings.data, self._settings.output
+        call: dict[str, Any] = {"num_frames": data.frames} if data.frames > 1 else {}
+        if data.generate.guidance_scale is not None:
+            call["guidance_scale"] = data.generate.guidance_scale
+        drawn = []
+        for number, prompt in enumerate(self._prompts):
+            result = self._pipe(
+                **prompt,
+                height=data.height,
+                width=data.width,
+                num_inference_steps=output.sample_steps,
+                max_sequence_length=data.max_sequence_length,
+                generator=torch.Generator().manual_seed(number),
+                output_type="np",
+                **call,
+            )
+            picture = result.images[0] if hasattr(result, "images") else result.frames[0][data.frames // 2]
+            drawn.append(np.uint8(np.clip(picture, 0, 1) * 255 + 0.5))
+        return drawn

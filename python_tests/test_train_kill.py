@@ -1,0 +1,32 @@
+"""kill -9 at random moments: what is on disk is whole, and the run comes to the same end, bit for bit."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ddit_ext
+
+PROGRAM = Path(__file__).with_name("kill_moments.py")
+MOMENTS = int(os.environ.get("DDIT_KILL_MOMENTS", "2"))
+
+
+def test_a_killed_run_comes_to_the_same_end(tmp_path):
+    where = {"PYTHONPATH": str(Path(ddit_ext.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(tmp_path), str(MOMENTS), "7"],
+        env=os.environ | where,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout.splitlines()[-1])["killed"]) == MOMENTS
+    wanted = (tmp_path / "through" / "adapter" / "adapter.safetensors").read_bytes()
+    for number in range(MOMENTS):
+        folder = tmp_path / f"killed-{number}"
+        assert (folder / "adapter" / "adapter.safetensors").read_bytes() == wanted
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [2, 4, 6]
+        assert not list(folder.rglob(".*.partial"))
