@@ -23,28 +23,20 @@ def train_together(folder, processes):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = []
-    for rank in range(processes):
-        place = {
-            "PYTHONPATH": str(Path(ddit_ext.__file__).parents[1]),  # the package that is under test
-            "OMP_NUM_THREADS": "1",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(processes),
-        }
-        started.append(
-            subprocess.Popen(
-                [sys.executable, str(PROGRAM), str(folder)],
-                env=os.environ | place,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    said = [process.communicate(timeout=400)[0] for process in started]
-    assert all(process.returncode == 0 for process in started), "\n".join(said)
+    place = {
+        "PYTHONPATH": str(Path(ddit_ext.__file__).parents[1]),  # the package that is under test
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(folder), str(processes)],
+        env=os.environ | place,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")

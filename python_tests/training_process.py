@@ -1,13 +1,18 @@
-"""One of several processes that distil the tiny FLUX together through gloo, first with the whole base in each of
-them, then with a sharded one:
+"""Several processes that distil the tiny FLUX together through gloo, first with the whole base in each of them, then
+with a sharded one:
 
-    RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=... MASTER_PORT=... python training_process.py FOLDER
+    MASTER_ADDR=127.0.0.1 MASTER_PORT=... python training_process.py FOLDER PROCESSES
+
+They are forked from one that has everything imported and has not computed anything.
 """
 
+import os
 import sys
+import traceback
 from pathlib import Path
 
 import torch
+import torch.distributed.fsdp  # before the fork: it is large
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from tiny_flux import tiny_flux, training_batch
 
@@ -50,12 +55,28 @@ def train(folder, accelerator=None, sharded=False):
     )
 
 
-def main():
-    folder = Path(sys.argv[1])
+def take_part(folder, rank, processes):
+    """The life of one process."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
     accelerator = Accelerator(cpu=True)
     train(folder / "whole", accelerator)
     train(folder / "sharded", accelerator, sharded=True)
     torch.distributed.destroy_process_group()
+
+
+def main():
+    folder, processes = Path(sys.argv[1]), int(sys.argv[2])
+    started = []
+    for rank in range(processes):
+        started.append(os.fork())
+        if not started[-1]:
+            try:
+                take_part(folder, rank, processes)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+    raise SystemExit(max(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) != 0 for process in started))
 
 
 if __name__ == "__main__":
