@@ -106,7 +106,7 @@ def test_dynamic_run_takes_coarse_steps_and_stays_close(model):
         return np.uint8(np.rint(pictures * 255))
 
     fixed = draw()
-    handle = ddit_ext.patch(model.pipeline, model.adapter, threshold=embedded.THRESHOLD)
+    handle = ddit_ext.patch(model.pipeline, model.adapter, threshold=4e-3)
     try:
         dynamic = draw()
     finally:

@@ -182,6 +182,7 @@ def test_the_estimate_counts_the_adapter_as_it_is_made():
             "timestep": torch.ones(1),
             "img_ids": torch.zeros(256, 3),
             "txt_ids": torch.zeros(12, 3),
+            "guidance": torch.ones(1),
         }
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         whole(**call)

@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import calibrate, info
+from . import calibrate, info, train
 
-SUBCOMMANDS = (calibrate, info)
+SUBCOMMANDS = (calibrate, info, train)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,6 +22,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         return parsed.run(parsed)
-    except (ValueError, TypeError, NotImplementedError, OSError) as error:
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, OSError, ModuleNotFoundError) as error:
         print(f"ddit: {error}", file=sys.stderr)
         return 1

@@ -18,9 +18,6 @@ from . import scenes
 STEPS = 28
 """Where prompt accuracy no longer grows with steps: what "fixed p" means in the figures (benchmarks/embedded_base.py)."""
 
-THRESHOLD = 4.4e-3
-"""A threshold at which 28 steps stay close to the fixed-p picture, about 1.3 times as fast (README, "Figures")."""
-
 _STATISTICS_COUNT, _STATISTICS_SEED = 1024, 2_000_000  # the real scenes that Fréchet distances are taken to
 
 

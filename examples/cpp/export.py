@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--prompt", default="a panda on a green gradient")
     parser.add_argument("--steps", type=int, default=embedded.STEPS)
     parser.add_argument("--scales", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--threshold", type=float, default=embedded.THRESHOLD)
+    parser.add_argument("--threshold", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     model = embedded.load("flux")
