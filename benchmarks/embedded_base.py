@@ -9,13 +9,12 @@ import argparse
 
 import numpy as np
 import torch
-from _quality import bootstrap, psnr, with_interval
+from _quality import frechet_interval, psnr, with_interval
 from _runs import Method, batches, decode, run
 from _timing import write_json
 from tqdm import tqdm
 
 from ddit_ext import embedded
-from ddit_ext.embedded.classifier import frechet_distance
 
 CURVE = (4, 6, 8, 12, 16, 20, 28, 36, 50, 100, 200)
 PROMPT_SEED = 3_000_000
@@ -72,21 +71,19 @@ def main() -> None:
     rows = []
     for steps, shown in curve.items():
         judged = model.judge(shown, few)
-        low, high = bootstrap(
-            lambda index, f=judged.features: frechet_distance(f[index], features), len(few), draws=100
-        )
+        distance = frechet_interval(judged.features, features)
         rows.append(
             {
                 "steps": steps,
                 "psnr to the most steps": with_interval(psnr(shown, best)),
                 "accuracy": with_interval(judged.found),
-                "frechet": {"value": frechet_distance(judged.features, features), "low": low, "high": high},
+                "frechet": distance,
             }
         )
         row = rows[-1]
         print(
             f"{steps:4d} steps  PSNR {row['psnr to the most steps']['mean']:6.2f} dB  "
-            f"accuracy {row['accuracy']['mean']:.3f}  Frechet {row['frechet']['value']:.2f} [{low:.2f}, {high:.2f}]"
+            f"accuracy {row['accuracy']['mean']:.3f}  Frechet {distance['mean']:.0f} [{distance['low']:.0f}, {distance['high']:.0f}]"
         )
     results["curve"] = rows
     if arguments.out:

@@ -17,13 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _quality import bootstrap, psnr, ssim, with_interval
+from _quality import bootstrap, frechet_interval, psnr, ssim, with_interval
 from _runs import Method, Outcome, batches, decode, interleaved_runs, run
 from _thresholds import coarse_first, threshold_for
 from _timing import write_json
 
 from ddit_ext import embedded
-from ddit_ext.embedded.classifier import frechet_distance
 from ddit_ext.policies import BudgetPolicy, PatchScheduler
 
 SCALES = (1, 2, 4)
@@ -92,9 +91,6 @@ def judge(model, outcomes: dict[str, Outcome], methods: list[Method], prompts: l
         judged = model.judge(shown, prompts)
         ratios = np.array(base.seconds) / np.array(outcome.seconds)
         low, high = bootstrap(lambda i, r=ratios: float(np.median(r[i])), len(ratios))
-        flow, fhigh = bootstrap(
-            lambda i, f=judged.features: frechet_distance(f[i], real), len(prompts), draws=100
-        )
         sizes = [step["scale"] for report in outcome.reports for step in report["steps"]]
         rows.append(
             {
@@ -104,7 +100,7 @@ def judge(model, outcomes: dict[str, Outcome], methods: list[Method], prompts: l
                 "psnr": with_interval(psnr(shown, reference)),
                 "ssim": with_interval(ssim(shown, reference)),
                 "accuracy": with_interval(judged.found),
-                "frechet": {"mean": frechet_distance(judged.features, real), "low": flow, "high": fhigh},
+                "frechet": frechet_interval(judged.features, real),
                 "steps per size": {s: sizes.count(s) / len(outcome.reports) for s in SCALES}
                 if sizes
                 else None,
