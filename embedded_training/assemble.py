@@ -6,6 +6,7 @@ python -m embedded_training.assemble
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,13 @@ from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from transformers import CLIPTextModel, T5EncoderModel
 
 from . import architecture
+
+
+def forget_where(config: Path) -> None:
+    """Take the folder that a part was loaded from out of its config: a path of the machine that trained it."""
+    settings = json.loads(config.read_text())
+    settings.pop("_name_or_path", None)
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def main() -> None:
@@ -34,6 +42,8 @@ def main() -> None:
     )
     pipeline.transformer.to(torch.bfloat16)  # half the size on disk; loaded as float32
     pipeline.save_pretrained(arguments.out)
+    for part in ("transformer", "vae"):
+        forget_where(arguments.out / part / "config.json")
     shutil.copy(arguments.run / "classifier.safetensors", arguments.out / "classifier.safetensors")
 
 
