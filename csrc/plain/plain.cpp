@@ -8,6 +8,7 @@
 #include <string>
 
 #include "kernels/acceleration_quantiles/params.h"
+#include "kernels/contiguous.h"
 #include "kernels/patch_deembed/params.h"
 #include "kernels/patch_embed/params.h"
 
@@ -78,21 +79,11 @@ void multiply(const float* from, const float* weight, const float* bias, int64_t
   }
 }
 
-Shape contiguous_strides(const Shape& sizes) {
-  Shape strides;
-  int64_t stride = 1;
-  for (size_t i = sizes.size(); i-- > 0;) {
-    strides[i] = stride;
-    stride *= sizes[i];
-  }
-  return strides;
-}
-
 }  // namespace
 
 Cells Cells::contiguous(const float* data, const Shape& sizes) {
   checked_grid("Cells::contiguous", "sizes", sizes, 1);
-  return {data, sizes, contiguous_strides(sizes)};
+  return {data, sizes, kernels::contiguous_strides(sizes)};
 }
 
 Cells Cells::from_packed(const float* tokens, int64_t B, int64_t h, int64_t w, int64_t C, int64_t p) {

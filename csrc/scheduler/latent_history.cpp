@@ -7,6 +7,7 @@
 #include <string>
 
 #include "kernels/acceleration_quantiles/params.h"
+#include "kernels/contiguous.h"
 #include "scheduler/errors.h"
 
 namespace ddit {
@@ -18,16 +19,6 @@ using Shape = LatentHistory::Shape;
 template <class... Parts>
 void check(bool condition, const Parts&... parts) {
   ddit::check("LatentHistory", condition, parts...);
-}
-
-Shape contiguous_strides(const Shape& sizes) {
-  Shape strides;
-  int64_t stride = 1;
-  for (size_t i = sizes.size(); i-- > 0;) {
-    strides[i] = stride;
-    stride *= sizes[i];
-  }
-  return strides;
 }
 
 // Copies the axes from `axis` on and returns where the next element goes.
@@ -44,7 +35,7 @@ float* copy_cells(const float* from, const Shape& sizes, const Shape& strides, s
 }  // namespace
 
 void LatentHistory::push(int64_t step, const float* data, const Shape& sizes) {
-  push(step, data, sizes, contiguous_strides(sizes));
+  push(step, data, sizes, kernels::contiguous_strides(sizes));
 }
 
 void LatentHistory::push(int64_t step, const float* data, const Shape& sizes, const Shape& strides) {
@@ -60,7 +51,7 @@ void LatentHistory::push(int64_t step, const float* data, const Shape& sizes, co
   if (count_ > 0 && same_sizes && step == last_step_) return;
   if (!same_sizes || step != last_step_ + 1) reset();
 
-  const Shape packed = contiguous_strides(sizes);
+  const Shape packed = kernels::contiguous_strides(sizes);
   const int slot = (newest_ + 1) % kLatents;
   std::vector<float>& copy = latents_[slot];
   copy.resize(static_cast<size_t>(packed[0] * sizes[0]));
@@ -112,7 +103,7 @@ std::vector<std::vector<double>> LatentHistory::quantiles(const std::vector<int6
 
   std::vector<float> output(static_cast<size_t>(sizes_[0]) * scales.size());
   kernel::Params params;
-  const Shape strides = contiguous_strides(sizes_);
+  const Shape strides = kernels::contiguous_strides(sizes_);
   // The kernel's a - 3b + 3c - d is a - d where b and c are 0: the first difference of two latents. The
   // second is that of two first differences.
   const float nothing = 0.0f;
