@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from ddit_ext.embedded.vocabulary import WORDS
+
+from .words import vocabulary_of, word_tokenizer
 
 TEXT_LENGTH = 12  # "a pizza and a penguin on a blue gradient" and the end mark are ten tokens
 TEXT_WIDTH, POOLED_WIDTH = 96, 64
 LATENT_CHANNELS, PATCH = 4, 2
 
-# The end mark comes last: CLIP's pooling, in both of its conventions, then finds it.
-VOCABULARY = ("<pad>", "<unk>", *WORDS, "</s>")
+VOCABULARY = vocabulary_of(WORDS)
 END = len(VOCABULARY) - 1
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
-    words.normalizer = normalizers.Lowercase()
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        eos_token="</s>",
-        model_max_length=TEXT_LENGTH,
-    )
+    return word_tokenizer(VOCABULARY, TEXT_LENGTH)
 
 
 def text_encoder() -> CLIPTextModel:

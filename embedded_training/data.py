@@ -23,7 +23,7 @@ def draw_scenes(seed: int) -> tuple[np.ndarray, list[str]]:
 
 
 def draw_clips(seed: int) -> tuple[np.ndarray, list[str]]:
-    """A chunk of clips: uint8 ``[64, 9, 64, 64, 3]`` and their prompts."""
+    """A chunk of clips: uint8 ``[64, 9, 96, 96, 3]`` and their prompts."""
     drawn, described = clips.clips(CLIP_CHUNK, seed)
     return drawn, [clip.prompt for clip in described]
 
@@ -61,7 +61,7 @@ EVALUATION_SEED = 1_000_000
 
 
 def to_signal(pictures: np.ndarray):
-    """uint8 ``[n, H, W, 3]`` -> float32 ``[n, 3, H, W]`` in [-1, 1]."""
+    """uint8 ``[n, ..., H, W, 3]`` -> float32 ``[n, 3, ..., H, W]`` in [-1, 1]: pictures, or clips of frames."""
     import torch
 
-    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(pictures)).movedim(-1, 1).float() / 127.5 - 1

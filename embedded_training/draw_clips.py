@@ -2,7 +2,7 @@
 
     python -m embedded_training.draw_clips --chunks 64 --sheet clips.png
 
-9 frames of 64x64 pixels, 64 clips a chunk (7 MB), under --out as one uint8 array and a JSON list of prompts.
+9 frames of 96x96 pixels, 64 clips a chunk (16 MB), under --out as one uint8 array and a JSON list of prompts.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from .architecture import PATCH
 SHIFT = math.exp(0.5)  # what FLUX's sampler shifts by at 256 tokens
 
 
-def noise_levels(count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+def noise_levels(count: int, shift: float) -> torch.Tensor:
     """Logit-normal noise levels in (0, 1), shifted towards noise as the sampler does: float32 ``[count]``."""
-    uniform = torch.sigmoid(torch.randn(count, generator=generator))
-    return SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
+    uniform = torch.sigmoid(torch.randn(count))
+    return shift * uniform / (1 + (shift - 1) * uniform)
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:

@@ -11,9 +11,6 @@ Classifier-free Guidance", 2025). Resumable: a second call goes on until --minut
 from __future__ import annotations
 
 import argparse
-import copy
-import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +18,9 @@ import torch
 from diffusers import AutoencoderKL
 
 from . import architecture
-from .common import AveragedModules, Progress, load_state, save_state
 from .data import load_or_draw, to_signal
-from .flow import image_ids, noise_levels, pack, velocity
+from .flow import SHIFT, image_ids, noise_levels, pack, velocity
+from .loop import Modules, train
 
 CAPTION_DROP = 0.1
 NO_GUIDANCE = 1.0  # the guidance input of an unguided call
@@ -86,7 +83,7 @@ class Corpus:
         return self.latents(size)[index].float(), ids
 
 
-def build() -> dict[str, torch.nn.Module]:
+def build() -> Modules:
     return {
         "transformer": architecture.transformer(),
         "text_encoder": architecture.text_encoder(),
@@ -94,13 +91,13 @@ def build() -> dict[str, torch.nn.Module]:
     }
 
 
-def encode_text(modules: dict[str, torch.nn.Module], ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_text(modules: Modules, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return modules["text_encoder_2"](ids)[0], modules["text_encoder"](ids).pooler_output
 
 
 @torch.no_grad()
 def guidance_shift(
-    averages: dict[str, torch.nn.Module],
+    averages: Modules,
     latents: torch.Tensor,
     noisy: torch.Tensor,
     sigma: torch.Tensor,
@@ -124,14 +121,14 @@ def guidance_shift(
 
 
 def flow_loss(
-    modules: dict[str, torch.nn.Module],
+    modules: Modules,
     latents: torch.Tensor,
     ids: torch.Tensor,
-    averages: dict[str, torch.nn.Module] | None = None,
+    averages: Modules | None = None,
     empty: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The mean squared error of the velocity; with ``averages``, a share of the samples is guided."""
-    sigma = noise_levels(len(latents))
+    sigma = noise_levels(len(latents), SHIFT)
     noise = torch.randn_like(latents)
     noisy = torch.lerp(latents, noise, sigma[:, None, None, None])
     target = pack(noise - latents)
@@ -146,28 +143,6 @@ def flow_loss(
     return torch.nn.functional.mse_loss(guess.float(), target)
 
 
-class Optimizers:
-    """Muon for the blocks' matrices, AdamW for all else, behind the interface of one optimizer."""
-
-    def __init__(self, modules: dict[str, torch.nn.Module], rate: float) -> None:
-        matrices, others = [], []
-        for name, parameter in (item for module in modules.values() for item in module.named_parameters()):
-            blocks = "transformer_blocks" in name  # single_transformer_blocks too
-            (matrices if blocks and parameter.ndim == 2 else others).append(parameter)
-        self.parts = (
-            torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0),
-        )
-        self.base = (2 * rate, rate)
-
-    def step(self, factor: float) -> None:
-        for part, rate in zip(self.parts, self.base, strict=True):
-            for group in part.param_groups:
-                group["lr"] = rate * factor
-            part.step()
-            part.zero_grad()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/embedded"))
@@ -179,52 +154,16 @@ def main() -> None:
     torch.manual_seed(0)
     vae = AutoencoderKL.from_pretrained(arguments.run / "vae").eval()
     corpus = Corpus(arguments.run / "data", arguments.chunks, vae)
-    modules = build()
-    averages = copy.deepcopy(modules)
-    optimizers = Optimizers(modules, arguments.rate)
-    named = modules | {f"ema_{name}": module for name, module in averages.items()}
-    checkpoint = arguments.run / "flux-checkpoint"
-    progress = load_state(checkpoint, named, optimizers.parts) or Progress()
-    average = AveragedModules(averages, 0.999)
-    torch.manual_seed(progress.step)
-    log = (arguments.run / "flux-log.jsonl").open("a")
-    parameters = [p for module in modules.values() for p in module.parameters()]
-    print(
-        f"{sum(p.numel() for p in parameters) / 1e6:.2f}M parameters, from step {progress.step}", flush=True
-    )
-
     corpus.latents("small")
-    started = saved = time.monotonic()
-    before, running = progress.seconds, {}
-    while progress.seconds < arguments.minutes * 60:
-        done = progress.seconds / (arguments.minutes * 60)
+
+    def loss_of(done: float, modules: Modules, averages: Modules) -> tuple[str, torch.Tensor]:
         size = "small" if done < SMALL_ONLY or torch.rand(()) < SMALL_LATER else "full"
         latents, ids = corpus.batch(size, BATCH[size])
         guided = {"averages": averages, "empty": corpus.empty} if done > GUIDED_FROM else {}
-        # float32: at this width autocast's casts cost more than they save
-        loss = flow_loss(modules, latents, ids, **guided)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        # Warm up, hold, and fall over the last half: a trapezoid lets a longer run start from a shorter one's middle.
-        optimizers.step(min(1.0, (progress.step + 1) / 200) * min(1.0, 2 * (1 - done)) + 1e-3)
-        progress.step += 1
-        progress.seconds = before + time.monotonic() - started
-        average.update(modules, progress.step)
-        kind = f"{size}, guided" if guided else size
-        running[kind] = 0.98 * running.get(kind, loss.item()) + 0.02 * loss.item()
-        if progress.step % 50 == 0:
-            line = {
-                "step": progress.step,
-                "seconds": round(progress.seconds),
-                "loss": {k: round(v, 4) for k, v in running.items()},
-            }
-            print(json.dumps(line), file=log, flush=True)
-        if time.monotonic() - saved > 180:
-            save_state(checkpoint, named, optimizers.parts, progress)
-            saved = time.monotonic()
-    save_state(checkpoint, named, optimizers.parts, progress)
-    for name, module in averages.items():
-        module.save_pretrained(arguments.run / "base" / name)
+        return f"{size}, guided" if guided else size, flow_loss(modules, latents, ids, **guided)
+
+    # "transformer_blocks" names the single ones too
+    train(build(), loss_of, arguments.run, "flux", arguments.minutes, arguments.rate, "transformer_blocks")
 
 
 if __name__ == "__main__":

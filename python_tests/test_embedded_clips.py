@@ -74,23 +74,23 @@ def test_prompts_name_objects_motions_and_background(many):
 
 def test_pictures_are_the_scenes_of_the_frames():
     drawn, described = clips.clips(3, seed=4)
-    assert drawn.shape == (3, 9, 64, 64, 3) and drawn.dtype == np.uint8
+    assert drawn.shape == (3, 9, 96, 96, 3) and drawn.dtype == np.uint8
     again, _ = clips.clips(3, seed=4)
     other, _ = clips.clips(3, seed=5)
     assert (drawn == again).all() and (drawn != other).any()
     for clip, frames in zip(described, drawn, strict=True):
-        assert (frames[5] == scenes.render(clip.frame(5))).all()
+        assert (frames[5] == scenes.render(clip.frame(5), clips.CLIP_SIZE)).all()
         assert (frames[0] != frames[8]).any()
-    assert clips.clips(0, seed=0)[0].shape == (0, 9, 64, 64, 3)
+    assert clips.clips(0, seed=0)[0].shape == (0, 9, 96, 96, 3)
 
 
 def test_chunks_are_kept_on_disk(tmp_path):
     drawn, prompts = load_or_draw(tmp_path, 1, 1, draw_clips)
-    assert drawn.shape == (CLIP_CHUNK, 9, 64, 64, 3) and len(prompts) == CLIP_CHUNK
+    assert drawn.shape == (CLIP_CHUNK, 9, 96, 96, 3) and len(prompts) == CLIP_CHUNK
     kept = (tmp_path / "clips-1.npy").stat().st_mtime_ns
     again, same = load_or_draw(tmp_path, 1, 1, draw_clips)
     assert (again == drawn).all() and same == prompts
     assert (tmp_path / "clips-1.npy").stat().st_mtime_ns == kept
     picture = sheet(np.asarray(drawn[:2]))
-    assert picture.size == (9 * 64, 2 * 64)
-    assert (np.asarray(picture)[64:, 64:128] == drawn[1, 1]).all()
+    assert picture.size == (9 * 96, 2 * 96)
+    assert (np.asarray(picture)[96:, 96:192] == drawn[1, 1]).all()

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from embedded_training.common import AveragedModules, Progress, load_state, save_state
-from embedded_training.flow import image_ids, noise_levels, pack
-from embedded_training.train_flux import Optimizers
+from embedded_training.flow import SHIFT, image_ids, noise_levels, pack
+from embedded_training.loop import Optimizers
 
 
 class Blocks(nn.Module):
@@ -38,13 +38,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     torch.manual_seed(0)
     straight = Blocks()
     broken = copy.deepcopy(straight)
-    train(straight, Optimizers({"m": straight}, 1e-2), 0, 8)
+    train(straight, Optimizers({"m": straight}, 1e-2, "transformer_blocks"), 0, 8)
 
-    optimizers = Optimizers({"m": broken}, 1e-2)
+    optimizers = Optimizers({"m": broken}, 1e-2, "transformer_blocks")
     train(broken, optimizers, 0, 5)
     save_state(tmp_path / "state", {"m": broken}, optimizers.parts, Progress(5, 1.5))
     again = Blocks()
-    optimizers = Optimizers({"m": again}, 1e-2)
+    optimizers = Optimizers({"m": again}, 1e-2, "transformer_blocks")
     progress = load_state(tmp_path / "state", {"m": again}, optimizers.parts)
     assert progress == Progress(5, 1.5)
     train(again, optimizers, progress.step, 8)
@@ -54,7 +54,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
 
 def test_a_kill_between_the_renames_loses_nothing(tmp_path):
     model = Blocks()
-    optimizers = Optimizers({"m": model}, 1e-2)
+    optimizers = Optimizers({"m": model}, 1e-2, "transformer_blocks")
     train(model, optimizers, 0, 1)
     save_state(tmp_path / "state", {"m": model}, optimizers.parts, Progress(1, 0.5))
     shutil.move(
@@ -65,7 +65,12 @@ def test_a_kill_between_the_renames_loses_nothing(tmp_path):
 
 def test_without_a_checkpoint_there_is_nothing_to_load(tmp_path):
     model = Blocks()
-    assert load_state(tmp_path / "none", {"m": model}, Optimizers({"m": model}, 1e-2).parts) is None
+    assert (
+        load_state(
+            tmp_path / "none", {"m": model}, Optimizers({"m": model}, 1e-2, "transformer_blocks").parts
+        )
+        is None
+    )
 
 
 def test_average_follows_the_weights():
@@ -91,7 +96,8 @@ def test_pack_is_flux_layout():
 
 
 def test_noise_levels_are_shifted_towards_noise():
-    levels = noise_levels(20_000, torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    levels = noise_levels(20_000, SHIFT)
     assert 0 < levels.min() and levels.max() < 1
     # The median of a logit-normal is 1/2; the shift k moves it to k / (1 + k).
     assert levels.median().item() == pytest.approx(1.6487 / 2.6487, abs=0.01)

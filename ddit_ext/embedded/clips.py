@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .scenes import PICTURE_SIZE, Scene, random_scene, render
+from .scenes import Scene, random_scene, render
 from .vocabulary import MOTIONS, describe
 
 FRAMES = 9
 """Two steps of a video autoencoder that takes four frames to one, and the first frame."""
+
+CLIP_SIZE = 96
+"""Pixels a side: 12 x 12 tokens a latent frame, behind an autoencoder that takes 4 x 4 pixels to one."""
 
 ONE, TWO = (0.34, 0.5), (0.26, 0.36)
 """Sizes of a lone object and of each of two: there must be room to move."""
@@ -68,20 +71,20 @@ def render_clip(clip: Clip) -> np.ndarray:
     """Draws a clip.
 
     Returns:
-        uint8 ``[9, 64, 64, 3]``, sRGB.
+        uint8 ``[9, 96, 96, 3]``, sRGB.
     """
-    return np.stack([render(clip.frame(index)) for index in range(FRAMES)])
+    return np.stack([render(clip.frame(index), CLIP_SIZE) for index in range(FRAMES)])
 
 
 def clips(count: int, seed: int) -> tuple[np.ndarray, list[Clip]]:
     """Fresh clips.
 
     Returns:
-        uint8 ``[count, 9, 64, 64, 3]`` and the clips that they show.
+        uint8 ``[count, 9, 96, 96, 3]`` and the clips that they show.
     """
     rng = np.random.default_rng(seed)
     described = [random_clip(rng) for _ in range(count)]
-    shape = (count, FRAMES, PICTURE_SIZE, PICTURE_SIZE, 3)
+    shape = (count, FRAMES, CLIP_SIZE, CLIP_SIZE, 3)
     drawn = np.empty(shape, np.uint8)
     for index, clip in enumerate(described):
         drawn[index] = render_clip(clip)

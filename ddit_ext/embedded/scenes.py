@@ -14,7 +14,6 @@ from .vocabulary import COLOUR_NAMES, COLOURS, GLYPH_SIZE, OBJECT_NAMES, PATTERN
 
 PICTURE_SIZE = 64
 _SUPERSAMPLING = 2  # drawn this much larger, then averaged down, so that edges are smooth
-_CANVAS = PICTURE_SIZE * _SUPERSAMPLING
 
 
 @dataclass(frozen=True)
@@ -72,15 +71,15 @@ def _apart(rng: np.random.Generator, sizes: tuple[float, ...]) -> tuple[tuple[fl
             return centres
 
 
-def render(scene: Scene) -> np.ndarray:
-    """Draws a scene.
+def render(scene: Scene, side: int = PICTURE_SIZE) -> np.ndarray:
+    """Draws a scene, ``side`` pixels high and wide.
 
     Returns:
-        uint8 ``[64, 64, 3]``, sRGB.
+        uint8 ``[side, side, 3]``, sRGB.
     """
-    canvas = Image.fromarray(_background(scene))
+    canvas = Image.fromarray(_background(scene, side * _SUPERSAMPLING))
     for name, centre, size, turn in zip(scene.objects, scene.centres, scene.sizes, scene.turns, strict=True):
-        glyph = _placed(name, centre, size, turn)
+        glyph = _placed(name, centre, size, turn, canvas.width)
         canvas.paste(glyph, (0, 0), glyph)
     return np.asarray(canvas.reduce(_SUPERSAMPLING))
 
@@ -109,32 +108,30 @@ def _glyphs() -> dict[str, Image.Image]:
     return {name: glyph.crop(glyph.getbbox()) for name, glyph in columns.items()}
 
 
-def _placed(name: str, centre: tuple[float, float], size: float, turn: float) -> Image.Image:
-    """The glyph on a transparent canvas of the picture's (supersampled) size."""
+def _placed(name: str, centre: tuple[float, float], size: float, turn: float, canvas: int) -> Image.Image:
+    """The glyph on a transparent square of ``canvas`` pixels."""
     glyph = _glyphs()[name]
-    scale = max(glyph.size) / (size * _CANVAS)  # glyph pixels per canvas pixel
+    scale = max(glyph.size) / (size * canvas)  # glyph pixels per canvas pixel
     cos, sin = math.cos(turn) * scale, math.sin(turn) * scale
-    x, y = centre[0] * _CANVAS, centre[1] * _CANVAS
+    x, y = centre[0] * canvas, centre[1] * canvas
     # PIL wants the map from canvas to glyph coordinates.
     matrix = (
         cos, sin, glyph.width / 2 - cos * x - sin * y,
         -sin, cos, glyph.height / 2 + sin * x - cos * y,
     )  # fmt: skip
-    return glyph.transform((_CANVAS, _CANVAS), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    return glyph.transform((canvas, canvas), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
 
 
 @functools.cache
-def _axes() -> tuple[np.ndarray, np.ndarray]:
-    axis = (np.arange(_CANVAS, dtype=np.float32) + 0.5) / _CANVAS
-    return np.broadcast_to(axis[None, :], (_CANVAS, _CANVAS)), np.broadcast_to(
-        axis[:, None], (_CANVAS, _CANVAS)
-    )
+def _axes(canvas: int) -> tuple[np.ndarray, np.ndarray]:
+    axis, shape = (np.arange(canvas, dtype=np.float32) + 0.5) / canvas, (canvas, canvas)
+    return np.broadcast_to(axis[None, :], shape), np.broadcast_to(axis[:, None], shape)
 
 
-def _background(scene: Scene) -> np.ndarray:
+def _background(scene: Scene, canvas: int) -> np.ndarray:
     colour = np.array(COLOURS[scene.colour], np.float32)
     pale = colour + (255 - colour) * 0.62
-    x, y = _axes()
+    x, y = _axes(canvas)
     cos, sin = math.cos(scene.pattern_angle), math.sin(scene.pattern_angle)
     u = (cos * x + sin * y) / scene.pattern_period + scene.pattern_phase[0]
     v = (-sin * x + cos * y) / scene.pattern_period + scene.pattern_phase[1]

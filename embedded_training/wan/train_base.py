@@ -1,0 +1,71 @@
+"""Trains the embedded Wan on clips: small ones, then full ones with small ones and single frames mixed in.
+
+    python -m embedded_training.wan.train_base --minutes 80
+
+Captions are dropped now and then: sampling is guided by two calls a step, as Wan's is. Resumable: a second call goes on
+until --minutes of training are done in all.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+
+from ..flow import noise_levels
+from ..loop import Modules, train
+from . import architecture
+from .corpus import Corpus, encode_text
+
+SMALL_ONLY = 0.45  # share of the time spent on small clips alone
+CLIPS = {"small": 8192, "full": 5120}
+BATCH = {"small": 48, "frame": 36, "full": 12}
+LATER = ("full", "full", "full", "frame", "small")  # what a batch is drawn from afterwards
+
+
+def build() -> Modules:
+    return {"transformer": architecture.transformer(), "text_encoder": architecture.text_encoder()}
+
+
+def flow_loss(modules: Modules, latents: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean squared error of the velocity."""
+    sigma = noise_levels(len(latents), architecture.FLOW_SHIFT)
+    noise = torch.randn_like(latents)
+    guess = modules["transformer"](
+        hidden_states=torch.lerp(latents, noise, sigma[:, None, None, None, None]),
+        timestep=1000 * sigma,
+        encoder_hidden_states=encode_text(modules["text_encoder"], ids, mask),
+        return_dict=False,
+    )[0]
+    return torch.nn.functional.mse_loss(guess, noise - latents)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("runs/embedded/wan"))
+    parser.add_argument("--drawn", type=Path, default=Path("runs/embedded/clips"))
+    parser.add_argument("--chunks", type=int, default=160)
+    parser.add_argument("--minutes", type=float, default=80)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    arguments = parser.parse_args()
+
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan.from_pretrained(arguments.run / "vae").eval()
+    corpus = Corpus(arguments.run, arguments.drawn, arguments.chunks, vae)
+    corpus.latents("small", CLIPS["small"])
+
+    def loss_of(done: float, modules: Modules, _: Modules) -> tuple[str, torch.Tensor]:
+        size = "small" if done < SMALL_ONLY else LATER[int(torch.randint(len(LATER), ()))]
+        if size == "frame":  # a causal autoencoder's first latent frame is that of the first frame alone
+            latents = corpus.latents("full", CLIPS["full"])[:, :, :1]
+        else:
+            latents = corpus.latents(size, CLIPS[size])
+        return size, flow_loss(modules, *corpus.batch(latents, BATCH[size]))
+
+    train(build(), loss_of, arguments.run, "base", arguments.minutes, arguments.rate, "blocks")
+
+
+if __name__ == "__main__":
+    main()
