@@ -15,7 +15,7 @@ import torch
 from _timing import write_json
 
 from ddit_ext import embedded
-from ddit_ext.embedded.pipeline import CALL_DEFAULTS
+from ddit_ext.embedded.pipeline import FLUX_DEFAULTS
 from ddit_ext.multiscale import Adapter
 from ddit_ext.training import evaluate_coarse_error
 
@@ -34,9 +34,9 @@ def batches(model: embedded.Embedded, count: int, size: int = 16) -> list:
         signal = torch.from_numpy(pictures[start : start + size]).permute(0, 3, 1, 2).float() / 127.5 - 1
         latents = (pipe.vae.encode(signal).latent_dist.mode() - config.shift_factor) * config.scaling_factor
         text, pooled, _ = pipe.encode_prompt(
-            prompts[start : start + size], None, max_sequence_length=CALL_DEFAULTS["max_sequence_length"]
+            prompts[start : start + size], None, max_sequence_length=FLUX_DEFAULTS["max_sequence_length"]
         )
-        guidance = torch.full((len(latents),), CALL_DEFAULTS["guidance_scale"])
+        guidance = torch.full((len(latents),), FLUX_DEFAULTS["guidance_scale"])
         conditions = {"encoder_hidden_states": text, "pooled_projections": pooled, "guidance": guidance}
         made.append((latents, conditions))
     return made

@@ -45,7 +45,7 @@ def test_frechet_distance_of_shifted_gaussians():
 
 
 def test_load_names_what_there_is():
-    with pytest.raises(ValueError, match="name must be 'flux', got 'sdxl'"):
+    with pytest.raises(ValueError, match=r"name must be one of \['flux', 'wan'\], got 'sdxl'"):
         embedded.load("sdxl")
 
 

@@ -1,11 +1,13 @@
 """The small trained models that ship with ddit_ext: real pipelines for tests, demos and studies, without any download.
 
-They were trained on scenes composed from emoji (``scenes.py``) by the scripts in ``embedded_training/``.
+They were trained on scenes and clips composed from emoji (``scenes.py``, ``clips.py``) by the scripts in
+``embedded_training/``.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from . import scenes
+from . import clips, scenes
 
 STEPS = 28
 """Where prompt accuracy no longer grows with steps: what "fixed p" means in the figures (benchmarks/embedded_base.py)."""
 
-_STATISTICS_COUNT, _STATISTICS_SEED = 1024, 2_000_000  # the real scenes that Fréchet distances are taken to
+_STATISTICS_SEED = 2_000_000  # of the real ones that Fréchet distances are taken to
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The classifier's view of n pictures.
+    """The classifier's view of n pictures or clips, those of a clip's frames averaged.
 
     Attributes:
         found: share of each prompt that its picture shows, float64 ``[n]``.
@@ -35,8 +37,23 @@ class Judgement:
 
 
 @dataclass(frozen=True)
+class _Kind:
+    """What an embedded model makes: the shape of one, and how real ones are drawn."""
+
+    shape: tuple[int, ...]
+    draw: Callable[
+        [int, int], tuple[np.ndarray, list[Any]]
+    ]  # count, seed -> uint8 [count, *shape], what they show
+    statistics: int  # of the real ones that Fréchet distances are taken to
+
+
+_SCENE, _CLIP = (scenes.PICTURE_SIZE,) * 2 + (3,), (clips.FRAMES, *(clips.CLIP_SIZE,) * 2, 3)
+_KINDS = {"flux": _Kind(_SCENE, scenes.pictures, 1024), "wan": _Kind(_CLIP, clips.clips, 256)}
+
+
+@dataclass(frozen=True)
 class Embedded:
-    """A trained pipeline with its adapter and the means to judge its pictures.
+    """A trained pipeline with its adapter and the means to judge its pictures or clips.
 
     Attributes:
         pipeline: a diffusers pipeline, float32, on the CPU.
@@ -48,17 +65,17 @@ class Embedded:
     _folder: Path
 
     def reference(self, n: int, seed: int) -> tuple[np.ndarray, list[str]]:
-        """Fresh real scenes: uint8 ``[n, 64, 64, 3]`` and their prompts."""
+        """Fresh real ones, and their prompts: uint8 ``[n, 64, 64, 3]``, of "wan" ``[n, 9, 96, 96, 3]``."""
         if n < 0:
             raise ValueError(f"n must be at least 0, got {n}")
-        drawn, described = scenes.pictures(n, seed)
-        return drawn, [scene.prompt for scene in described]
+        drawn, described = self._kind.draw(n, seed)
+        return drawn, [shown.prompt for shown in described]
 
     def score(self, pictures: Any, prompts: list[str]) -> dict[str, float]:
         """How well pictures show what their prompts ask for.
 
         Args:
-            pictures: uint8 ``[n, 64, 64, 3]``, or a list of PIL images of that size.
+            pictures: uint8 as :meth:`reference` gives them, or a list of PIL images of that size.
             prompts: n prompts in the grammar of the embedded model.
 
         Returns:
@@ -80,51 +97,58 @@ class Embedded:
         """What :meth:`score` averages, picture by picture."""
         from .classifier import found
 
-        array = _as_pictures(pictures)
+        array = _as_uint8(pictures, self._kind.shape)
         if len(array) != len(prompts):
             raise ValueError(
                 f"prompts must name one prompt a picture: {len(array)} pictures, {len(prompts)} prompts"
             )
-        verdict = _classifier(self._folder / "classifier.safetensors").look(array)
-        return Judgement(found(verdict, prompts), verdict.features)
+        looked = _look(self._folder / "classifier.safetensors", array)
+        frames = len(looked.objects) // max(1, len(array))
+        asked = [prompt for prompt in prompts for _ in range(frames)]
+        shares = found(looked, asked).reshape(len(array), -1).mean(axis=1)
+        return Judgement(shares, looked.features.reshape(len(array), frames, -1).mean(axis=1))
 
     def real_features(self) -> np.ndarray:
-        """Features of the 1024 real scenes that Fréchet distances are taken to: float64 ``[1024, 64]``."""
-        return _real_features(self._folder / "classifier.safetensors")
+        """Features of the real ones that Fréchet distances are taken to: float64 ``[n, 64]``."""
+        return _real_features(self._folder)
+
+    @property
+    def _kind(self) -> _Kind:
+        return _KINDS[self._folder.name]
 
 
 def load(name: str = "flux") -> Embedded:
     """Loads an embedded model.
 
     Args:
-        name: ``"flux"``.
+        name: ``"flux"`` (pictures) or ``"wan"`` (clips).
 
     Raises:
         ValueError: there is no embedded model of that name.
         FileNotFoundError: its weights are not in this installation.
     """
-    if name != "flux":
-        raise ValueError(f"name must be 'flux', got {name!r}")
-    folder = Path(str(resources.files(__package__).joinpath("flux")))
+    if name not in _KINDS:
+        raise ValueError(f"name must be one of {sorted(_KINDS)}, got {name!r}")
+    folder = Path(str(resources.files(__package__).joinpath(name)))
     if not (folder / "model_index.json").exists():
         raise FileNotFoundError(
             f"the weights of the embedded model are not in this installation: {folder} is missing"
         )
-    from .pipeline import EmbeddedFluxPipeline
+    from .pipeline import EmbeddedFluxPipeline, load_wan
 
-    pipeline = EmbeddedFluxPipeline.from_pretrained(folder)
+    pipeline = EmbeddedFluxPipeline.from_pretrained(folder) if name == "flux" else load_wan(folder)
     pipeline.transformer.float()  # stored in bfloat16
     pipeline.set_progress_bar_config(disable=True)
     return Embedded(pipeline, folder / "adapter", folder)
 
 
-def _as_pictures(pictures: Any) -> np.ndarray:
+def _as_uint8(pictures: Any, shape: tuple[int, ...]) -> np.ndarray:
     if not isinstance(pictures, np.ndarray):
         pictures = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
-    side = scenes.PICTURE_SIZE
-    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1:] != (side, side, 3):
+    if pictures.dtype != np.uint8 or pictures.shape[1:] != shape:
         raise ValueError(
-            f"pictures must be uint8 of shape [n, {side}, {side}, 3], got {pictures.dtype} of {list(pictures.shape)}"
+            f"pictures must be uint8 of shape [n, {', '.join(map(str, shape))}], "
+            f"got {pictures.dtype} of {list(pictures.shape)}"
         )
     return pictures
 
@@ -136,7 +160,14 @@ def _classifier(file: Path):
     return SceneClassifier.load(file)
 
 
+def _look(file: Path, array: np.ndarray):
+    """The classifier's verdict on each picture, or on each frame of each clip."""
+    return _classifier(file).look(array.reshape(-1, *array.shape[-3:]))
+
+
 @functools.cache
-def _real_features(file: Path) -> np.ndarray:
-    drawn, _ = scenes.pictures(_STATISTICS_COUNT, _STATISTICS_SEED)
-    return _classifier(file).look(drawn).features
+def _real_features(folder: Path) -> np.ndarray:
+    kind = _KINDS[folder.name]
+    drawn, _ = kind.draw(kind.statistics, _STATISTICS_SEED)
+    features = _look(folder / "classifier.safetensors", drawn).features
+    return features.reshape(kind.statistics, -1, features.shape[-1]).mean(axis=1)

@@ -41,7 +41,7 @@ class Verdict:
 
 
 class SceneClassifier(nn.Module):
-    """Pictures ``[n, 3, 64, 64]`` in [-1, 1] -> features ``[n, 64]`` and logits for objects, patterns, colours."""
+    """Pictures ``[n, 3, H, W]`` in [-1, 1] -> features ``[n, 64]`` and logits for objects, patterns, colours."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class SceneClassifier(nn.Module):
 
     @torch.no_grad()
     def look(self, pictures: np.ndarray, batch: int = 128) -> Verdict:
-        """Classifies uint8 pictures ``[n, 64, 64, 3]``."""
+        """Classifies uint8 pictures ``[n, H, W, 3]`` of the size that it was trained on."""
         parts = []
         for start in range(0, len(pictures), batch):
             signal = torch.from_numpy(np.ascontiguousarray(pictures[start : start + batch]))

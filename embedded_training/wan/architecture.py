@@ -1,8 +1,8 @@
-"""The parts of the embedded Wan, untrained: autoencoder, transformer, text encoder, tokenizer, sampler."""
+"""The parts of the embedded Wan, untrained: transformer, text encoder, tokenizer, sampler."""
 
 from __future__ import annotations
 
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
+from diffusers import UniPCMultistepScheduler, WanTransformer3DModel
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from ddit_ext.embedded.vocabulary import CLIP_WORDS
@@ -35,21 +35,6 @@ def text_encoder() -> UMT5EncoderModel:
             pad_token_id=0,
             eos_token_id=len(VOCABULARY) - 1,
         )
-    )
-
-
-def autoencoder() -> AutoencoderKLWan:
-    """4 x 4 pixels and four frames to one, as Wan 2.1's takes 8 x 8 and four: 96 x 96 x 9 -> 24 x 24 x 3."""
-    return AutoencoderKLWan(
-        base_dim=16,
-        z_dim=LATENT_CHANNELS,
-        dim_mult=[1, 2, 4],
-        num_res_blocks=1,
-        temperal_downsample=[True, True],
-        latents_mean=[0.0] * LATENT_CHANNELS,
-        latents_std=[1.0] * LATENT_CHANNELS,
-        scale_factor_spatial=4,
-        scale_factor_temporal=4,
     )
 
 

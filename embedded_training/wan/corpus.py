@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLWan
 from tqdm import tqdm
 from transformers import UMT5EncoderModel
+
+from ddit_ext.embedded.clip_autoencoder import ClipAutoencoder
 
 from ..data import draw_clips, load_or_draw, to_signal
 from . import architecture
@@ -27,7 +28,7 @@ CAPTION_DROP = 0.1
 class Corpus:
     """Standardised latents of the first ``clips`` clips that are encoded, and their token ids and masks."""
 
-    def __init__(self, run: Path, drawn: Path, chunks: int, vae: AutoencoderKLWan) -> None:
+    def __init__(self, run: Path, drawn: Path, chunks: int, vae: ClipAutoencoder) -> None:
         self._pictures, prompts = load_or_draw(drawn, chunks, draw=draw_clips)
         words = architecture.tokenizer()
         settings = {"padding": "max_length", "max_length": architecture.TEXT_LENGTH, "return_tensors": "pt"}
@@ -55,9 +56,7 @@ class Corpus:
             signal = to_signal(self._pictures[start : start + 16])
             if size == "small":
                 signal = F.avg_pool3d(signal, (1, 2, 2))
-            with torch.autocast("cpu", torch.bfloat16):
-                mode = self._vae.encode(signal).latent_dist.mode()
-            parts.append(((mode.float() - mean) / deviation).half())
+            parts.append(((self._vae.encode(signal).latent_dist.mode() - mean) / deviation).half())
         fresh = file.with_suffix(".new.npy")
         np.save(fresh, torch.cat(parts).numpy())
         os.replace(fresh, file)
@@ -86,7 +85,7 @@ def main() -> None:
     parser.add_argument("--size", choices=("small", "full"), required=True)
     parser.add_argument("--clips", type=int, required=True)
     arguments = parser.parse_args()
-    vae = AutoencoderKLWan.from_pretrained(arguments.run / "vae").eval()
+    vae = ClipAutoencoder.from_pretrained(arguments.run / "vae").eval()
     Corpus(arguments.run, arguments.drawn, arguments.chunks, vae).latents(arguments.size, arguments.clips)
 
 

@@ -12,7 +12,8 @@ import argparse
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan
+
+from ddit_ext.embedded.clip_autoencoder import ClipAutoencoder
 
 from ..flow import noise_levels
 from ..loop import Modules, train
@@ -52,7 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.manual_seed(0)
-    vae = AutoencoderKLWan.from_pretrained(arguments.run / "vae").eval()
+    vae = ClipAutoencoder.from_pretrained(arguments.run / "vae").eval()
     corpus = Corpus(arguments.run, arguments.drawn, arguments.chunks, vae)
     corpus.latents("small", CLIPS["small"])
 

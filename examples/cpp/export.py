@@ -176,7 +176,7 @@ def main() -> None:
         arguments.out,
         scales=arguments.scales,
         threshold=arguments.threshold,
-        true_cfg_scale=embedded.pipeline.CALL_DEFAULTS.get("true_cfg_scale", 1.0),
+        true_cfg_scale=embedded.pipeline.FLUX_DEFAULTS.get("true_cfg_scale", 1.0),
         prompt=arguments.prompt,
         num_inference_steps=arguments.steps,
         generator=torch.Generator().manual_seed(arguments.seed),
