@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from ddit_ext.calibration.pictures import psnr
 from ddit_ext.embedded.classifier import frechet_distance
+from ddit_ext.fidelity import psnr
 
 __all__ = ["bootstrap", "frechet_interval", "psnr", "ssim", "with_interval"]
 

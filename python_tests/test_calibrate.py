@@ -11,7 +11,7 @@ from presets import TokenClock, calls
 import ddit_ext
 from ddit_ext.calibration.calibrate import _calls
 from ddit_ext.calibration.measure import quiet
-from ddit_ext.calibration.pictures import as_uint8, psnr
+from ddit_ext.calibration.pictures import as_uint8
 from ddit_ext.multiscale import Adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
@@ -220,14 +220,3 @@ def test_the_progress_bar_of_a_pipeline_comes_back():
     with quiet(pipe):
         assert pipe._progress_bar_config == {"disable": True}
     assert not pipe.__dict__
-
-
-def test_psnr():
-    black = np.zeros((2, 4, 4, 3), np.uint8)
-    grey = black.copy()
-    grey[1] += 16
-    assert psnr(black, grey) == pytest.approx([100.0, 20 * np.log10(255 / 16)])
-    frames = np.stack([black, grey])  # two videos of two frames
-    assert psnr(frames, np.stack([black, black])) == pytest.approx(
-        [100.0, 20 * np.log10(255 / 16) + 10 * np.log10(2)]
-    )

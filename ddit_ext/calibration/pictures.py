@@ -1,22 +1,10 @@
-"""Pictures of a pipeline's output as arrays, and how close two of them are."""
+"""Pictures of a pipeline's output as arrays."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-
-EQUAL = 100.0
-"""dB that equal pictures count, so that a mean exists."""
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of each pair of uint8 pictures ``[n, H, W, 3]``: float64 ``[n]``.
-
-    Further axes (the frames of a video, ``[n, F, H, W, 3]``) are averaged over too. Equal pictures count 100 dB.
-    """
-    error = ((a.astype(np.float64) - b.astype(np.float64)) ** 2).mean(axis=tuple(range(1, a.ndim)))
-    return np.minimum(10 * np.log10(255**2 / np.maximum(error, 1e-12)), EQUAL)
 
 
 def as_uint8(output: Any) -> np.ndarray:

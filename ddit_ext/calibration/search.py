@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..fidelity import psnr
 from . import plan
 from .choices import Choice, cost
 from .dynamic import dynamic_choices, faster_dynamic
 from .measure import Measured, Meter
-from .pictures import psnr
 from .preset import Candidate
 
 TOLERANCE = 0.02

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from ..fidelity import TemporalFidelity
 from .page import facts, gallery, notes, page, section, table
 from .svg import Chart, size_colour, strip
 
@@ -12,7 +15,11 @@ STRIPS = 8
 """At most so many samples get a strip of their own."""
 
 
-def run_page(data: dict[str, Any], pictures: Mapping[str, Any] | Sequence[Any] | None = None) -> str:
+def run_page(
+    data: dict[str, Any],
+    pictures: Mapping[str, Any] | Sequence[Any] | None = None,
+    compared: TemporalFidelity | None = None,
+) -> str:
     """HTML of `Report.to_dict()`'s data; pictures: {caption: picture} or a list, PIL or uint8 [H, W, 3]."""
     steps, scales = data["steps"], data["scales"]
     counts = ", ".join(f"{count} at {size_name(scale)}" for scale, count in data["steps_per_scale"].items())
@@ -27,6 +34,7 @@ def run_page(data: dict[str, Any], pictures: Mapping[str, Any] | Sequence[Any] |
             section("Tokens a sample", _bars(steps, scales, "tokens", "image tokens")),
             section("Time", _bars(steps, scales, "seconds", "seconds")),
             section("Pictures", gallery(pictures)),
+            section("Clips against their references", _fidelity(compared)),
             section("Steps", _table(steps)),
         ],
     )
@@ -96,6 +104,21 @@ def _bars(steps: list[dict[str, Any]], scales: list[int], name: str, label: str)
     for step in steps:
         chart.bar(step["index"], step[name], size_colour(step["scale"], scales), _hint(step))
     return chart.svg()
+
+
+def _fidelity(compared: TemporalFidelity | None) -> str:
+    if compared is None:
+        return ""
+    frames = compared.frame_psnr.shape[1]
+    numbers = {
+        "PSNR of a frame, mean": f"{compared.frame_psnr.mean():.1f} dB",
+        "flicker, of 255 grey levels": f"{compared.flicker.mean():.2f}",
+        "motion, of the references'": f"{np.nanmean(compared.motion):.2f}×" if frames > 1 else "–",
+    }
+    chart = Chart("PSNR of each frame", "frame", "dB", height=150, steps=frames)
+    for index, value in enumerate(compared.frame_psnr.mean(axis=0)):
+        chart.bar(index, float(value), "#3b4cc0", f"frame {index}: {value:.1f} dB")
+    return facts(numbers) + chart.svg()
 
 
 def _table(steps: list[dict[str, Any]]) -> str:

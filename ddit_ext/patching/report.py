@@ -8,7 +8,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass
@@ -88,16 +91,29 @@ class Report:
         """Write `to_dict()` to a file; numbers that JSON does not have become null."""
         Path(path).write_text(json.dumps(_finite(self.to_dict()), indent=2, allow_nan=False) + "\n")
 
-    def html(self, path: str | Path, pictures: Mapping[str, Any] | Sequence[Any] | None = None) -> None:
+    def html(
+        self,
+        path: str | Path,
+        pictures: Mapping[str, Any] | Sequence[Any] | None = None,
+        *,
+        clips: np.ndarray | None = None,
+        references: np.ndarray | None = None,
+    ) -> None:
         """Write one self-contained HTML file: sizes, scores, tokens and time of each step. ValueError without a run.
 
         pictures: {caption: picture} or a list, shown beside; PIL images or uint8 arrays [H, W, 3].
+        clips, references: uint8 [n, F, H, W, 3] of this run and of a run to compare it with, such as the unpatched
+        pipeline's with the same seeds: the page then tells how close each frame is, and whether it flickers.
         """
         if not self._steps:
             raise ValueError("report: there is no run to show yet")
+        if (clips is None) != (references is None):
+            raise ValueError("clips and references must be given together: one is compared with the other")
+        from ..fidelity import temporal_fidelity
         from ..pages import run_page
 
-        Path(path).write_text(run_page(self.to_dict(), pictures), encoding="utf-8")
+        compared = None if clips is None else temporal_fidelity(clips, references)
+        Path(path).write_text(run_page(self.to_dict(), pictures, compared), encoding="utf-8")
 
     def plot(self, path: str | Path) -> None:
         """Draw scores and sizes over steps into a file. Needs matplotlib; ValueError without a run."""
