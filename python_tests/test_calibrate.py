@@ -12,6 +12,7 @@ import ddit_ext
 from ddit_ext.calibration.calibrate import _calls
 from ddit_ext.calibration.measure import quiet
 from ddit_ext.calibration.pictures import as_uint8
+from ddit_ext.fidelity import psnr
 from ddit_ext.multiscale import Adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
