@@ -1,4 +1,4 @@
-# Two commands for a fresh machine: `make demo` and `make test`. Both set up all they need in .venv first.
+# For a fresh machine: `make demo`, `make demo-video` and `make test`. Each sets up all it needs in .venv first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,10 +11,13 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # ninja and cmake of the virtual environment, also for those who have none installed.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test check lint format setup cpp-tests emulation clean
+.PHONY: demo demo-video test check lint format setup cpp-tests emulation clean
 
 demo: setup
 	$(BIN)/python examples/demo.py --out demo_output
+
+demo-video: setup
+	$(BIN)/python examples/demo_video.py --out demo_video_output
 
 test: setup cpp-tests $(EMULATION)
 	DDIT_REQUIRE_EMULATION=$(if $(EMULATION),1,0) $(BIN)/python -m pytest -q python_tests
@@ -60,4 +63,4 @@ $(VENV)/.ready: setup.py pyproject.toml CMakeLists.txt $(shell find csrc cmake -
 	touch $@
 
 clean:
-	rm -rf build $(VENV) demo_output ddit_ext/lib ddit_ext/include ddit_ext/share ddit_ext/_core*.so
+	rm -rf build $(VENV) demo_output demo_video_output ddit_ext/lib ddit_ext/include ddit_ext/share ddit_ext/_core*.so

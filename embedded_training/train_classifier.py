@@ -60,11 +60,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/embedded"))
     parser.add_argument("--clips", action="store_true", help="frames of clips instead of scenes")
-    parser.add_argument("--chunks", type=int, default=None, help="default: 96 of scenes, 160 of clips")
+    parser.add_argument("--chunks", type=int, default=96, help="default: %(default)s")
     parser.add_argument("--minutes", type=float, default=6)
     parser.add_argument("--batch", type=int, default=96)
     arguments = parser.parse_args()
-    arguments.chunks = arguments.chunks or (160 if arguments.clips else 96)
 
     torch.manual_seed(0)
     model = SceneClassifier()

@@ -95,7 +95,7 @@ class ClipAutoencoder(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        z_dim: int = 12,
+        z_dim: int = 24,
         encoder_width: int = 64,
         decoder_width: int = 96,
         encoder_blocks: int = 2,

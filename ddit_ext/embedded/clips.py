@@ -104,10 +104,10 @@ def _track(rng: np.random.Generator, motion: str, sizes: tuple[float, float]) ->
         case "spinning":
             turns = turn + _TIME * float(rng.choice([-1, 1]) * rng.uniform(0.75, 1.5)) * math.pi
         case "bouncing":
-            # Up from the floor and back, once and a half: arcs of |sin| look like balls.
+            # Up from the floor and back, three quarters of an arc of |sin|: it meets the floor once at most.
             ground = 1 - size / 2 - float(rng.uniform(0, 0.1))
             height = float(rng.uniform(0.6, 1.0)) * (ground - size / 2)
-            arcs = height * np.abs(np.sin(math.pi * (1.5 * _TIME + float(rng.uniform()))))
+            arcs = height * np.abs(np.sin(math.pi * (0.75 * _TIME + float(rng.uniform()))))
             centres = np.stack([centres[:, 0], ground - arcs], axis=1)
         case "growing":
             lengths = size * (1 - (1 - _TIME) * float(rng.uniform(0.4, 0.55)))

@@ -12,7 +12,7 @@ from ..words import vocabulary_of, word_tokenizer
 # "a spinning pizza and a growing penguin on a blue gradient" and the end mark are twelve tokens.
 TEXT_LENGTH = 12
 TEXT_WIDTH = 96
-LATENT_CHANNELS = 12
+LATENT_CHANNELS = 24
 FLOW_SHIFT = 3.0  # Wan 2.1's at 480p
 
 VOCABULARY = vocabulary_of(CLIP_WORDS)

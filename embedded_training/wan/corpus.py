@@ -39,7 +39,7 @@ class Corpus:
         self._latents: dict[str, torch.Tensor] = {}
 
     def latents(self, size: str, clips: int) -> torch.Tensor:
-        """float16 ``[clips, 12, 3, H, W]``: 24 x 24 for ``"full"``, 12 x 12 for ``"small"``."""
+        """float16 ``[clips, 24, 3, H, W]``: 24 x 24 for ``"full"``, 12 x 12 for ``"small"``."""
         if size not in self._latents:
             file = self._run / f"latents-{size}-{clips}.npy"
             if not file.exists():
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/embedded/wan"))
     parser.add_argument("--drawn", type=Path, default=Path("runs/embedded/clips"))
-    parser.add_argument("--chunks", type=int, default=160)
+    parser.add_argument("--chunks", type=int, default=96)
     parser.add_argument("--size", choices=("small", "full"), required=True)
     parser.add_argument("--clips", type=int, required=True)
     arguments = parser.parse_args()

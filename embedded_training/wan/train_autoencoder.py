@@ -1,6 +1,6 @@
-"""Trains the embedded Wan's autoencoder: clips of 9 frames <-> latents of 12 channels, 3 frames.
+"""Trains the embedded Wan's autoencoder: clips of 9 frames <-> latents of 24 channels, 3 frames.
 
-    python -m embedded_training.wan.train_autoencoder --minutes 12
+    python -m embedded_training.wan.train_autoencoder --minutes 8
 
 It starts as the principal components of the cells. Resumable: a second call goes on from the last checkpoint under
 --run until --minutes of training are done in all. With --decoder-only the encoder stays as it is, so that a base model
@@ -65,10 +65,15 @@ def loss_of(vae: ClipAutoencoder, clips: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def standardise(vae: ClipAutoencoder, clips: torch.Tensor) -> None:
-    """Writes the latents' mean and deviation, channel by channel, into the config that pipelines read."""
+    """Writes what latents are standardised by, channel by channel, into the config that pipelines read.
+
+    Divided by the root of its deviation, a channel of fine detail keeps a smaller say than one of coarse shape; the
+    variance is one on average.
+    """
     latents = torch.cat([vae.encode(part).latent_dist.mode() for part in clips.split(16)])
     deviations, means = torch.std_mean(latents, dim=(0, 2, 3, 4))
-    vae.register_to_config(latents_mean=means.tolist(), latents_std=deviations.tolist())
+    divisors = (deviations * deviations.mean()).sqrt()
+    vae.register_to_config(latents_mean=means.tolist(), latents_std=divisors.tolist())
 
 
 @torch.no_grad()
@@ -81,10 +86,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/embedded/wan"))
     parser.add_argument("--drawn", type=Path, default=Path("runs/embedded/clips"))
-    parser.add_argument("--chunks", type=int, default=160)
-    parser.add_argument("--minutes", type=float, default=12)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--chunks", type=int, default=96)
+    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--decoder-only", action="store_true")
     arguments = parser.parse_args()
 

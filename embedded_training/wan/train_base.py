@@ -21,7 +21,7 @@ from . import architecture
 from .corpus import Corpus, encode_text
 
 SMALL_ONLY = 0.45  # share of the time spent on small clips alone
-CLIPS = {"small": 8192, "full": 5120}
+CLIPS = {"small": 6144, "full": 5120}
 BATCH = {"small": 48, "frame": 36, "full": 12}
 LATER = ("full", "full", "full", "frame", "small")  # what a batch is drawn from afterwards
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/embedded/wan"))
     parser.add_argument("--drawn", type=Path, default=Path("runs/embedded/clips"))
-    parser.add_argument("--chunks", type=int, default=160)
+    parser.add_argument("--chunks", type=int, default=96)
     parser.add_argument("--minutes", type=float, default=80)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     arguments = parser.parse_args()
