@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import WanPipeline
 
 import ddit_ext
 
@@ -33,22 +34,31 @@ class Outcome:
 @dataclass(frozen=True)
 class Batch:
     prompts: list[str]
-    embeds: torch.Tensor
-    pooled: torch.Tensor
-    noise: torch.Tensor
+    inputs: dict[str, torch.Tensor]  # arguments of the pipeline's call: text embeddings and noise
 
 
 def batches(pipe: Any, prompts: list[str], size: int, seed: int) -> list[Batch]:
     """Prompts encoded and noise drawn once, so that every method starts from the same."""
-    made = []
-    for start in range(0, len(prompts), size):
-        part = prompts[start : start + size]
-        embeds, pooled, _ = pipe.encode_prompt(part, None, max_sequence_length=12)
-        generator = torch.Generator().manual_seed(seed + start)
-        shape = (len(part), (pipe.transformer.config.in_channels // 4), 32, 32)
-        noise = torch.randn(shape, generator=generator)
-        made.append(Batch(part, embeds, pooled, pipe._pack_latents(noise, *shape)))
-    return made
+    encode = _wan_inputs if isinstance(pipe, WanPipeline) else _flux_inputs
+    parts = [(start, prompts[start : start + size]) for start in range(0, len(prompts), size)]
+    return [Batch(part, encode(pipe, part, torch.Generator().manual_seed(seed + at))) for at, part in parts]
+
+
+def _flux_inputs(pipe: Any, prompts: list[str], generator: torch.Generator) -> dict[str, torch.Tensor]:
+    embeds, pooled, _ = pipe.encode_prompt(prompts, None, max_sequence_length=12)
+    shape = (len(prompts), (pipe.transformer.config.in_channels // 4), 32, 32)
+    noise = torch.randn(shape, generator=generator)
+    return {
+        "prompt_embeds": embeds,
+        "pooled_prompt_embeds": pooled,
+        "latents": pipe._pack_latents(noise, *shape),
+    }
+
+
+def _wan_inputs(pipe: Any, prompts: list[str], generator: torch.Generator) -> dict[str, torch.Tensor]:
+    embeds, empty = pipe.encode_prompt(prompts, max_sequence_length=12)
+    noise = torch.randn((len(prompts), pipe.vae.config.z_dim, 3, 24, 24), generator=generator)
+    return {"prompt_embeds": embeds, "negative_prompt_embeds": empty, "latents": noise}
 
 
 @contextmanager
@@ -64,17 +74,13 @@ def patched(pipe: Any, settings: dict[str, Any] | None) -> Iterator[Any]:
 
 
 def run(pipe: Any, batch: Batch, method: Method) -> tuple[torch.Tensor, float, dict[str, Any] | None]:
-    """One denoising loop: packed latents, its seconds, and the report where it was patched."""
+    """One denoising loop: its latents (FLUX's packed), its seconds, and the report where it was patched."""
     with patched(pipe, method.patch) as handle:
         started = time.perf_counter()
-        latents = pipe(
-            prompt_embeds=batch.embeds,
-            pooled_prompt_embeds=batch.pooled,
-            latents=batch.noise.clone(),
-            num_inference_steps=method.steps,
-            output_type="latent",
-        ).images
+        inputs = batch.inputs | {"latents": batch.inputs["latents"].clone()}
+        output = pipe(**inputs, num_inference_steps=method.steps, output_type="latent")
         seconds = time.perf_counter() - started
+        latents = output.frames if isinstance(pipe, WanPipeline) else output.images
         return latents, seconds, handle.report().to_dict() if handle is not None else None
 
 
@@ -102,11 +108,23 @@ def _short(settings: dict[str, Any] | None) -> dict[str, Any] | None:
 
 @torch.no_grad()
 def decode(pipe: Any, latents: torch.Tensor) -> np.ndarray:
-    """Packed latents -> uint8 pictures ``[n, H, W, 3]``."""
+    """A run's latents -> uint8 pictures ``[n, H, W, 3]`` or clips ``[n, F, H, W, 3]``."""
+    planes_of = _wan_planes if isinstance(pipe, WanPipeline) else _flux_planes
     pictures = []
     for part in latents.split(32):
-        planes = pipe._unpack_latents(part, 64, 64, pipe.vae_scale_factor)
-        planes = planes / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
-        signal = pipe.vae.decode(planes).sample.clamp(-1, 1)
-        pictures.append(((signal + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1))
+        signal = pipe.vae.decode(planes_of(pipe, part)).sample.clamp(-1, 1)
+        pictures.append(((signal + 1) * 127.5).round().to(torch.uint8).movedim(1, -1))
     return torch.cat(pictures).numpy()
+
+
+def _flux_planes(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
+    planes = pipe._unpack_latents(latents, 64, 64, pipe.vae_scale_factor)
+    return planes / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
+
+
+def _wan_planes(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
+    config = pipe.vae.config
+    mean, deviation = (
+        torch.tensor(row)[:, None, None, None] for row in (config.latents_mean, config.latents_std)
+    )
+    return latents * deviation + mean

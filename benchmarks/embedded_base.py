@@ -1,4 +1,4 @@
-"""Is the embedded FLUX a fair testbed? Its classifier, its pictures, and what more steps buy.
+"""Is an embedded model a fair testbed? Its classifier, its pictures, and what more steps buy.
 
 python benchmarks/embedded_base.py --out benchmarks/results/embedded_base.json
 """
@@ -30,13 +30,14 @@ def pictures_of(model, made, steps: int) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=("flux", "wan"), default="flux")
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--curve-prompts", type=int, default=64)
     parser.add_argument("--curve", type=int, nargs="*", default=list(CURVE))
     parser.add_argument("--out", default=None)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    model = embedded.load("flux")
+    model = embedded.load(arguments.model)
     results: dict = {}
 
     real, asked = model.reference(1024, seed=PROMPT_SEED - 1)

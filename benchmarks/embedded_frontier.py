@@ -1,12 +1,13 @@
-"""Speed against fidelity on the embedded FLUX, with the controls that decide: fewer steps and a fixed schedule.
+"""Speed against fidelity on an embedded model, with the controls that decide: fewer steps and a fixed schedule.
 
     python benchmarks/embedded_frontier.py --steps 28 --prompts 64 --out benchmarks/results/embedded_frontier.json
+    python benchmarks/embedded_frontier.py --model wan --prompts 32 --batch 4 --out benchmarks/results/embedded_wan.json
 
 Per target speed (1.5, 2, 3): dynamic on a budget (`BudgetPolicy`) with the adapter and training-free, the paper's rule at
 the threshold that comes nearest (differences across a change of size left out), fewer fixed steps of equal time, and a
 fixed coarse-first schedule of equal time. Fidelity is to the fixed-p sample of the same seed and step count. Times
 are whole denoising loops at batch 8, methods taking turns; a speed is the median over batches of the ratio to
-fixed p on the same batch.
+fixed p on the same batch. For clips also flicker and motion against the fixed-p clip (ddit_ext/fidelity.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from _thresholds import coarse_first, threshold_for
 from _timing import write_json
 
 from ddit_ext import embedded
+from ddit_ext.fidelity import temporal_fidelity
 from ddit_ext.policies import BudgetPolicy, PatchScheduler
 
 SCALES = (1, 2, 4)
@@ -91,6 +93,13 @@ def judge(model, outcomes: dict[str, Outcome], methods: list[Method], prompts: l
         judged = model.judge(shown, prompts)
         ratios = np.array(base.seconds) / np.array(outcome.seconds)
         low, high = bootstrap(lambda i, r=ratios: float(np.median(r[i])), len(ratios))
+        temporal = {}
+        if shown.ndim == 5:
+            compared = temporal_fidelity(shown, reference)
+            temporal = {
+                "flicker": with_interval(compared.flicker),
+                "motion": with_interval(np.nan_to_num(compared.motion, nan=1.0)),
+            }
         sizes = [step["scale"] for report in outcome.reports for step in report["steps"]]
         rows.append(
             {
@@ -101,6 +110,7 @@ def judge(model, outcomes: dict[str, Outcome], methods: list[Method], prompts: l
                 "ssim": with_interval(ssim(shown, reference)),
                 "accuracy": with_interval(judged.found),
                 "frechet": frechet_interval(judged.features, real),
+                **temporal,
                 "steps per size": {s: sizes.count(s) / len(outcome.reports) for s in SCALES}
                 if sizes
                 else None,
@@ -113,17 +123,16 @@ def table(rows: list[dict]) -> str:
     def cell(value: dict, digits: int) -> str:
         return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
-    lines = [
-        "| method | steps | speed | PSNR dB | SSIM | accuracy | Fréchet | steps at p/2p/4p |",
-        "|---" * 8 + "|",
-    ]
+    measures = {"speed": 2, "psnr": 1, "ssim": 3, "accuracy": 3, "frechet": 1, "flicker": 2, "motion": 2}
+    measures = {name: digits for name, digits in measures.items() if name in rows[0]}
+    names = {"psnr": "PSNR dB", "ssim": "SSIM", "frechet": "Fréchet"}
+    heads = ["method", "steps", *(names.get(name, name) for name in measures), "steps at p/2p/4p"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
         sizes = row["steps per size"]
         shown = " / ".join(f"{sizes[scale]:.1f}" for scale in SCALES) if sizes else f"{row['steps']} / 0 / 0"
-        lines.append(
-            f"| {row['method']} | {row['steps']} | {cell(row['speed'], 2)} | {cell(row['psnr'], 1)} | {cell(row['ssim'], 3)} "
-            f"| {cell(row['accuracy'], 3)} | {cell(row['frechet'], 1)} | {shown} |"
-        )
+        cells = [cell(row[name], digits) for name, digits in measures.items()]
+        lines.append(f"| {' | '.join([row['method'], str(row['steps']), *cells, shown])} |")
     return "\n".join(lines)
 
 
@@ -167,6 +176,7 @@ def plot(rows: list[dict], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=("flux", "wan"), default="flux")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--targets", type=float, nargs="+", default=[1.5, 2.0, 3.0])
@@ -176,7 +186,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    model = embedded.load("flux")
+    model = embedded.load(arguments.model)
     pipe = model.pipeline
     calibration = batches(
         pipe, model.reference(arguments.calibration, seed=CALIBRATION_SEED)[1], arguments.batch, seed=11
