@@ -18,12 +18,18 @@ class TokenClock:
         self.seconds = 0.0
         self._overhead = overhead
         self._per_token = 1e-3
-        self._handle = pipe.transformer.transformer_blocks[0].register_forward_pre_hook(
-            self._tick, with_kwargs=True
-        )
+        held = (getattr(pipe, name, None) for name in ("transformer", "transformer_2"))
+        models = [model for model in held if model is not None]
+        blocks = [
+            getattr(model, "transformer_blocks", None) or model.blocks for model in models
+        ]  # FLUX's, Wan's
+        self._handles = [
+            layers[0].register_forward_pre_hook(self._tick, with_kwargs=True) for layers in blocks
+        ]
 
     def _tick(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.seconds += self._per_token * (kwargs["hidden_states"].shape[1] + TEXT) + self._overhead
+        hidden = args[0] if args else kwargs["hidden_states"]
+        self.seconds += self._per_token * (hidden.shape[1] + TEXT) + self._overhead
 
     def per_call_only(self) -> None:
         """From now on every call takes as long, as on a machine that waits for something else than arithmetic."""
@@ -33,7 +39,8 @@ class TokenClock:
         return self.seconds
 
     def remove(self) -> None:
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
 
 def make_preset(pipe: Any, choice: Choice | None = None, adapter: Any = None, **changes: Any) -> Preset:

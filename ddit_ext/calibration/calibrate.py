@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from numbers import Real
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +17,10 @@ from tqdm import tqdm
 from .._machine import clock_of, device_name, device_of
 from .._version import __version__
 from ..multiscale import Adapter
-from ..multiscale.base_weights import fingerprint, unwrap
 from ..patching import patch
-from ..patching.parts import TRAINING_FREE
+from ..patching.parts import TRAINING_FREE, find_parts, give_weights
 from . import plan
-from .match import adapter_digest, plain_config
+from .match import identity, plain_config
 from .measure import Meter, quiet
 from .pictures import first_frames
 from .preset import Candidate, Preset
@@ -36,7 +34,7 @@ def calibrate(
     pipe: Any,
     prompts: Sequence[str | Mapping[str, Any]],
     *,
-    adapter: str | PathLike | Adapter | None = None,
+    adapter: str | PathLike | Adapter | Mapping[str, Any] | None = None,
     target_speedup: float = 2.0,
     scales: Sequence[int] = (1, 2, 4),
     quantile: float = 0.4,
@@ -77,7 +75,7 @@ def calibrate(
         raise ValueError(f"target_speedup must be above 1 and finite, got {target_speedup!r}")
     calls = _calls(prompts, batch_size, call)
     patch(pipe, scales=scales, quantile=quantile, schedule=1).unpatch()  # raises what patch() raises
-    weights = _adapter(adapter, pipe, tuple(scales))
+    weights = _weights(adapter, pipe, tuple(scales))
     clock = clock or clock_of(device_of(pipe))
     with quiet(pipe), tqdm(desc="calibrating", unit="run", disable=not progress) as bar:
         meter = Meter(pipe, weights, calls, scales, quantile, seed, clock, bar.update)
@@ -125,14 +123,16 @@ def _calls(prompts: Any, batch_size: int, call: Mapping[str, Any]) -> list[dict[
     return [{**call, **prompt} for prompt in prompts]
 
 
-def _adapter(adapter: Any, pipe: Any, scales: tuple[int, ...]) -> Adapter:
+def _weights(adapter: Any, pipe: Any, scales: tuple[int, ...]) -> dict[str, Adapter]:
+    """An adapter for each transformer of `pipe`, as `patch` takes them; raises what `patch` raises."""
+    parts, coarse = find_parts(pipe), [scale for scale in scales if scale > 1]
     if adapter is None:
         warnings.warn(TRAINING_FREE, stacklevel=3)
-        return Adapter.training_free(pipe.transformer, [scale for scale in scales if scale > 1])
-    if isinstance(adapter, str | PathLike):
-        adapter = Adapter.load(Path(adapter), pipe.transformer)
-    patch(pipe, adapter, scales=scales, schedule=1).unpatch()
-    return adapter
+        return {part.name: Adapter.training_free(part.steering.transformer, coarse) for part in parts}
+    give_weights(parts, adapter, coarse, never_coarse=False)
+    weights = {part.name: part.adapter for part in parts if part.adapter is not None}
+    patch(pipe, weights, scales=scales, schedule=1).unpatch()
+    return weights
 
 
 def _steps(pipe: Any, call: Mapping[str, Any], seen: int) -> int:
@@ -198,7 +198,7 @@ def _explain(chosen: Candidate, tried: Sequence[Candidate], full: Full) -> str:
 
 
 def _preset(
-    pipe: Any, adapter: Any, weights: Adapter, meter: Meter, search: Search, chosen: Candidate
+    pipe: Any, adapter: Any, weights: dict[str, Adapter], meter: Meter, search: Search, chosen: Candidate
 ) -> Preset:
     full = search.full
     first = full.runs[0]
@@ -213,12 +213,14 @@ def _preset(
     ):
         pictures[f"full sample {number + 1}"] = whole
         pictures[f"chosen {number + 1}"] = fast
+    models = {part.name: part.steering.transformer for part in find_parts(pipe)}
+    base, digest = identity(models, None if adapter is None else weights)
     return Preset(
-        base=fingerprint(pipe.transformer),
-        adapter="training-free" if adapter is None else adapter_digest(weights),
+        base=base,
+        adapter=digest,
         pipeline=type(pipe).__name__,
         sampler={"class": type(pipe.scheduler).__name__, "config": plain_config(pipe.scheduler)},
-        dtype=str(unwrap(pipe.transformer).dtype).removeprefix("torch."),
+        dtype=str(next(iter(models.values())).dtype).removeprefix("torch."),
         steps=choice.steps,
         run_steps=len(drawn.steps),
         full_steps=full.steps,

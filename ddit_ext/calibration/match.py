@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from ..multiscale import Adapter
 from ..multiscale.adapter_file import named_tensors
-from ..multiscale.base_weights import check_fingerprint, unwrap
+from ..multiscale.base_weights import check_fingerprint, fingerprint, unwrap
 from .preset import Preset, PresetError
 
 TRAINING_FREE = "training-free"
@@ -33,6 +35,35 @@ def plain_config(scheduler: Any) -> dict[str, Any]:
     config = dict(getattr(scheduler, "config", {}))
     plain = json.loads(json.dumps(config, default=str))
     return {name: value for name, value in sorted(plain.items()) if not name.startswith("_")}
+
+
+def identity(
+    parts: Mapping[str, nn.Module], weights: Mapping[str, Adapter] | None
+) -> tuple[dict[str, Any], str]:
+    """What a preset knows model and adapter by: `base` and `adapter` of a Preset.
+
+    Of a pipeline with two transformers a fingerprint by name, and the digests in that order, joined by "+".
+    """
+    bases = {name: fingerprint(transformer) for name, transformer in parts.items()}
+    digests = [adapter_digest(weights[name] if weights else None) for name in parts]
+    return (bases if len(bases) > 1 else next(iter(bases.values()))), "+".join(digests)
+
+
+def check_parts(
+    preset: Preset, parts: Mapping[str, nn.Module], weights: Mapping[str, Adapter] | None
+) -> list[str]:
+    """:func:`check_patch` for each transformer of a pipeline, by name."""
+    digests = preset.adapter.split("+")
+    if len(digests) != len(parts):
+        raise PresetError(
+            f"preset was made for a pipeline with {len(digests)} transformer(s), this one has {sorted(parts)}"
+        )
+    texts: list[str] = []
+    for (name, transformer), digest in zip(parts.items(), digests, strict=True):
+        base = preset.base[name] if len(parts) > 1 else preset.base
+        own = replace(preset, base=base, adapter=digest)
+        texts += check_patch(own, transformer, weights[name] if weights else None)
+    return list(dict.fromkeys(texts))
 
 
 def check_patch(preset: Preset, transformer: nn.Module, adapter: Adapter | None) -> list[str]:

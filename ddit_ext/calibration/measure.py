@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +52,7 @@ class Meter:
     def __init__(
         self,
         pipe: Any,
-        adapter: Adapter,
+        adapter: Mapping[str, Adapter],
         calls: Sequence[dict[str, Any]],
         scales: Sequence[int],
         quantile: float,

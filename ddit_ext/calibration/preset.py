@@ -51,6 +51,7 @@ class Preset:
 
     Attributes:
         base: the fingerprint of the model. adapter: the digest of the adapter's weights, or "training-free".
+            Of a pipeline with two transformers a fingerprint by name, and two digests with a "+" between.
         pipeline, sampler, dtype: of the calibrated pipeline; sampler is {"class", "config"}.
         steps: to be passed as num_inference_steps. run_steps: steps that the sampler then does.
         full_steps: num_inference_steps of the full run, the yardstick.
@@ -189,11 +190,11 @@ def _parsed(data: dict[str, Any]) -> dict[str, Any]:
         _is(data, name, str)
     if set(data["sampler"]) != {"class", "config"} or not isinstance(data["sampler"]["config"], dict):
         raise ValueError(f"sampler must have class and config, got {data['sampler']!r}")
-    parts = ("config", "weights")
-    if not isinstance(data["base"].get("family"), str) or not all(
-        isinstance(data["base"].get(part), dict) for part in parts
-    ):
-        raise ValueError(f"base must have family, config and weights, got {sorted(data['base'])}")
+    two = "family" not in data["base"] and data["base"]  # a fingerprint by the name of each transformer
+    for base in data["base"].values() if two else [data["base"]]:
+        known = isinstance(base, dict) and isinstance(base.get("family"), str)
+        if not known or not all(isinstance(base.get(part), dict) for part in ("config", "weights")):
+            raise ValueError(f"base must have family, config and weights, got {sorted(data['base'])}")
     for name in ("steps", "run_steps", "full_steps", "batch", "threads"):
         data[name] = _count(name, data[name])
     for name in ("target_speedup", "speed", "psnr", "quantile"):

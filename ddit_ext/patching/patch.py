@@ -133,12 +133,10 @@ def patch(
     thresholds = () if by_budget else tuple(getattr(policy, "thresholds", thresholds))
     check = full_steps = None
     if preset is not None:
-        from ..calibration.match import RunCheck, check_patch
+        from ..calibration.match import RunCheck, check_parts
 
-        if len(parts) > 1:
-            raise NotImplementedError("preset: a pipeline with two transformers is not supported")
-        weights = parts[0].adapter if adapter is not None else None
-        for text in check_patch(preset, parts[0].steering.transformer, weights):
+        weights = {part.name: part.adapter for part in parts} if adapter is not None else None
+        for text in check_parts(preset, {part.name: part.steering.transformer for part in parts}, weights):
             warnings.warn(f"ddit_ext: {text}", stacklevel=2)
         check, target_speedup = RunCheck(preset), preset.target_speedup
         full_steps = round(preset.full_steps * preset.run_steps / preset.steps)
