@@ -15,7 +15,7 @@ from ddit_ext import cells as cell_views
 from ddit_ext.cmake_prefix import CMAKE_PREFIX_PATH
 from ddit_ext.models.grid import centres
 from ddit_ext.multiscale import Adapter
-from ddit_ext.multiscale.scale_weights import ScaleSpec
+from ddit_ext.multiscale.scale_spec import ScaleSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = ROOT / "cpp_tests" / "outside"
