@@ -36,6 +36,8 @@ class DistillConfig:
         normalise: what the squared error of a sample is divided by: the mean square of the "teacher"'s
             velocity, the running mean error at this noise "level" and scale (every level then weighs the
             same), or "none".
+        feature_weight: of the relative squared error of block outputs beside that of the velocity; 0: not looked at.
+        feature_blocks: the blocks that are compared, counted from 0; empty: the one in the middle and the last.
         autocast: run the model under this dtype, "bfloat16" or "float16" (no loss scaling), or None.
         seed: of noise, noise levels and, with ``scale_shares``, scales. Each step draws from a generator of
             its own.
@@ -62,6 +64,8 @@ class DistillConfig:
     noise_range: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     sigma_shift: float = 1.0
     normalise: Literal["teacher", "level", "none"] = "teacher"
+    feature_weight: float = 0.0
+    feature_blocks: tuple[int, ...] = ()
     autocast: Literal["bfloat16", "float16"] | None = None
     seed: int = 0
     checkpoint_every: int = 500
@@ -91,7 +95,7 @@ class DistillConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive, got {value}")
-        for name in ("weight_decay", "clip", "warmup", "final_lr"):
+        for name in ("weight_decay", "clip", "warmup", "final_lr", "feature_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.ema < 1:
