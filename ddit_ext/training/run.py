@@ -19,6 +19,7 @@ from .config import DistillConfig
 from .data.encoders import encoder_for
 from .data.prepare import Plan, report_broken
 from .distill import DistillResult, distill
+from .interrupt import Interrupted, Stop
 from .observer import Observer
 from .processes import Processes, shard
 from .samples import Samples
@@ -48,6 +49,7 @@ def train(settings: TrainSettings, *, resume: bool = False) -> DistillResult:
 
     Raises:
         ValueError: settings that don't fit together or to the model; the key is named.
+        Interrupted: SIGINT or SIGTERM during the training; the state has been saved.
         SaveFailed, DataError, TrainingDiverged: as they say.
     """
     folder = Path(settings.output.folder)
@@ -88,16 +90,22 @@ def train(settings: TrainSettings, *, resume: bool = False) -> DistillResult:
         folder.mkdir(parents=True, exist_ok=True)
         written = json.dumps(asdict(settings), indent=1)
         (folder / "settings.json").write_text(written + "\n", encoding="utf-8")
-    result = distill(
-        transformer,
-        adapter,
-        data,
-        training,
-        out_dir=folder,
-        resume=resume,
-        accelerator=accelerator,
-        observers=observers,
-    )
+    try:
+        with Stop() as stop:
+            result = distill(
+                transformer,
+                adapter,
+                data,
+                training,
+                out_dir=folder,
+                resume=resume,
+                accelerator=accelerator,
+                observers=observers,
+                stop=stop,
+            )
+    except Interrupted:
+        accelerator.end_training()
+        raise
     accelerator.end_training()
     if settings.output.push_to_hub is not None and processes.main:
         where = push(folder / "adapter", settings.output.push_to_hub, settings.output.private)
