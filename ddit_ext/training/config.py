@@ -9,6 +9,9 @@ from typing import Literal
 
 import torch
 
+LOWEST = 0.02
+"""Noise levels below it are not trained on, unless a range says so: no schedule has coarse steps there."""
+
 
 @dataclass(frozen=True)
 class DistillConfig:
@@ -121,4 +124,4 @@ class DistillConfig:
 
     def range_of(self, scale: int) -> tuple[float, float]:
         """The noise levels that ``scale`` is trained on."""
-        return tuple(self.noise_range.get(scale, (0.02, 1.0)))
+        return tuple(self.noise_range.get(scale, (LOWEST, 1.0)))

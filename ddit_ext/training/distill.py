@@ -53,6 +53,7 @@ def distill(
     accelerator: Accelerator | None = None,
     observers: Sequence[Observer] = (),
     stop: Stop | None = None,
+    adapter_dir: str | Path | None = None,
 ) -> DistillResult:
     """Train ``adapter`` against the frozen ``transformer`` itself.
 
@@ -73,6 +74,7 @@ def distill(
         observers: are told about steps and log lines.
         stop: is looked at after every step; once it has received a signal, in any process, the run is saved and
             ends.
+        adapter_dir: receives the adapter's files instead of ``out_dir/adapter/``.
 
     Returns:
         the result; ``adapter`` then holds the averaged weights and is in evaluation mode.
@@ -88,7 +90,8 @@ def distill(
     processes = Processes(accelerator)
     folder = Path(out_dir) if out_dir is not None else None
     device = accelerator.device if accelerator is not None else None
-    trainer = Trainer(transformer, adapter, config, folder, processes, device)
+    where = Path(adapter_dir) if adapter_dir is not None else None
+    trainer = Trainer(transformer, adapter, config, folder, processes, device, where)
     trainer.observers = observers
     first = trainer.resume() if resume else 0
     supply = _supply(batches)

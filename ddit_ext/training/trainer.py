@@ -68,10 +68,12 @@ class Trainer:
         folder: Path | None,
         processes: Processes | None = None,
         device: torch.device | None = None,
+        adapter_folder: Path | None = None,
     ):
         self.transformer = transformer
         self.config = config
         self.folder = folder
+        self.adapter_folder = adapter_folder or (folder / "adapter" if folder is not None else None)
         self.processes = processes or Processes()
         self.steering = steering_for(transformer)
         self.device = device or next(transformer.parameters()).device
@@ -189,12 +191,12 @@ class Trainer:
             save_checkpoint(self.folder, self._state, step, self.config.keep_checkpoints)
             with self._averaged():
                 self._record(step)
+                where = self.adapter_folder
                 try:
-                    self.adapter.save(self.folder / "adapter")
+                    self.adapter.save(where)
                     for observer in self.observers:
-                        observer.saved(self.folder / "adapter", self.adapter)
+                        observer.saved(where, self.adapter)
                 except (OSError, SafetensorError) as error:
-                    where = self.folder / "adapter"
                     raise SaveFailed(f"adapter {where} could not be written: {error}") from error
 
     def finish(self) -> None:
