@@ -24,10 +24,10 @@ SCENE_SEED = 6_000_000
 
 
 @torch.no_grad()
-def batches(model: embedded.Embedded, count: int, size: int = 16) -> list:
+def batches(model: embedded.Embedded, count: int, size: int = 16, seed: int = SCENE_SEED) -> list:
     """Latents of fresh scenes with the arguments of their prompts."""
     pipe = model.pipeline
-    pictures, prompts = model.reference(count, seed=SCENE_SEED)
+    pictures, prompts = model.reference(count, seed=seed)
     config = pipe.vae.config
     made = []
     for start in range(0, count, size):

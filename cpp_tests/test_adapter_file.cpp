@@ -24,7 +24,8 @@ TEST(AdapterFile, GivesWhatTheFilesSay) {
   const ddit::ScaleSpec& spec = file.scales()[0];
   EXPECT_EQ(spec.scale, 2);
   EXPECT_EQ(spec.rank, 1);
-  EXPECT_TRUE(spec.noise_matched && spec.centred && spec.detail_residual && !spec.detail_variance);
+  EXPECT_TRUE(spec.start == ddit::Start::kNoiseMatched && spec.centred && spec.detail_residual &&
+              !spec.detail_variance);
   EXPECT_EQ(spec.lora_scale, 1.0);
   EXPECT_EQ(file.lora_layers().at("m").out_features, 5);
   EXPECT_EQ(file.tensors().floats("2.deembed_bias"), std::vector<float>(4, 0.25f));
@@ -38,7 +39,8 @@ TEST(AdapterFile, ReadsEveryChoiceOfAScale) {
           "start": "pi_resize", "positions": "grid", "detail_residual": false, "detail_variance": 4.1e-1,
           "lora_scale": 0.5, "refinement_hidden": 0, "refinement_knots": 3}])";
   const ddit::ScaleSpec spec = tiny.load().scales()[0];
-  EXPECT_FALSE(spec.noise_matched || spec.centred || spec.detail_residual);
+  EXPECT_TRUE(spec.start == ddit::Start::kPiResize);
+  EXPECT_FALSE(spec.centred || spec.detail_residual);
   EXPECT_EQ(spec.detail_variance.value(), 0.41);
   EXPECT_EQ(spec.lora_scale, 0.5);
   EXPECT_EQ(spec.refinement_knots, 3);
@@ -70,7 +72,7 @@ TEST(AdapterFile, RefusesMisfitsByName) {
       {"a huge width", [](TinyAdapter& t) { t.scales = R"([{"width": 9000000000000000000}])"; },
        "scales[0].width: expected a number of 1 to"},
       {"a start", [](TinyAdapter& t) { t.scales = R"([{"start": "x"}])"; },
-       "scales[0].start: expected \"noise_matched\" or \"pi_resize\""},
+       "scales[0].start: expected \"noise_matched\", \"pi_resize\" or \"blended\""},
       {"a variance", [](TinyAdapter& t) { t.scales = R"([{"detail_variance": -1}])"; },
        "scales[0].detail_variance: expected null or"},
       {"an infinite scale", [](TinyAdapter& t) { t.scales = R"([{"lora_scale": 1e999}])"; },

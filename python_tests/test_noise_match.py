@@ -5,8 +5,10 @@ import torch
 
 from ddit_ext import cells as cell_views
 from ddit_ext.multiscale.noise_match import (
+    BLEND,
     MAX_DETAIL,
     MIN_DETAIL,
+    blended,
     default_detail,
     detail_gain,
     estimate_detail,
@@ -57,6 +59,35 @@ def test_alpha_and_beta_turn_the_low_velocity_into_the_wanted_one(scale):
     wanted = noise_low - clean_low
     got = match.alpha.view(-1, 1, 1, 1) * velocity + match.beta.view(-1, 1, 1, 1) * low
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_the_blend_is_matched_below_and_unmatched_above(scale):
+    below, above = torch.tensor([0.0, 0.3, BLEND[0]]), torch.tensor([BLEND[1], 0.97, 1.0])
+    for got, wanted in (
+        (blended(below, scale), noise_match(below, scale)),
+        (blended(above, scale), unmatched(above)),
+    ):
+        for name, values in vars(wanted).items():
+            torch.testing.assert_close(getattr(got, name), values, atol=1e-6, rtol=1e-5)
+    inside = torch.linspace(*BLEND, 9)
+    assert torch.all(blended(inside, scale).timestep.diff() > 0)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_the_blend_turns_a_right_answer_into_the_wanted_velocity(scale):
+    """An answer v' that states the clean low-resolution latent, k·low - t·v', gives the low band of ε - x."""
+    generator = torch.Generator().manual_seed(2)
+    sigma = torch.tensor([0.1, 0.8, 0.83, 0.87, 0.9, 1.0])
+    clean, noise = torch.randn(2, 6, 3, 8, 8, generator=generator).unbind()
+    level = sigma.view(-1, 1, 1, 1)
+    low, _ = bands((1 - level) * clean + level * noise, scale)
+    clean_low, _ = bands(clean, scale)
+    noise_low, _ = bands(noise, scale)
+    match = blended(sigma, scale)
+    factor, told, alpha, beta = (value.view(-1, 1, 1, 1) for value in vars(match).values())
+    answer = (factor * low - clean_low) / told
+    torch.testing.assert_close(alpha * answer + beta * low, noise_low - clean_low, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("detail", [0.1, 0.7])

@@ -52,7 +52,7 @@ def test_training_free_is_the_base_on_the_smaller_latent(scale):
     torch.testing.assert_close(got, packed(wanted), atol=2e-5, rtol=2e-5)
 
 
-@pytest.mark.parametrize("start", ["noise_matched", "pi_resize"])
+@pytest.mark.parametrize("start", ["noise_matched", "pi_resize", "blended"])
 @pytest.mark.parametrize("grid", [(4, 4), (5, 3)])
 def test_an_untrained_adapter_is_the_training_free_step_bit_for_bit(start, grid):
     transformer = tiny_flux()
@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_named(cells, sigma, text):
     ("change", "text"),
     [
         ({"scale": 1}, "scale must be a positive integer"),
-        ({"start": "warm"}, 'start must be "noise_matched" or "pi_resize", got \'warm\''),
+        ({"start": "warm"}, "start must be one of noise_matched, pi_resize, blended, got 'warm'"),
         ({"positions": "edge"}, 'positions must be "centre" or "grid"'),
         ({"in_channels": 2}, "in_channels must be at least out_channels"),
     ],

@@ -69,7 +69,17 @@ ScaleSpec read_scale(JsonReader& json) {
   fields.whole("width", true, 1, spec.width);
   fields.whole("in_channels", true, 1, spec.in_channels);
   fields.whole("out_channels", true, 1, spec.out_channels);
-  fields.choice("start", "noise_matched", "pi_resize", spec.noise_matched);
+  fields.add("start", false, [&] {
+    const std::string word = json.string();
+    if (word == "noise_matched")
+      spec.start = Start::kNoiseMatched;
+    else if (word == "pi_resize")
+      spec.start = Start::kPiResize;
+    else if (word == "blended")
+      spec.start = Start::kBlended;
+    else
+      json.fail("expected \"noise_matched\", \"pi_resize\" or \"blended\", got " + JsonReader::quoted(word));
+  });
   fields.choice("positions", "centre", "grid", spec.centred);
   fields.add("detail_residual", false, [&] { spec.detail_residual = json.boolean(); });
   fields.add("detail_variance", false, [&] {

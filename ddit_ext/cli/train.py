@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 
 def add(subcommands: argparse._SubParsersAction) -> None:
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train, or print what it would cost."""
+    """Train, or print what it would cost; 130 or 143 where SIGINT or SIGTERM ended it."""
     from ..training.settings_file import read_settings
 
     settings = read_settings(arguments.config, arguments.overrides)
@@ -57,7 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
             )
         print(estimate(settings, arguments.gpus, arguments.tflops, arguments.fsdp))
         return 0
+    from ..training.interrupt import Interrupted
     from ..training.run import train
 
-    train(settings, resume=arguments.resume)
+    try:
+        train(settings, resume=arguments.resume)
+    except Interrupted as error:
+        print(f"ddit train: {error}", file=sys.stderr)
+        return error.status
     return 0

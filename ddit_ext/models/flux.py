@@ -20,7 +20,8 @@ from .grid import Grid, centres, pool_tokens
 from .steering import Steering, needed
 
 if TYPE_CHECKING:
-    from ..multiscale.scale_weights import CoarseStep, ScaleWeights
+    from ..multiscale.coarse_step import CoarseStep
+    from ..multiscale.scale_weights import ScaleWeights
 
 PATCH = 2
 """Latent pixels along a side of one base token: FLUX pipelines pack 2x2."""

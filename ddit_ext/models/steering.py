@@ -19,7 +19,8 @@ from .grid import Grid
 from .swap import swapped
 
 if TYPE_CHECKING:
-    from ..multiscale.scale_weights import CoarseStep, ScaleWeights
+    from ..multiscale.coarse_step import CoarseStep
+    from ..multiscale.scale_weights import ScaleWeights
 
 
 class Steering(ABC):

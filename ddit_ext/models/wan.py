@@ -20,7 +20,8 @@ from .grid import Grid, pool_latents
 from .steering import Steering, needed
 
 if TYPE_CHECKING:
-    from ..multiscale.scale_weights import CoarseStep, ScaleWeights
+    from ..multiscale.coarse_step import CoarseStep
+    from ..multiscale.scale_weights import ScaleWeights
 
 PATCH = 2
 """Latent pixels along a side of a base patch, in space; one frame in time."""

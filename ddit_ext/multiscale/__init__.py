@@ -1,6 +1,8 @@
 """The weights of one patch size and what a coarse step does with them; see docs/coarse-step.md."""
 
 from .adapter import Adapter, AdapterError
-from .scale_weights import CoarseStep, ScaleSpec, ScaleWeights
+from .coarse_step import CoarseStep
+from .scale_spec import ScaleSpec
+from .scale_weights import ScaleWeights
 
 __all__ = ["Adapter", "AdapterError", "CoarseStep", "ScaleSpec", "ScaleWeights"]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from . import adapter_file
 from .base_weights import AdapterError, feed_forward_layers, fingerprint, read_base
 from .base_weights import family_of as _family_of
-from .scale_weights import Positions, ScaleSpec, ScaleWeights, Start
+from .scale_spec import Positions, ScaleSpec, Start
+from .scale_weights import ScaleWeights
 
 __all__ = ["Adapter", "AdapterError"]
 
@@ -71,7 +72,8 @@ class Adapter(nn.Module):
             transformer: a diffusers FLUX or Wan transformer; offloaded, cast, compiled or with peft layers as
             well.
             scales: patch sizes in base patches; a 1 among them is skipped.
-            start: "noise_matched" (this project's) or "pi_resize" (the paper's); see docs/coarse-step.md.
+            start: "noise_matched" (this project's), "pi_resize" (the paper's), or "blended" (the first, but above
+                a noise level of 0.8 to 0.9 latent and timestep as they are); see docs/coarse-step.md.
             positions: "centre" of the merged cells, or "grid" as if the latent were a smaller picture, which
                 suits a base that was trained on small pictures too.
             detail_variance: H per scale (see ``noise_match.measure_detail``); estimated from each latent if

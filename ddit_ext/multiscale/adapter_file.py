@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from .._version import __version__
 from .base_weights import AdapterError, check_fingerprint
-from .scale_weights import ScaleWeights, spec_from_json
+from .scale_spec import spec_from_json
+from .scale_weights import ScaleWeights
 
 if TYPE_CHECKING:
     from .adapter import Adapter

@@ -34,6 +34,8 @@ MIN_DETAIL = 1e-3
 MAX_DETAIL = 4.0
 #: Relative uncertainty of σ² itself: pipelines in bfloat16 round the timestep to eight bits.
 LEVEL_ERROR = 0.005
+#: Noise levels between which :func:`blended` goes over from matched to unmatched.
+BLEND = (0.8, 0.9)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,38 @@ def unmatched(sigma: Tensor) -> NoiseMatch:
     sigma = sigma.float()
     one = torch.ones_like(sigma)
     return NoiseMatch(input_scale=one, timestep=sigma, alpha=one, beta=torch.zeros_like(sigma))
+
+
+def blended(sigma: Tensor, scale: int) -> NoiseMatch:
+    """Noise-matched up to the lower level of :data:`BLEND`, unmatched from the upper one on.
+
+    Whatever the factor k on the input and the level t that the blocks are told, their output v' says that the clean
+    low-resolution latent is k·low - t·v', and so that the low band of the velocity is
+
+        (low - (k·low - t·v'))/σ = α·v' + β·low,    α = t/σ,    β = (1 - k)/σ
+
+    Between the two levels, k and t go over from (c, σ') to (1, σ) geometrically.
+    """
+    sigma = sigma.float()
+    matched = noise_match(sigma, scale)
+    low, high = BLEND
+    share = ((sigma - low) / (high - low)).clamp(0, 1)
+    timestep = matched.timestep ** (1 - share) * sigma**share
+    input_scale = matched.input_scale ** (1 - share)
+    above = sigma.clamp(min=low)
+    return NoiseMatch(
+        input_scale=input_scale,
+        timestep=timestep,
+        alpha=torch.where(share > 0, timestep / above, matched.alpha),
+        beta=torch.where(share > 0, (1 - input_scale) / above, matched.beta),
+    )
+
+
+def matched_by(start: str, sigma: Tensor, scale: int) -> NoiseMatch:
+    """The scalars of ``ScaleSpec.start`` at noise levels ``sigma`` [B]."""
+    if start == "pi_resize":
+        return unmatched(sigma)
+    return {"noise_matched": noise_match, "blended": blended}[start](sigma, scale)
 
 
 def detail_gain(sigma: Tensor, detail: Tensor | float) -> Tensor:

@@ -1,82 +1,19 @@
-"""Everything that one patch size s > 1 owns, and one coarse step with it."""
+"""Everything that one patch size s > 1 owns."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from numbers import Real
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .. import ops
-from .base_weights import AdapterError, BaseWeights
+from .base_weights import BaseWeights
+from .coarse_step import CoarseStep
 from .lora import LowRank
-from .noise_match import (
-    NoiseMatch,
-    default_detail,
-    detail_gain,
-    estimate_detail,
-    high_band_energy,
-    noise_match,
-    unmatched,
-)
-from .residual import Refinement, join_bands, split_bands
+from .noise_match import default_detail, estimate_detail, high_band_energy, matched_by
+from .residual import Refinement
 from .resize import pi_resize, pooled, repeated_rows
-
-Start = Literal["noise_matched", "pi_resize"]
-Positions = Literal["centre", "grid"]
-
-
-@dataclass(frozen=True)
-class ScaleSpec:
-    """The shape and the fixed choices of one patch size; what a file must say to build it again."""
-
-    scale: int  # s: how many base patches a side are merged
-    patch_size: int  # p: side of a base patch in latent pixels
-    width: int  # D: features of a token
-    in_channels: int  # C_in: noisy latent and clean conditions
-    out_channels: int  # C_out: the noisy latent alone
-    start: Start = "noise_matched"
-    positions: Positions = "centre"
-    detail_residual: bool = True  # False: no g(σ)·(z - up(low))
-    detail_variance: float | None = None  # H; None: estimated from each latent
-    rank: int = 0  # of the feed-forward LoRA; 0: none
-    lora_scale: float = 1.0
-    refinement_hidden: int = 0  # 0: the residual is the analytic one
-    refinement_knots: int = 16
-
-    def __post_init__(self):
-        for name in ("scale", "patch_size", "width", "in_channels", "out_channels"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1 + (name == "scale"):
-                raise AdapterError(
-                    f"{name} must be a positive integer (scale at least 2), got {getattr(self, name)!r}"
-                )
-        for name, least in (("rank", 0), ("refinement_hidden", 0), ("refinement_knots", 2)):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
-                raise AdapterError(
-                    f"{name} must be an integer of at least {least}, got {getattr(self, name)!r}"
-                )
-        if not _is_finite(self.lora_scale):
-            raise AdapterError(f"lora_scale must be a finite number, got {self.lora_scale!r}")
-        if self.detail_variance is not None and not (
-            _is_finite(self.detail_variance) and self.detail_variance >= 0
-        ):
-            raise AdapterError(
-                f"detail_variance must be None or a number that is not negative, got {self.detail_variance!r}"
-            )
-        if not isinstance(self.detail_residual, bool):
-            raise AdapterError(f"detail_residual must be True or False, got {self.detail_residual!r}")
-        if self.start not in ("noise_matched", "pi_resize"):
-            raise AdapterError(f'start must be "noise_matched" or "pi_resize", got {self.start!r}')
-        if self.positions not in ("centre", "grid"):
-            raise AdapterError(f'positions must be "centre" or "grid", got {self.positions!r}')
-        if self.in_channels < self.out_channels:
-            raise AdapterError(
-                f"in_channels must be at least out_channels, got {self.in_channels}, {self.out_channels}"
-            )
+from .scale_spec import Positions, ScaleSpec
 
 
 class ScaleWeights(nn.Module):
@@ -140,7 +77,7 @@ class ScaleWeights(nn.Module):
 
     def initialise(self, base: BaseWeights, generator: torch.Generator | None = None) -> None:
         """Set the start: made from the base's own weights, every addition to them a no-op."""
-        resize = pooled if self.spec.start == "noise_matched" else pi_resize
+        resize = pi_resize if self.spec.start == "pi_resize" else pooled
         with torch.no_grad():
             self.embed_weight.copy_(resize(base.embed_weight, self.scale))
             self.embed_bias.copy_(base.embed_bias)
@@ -179,7 +116,7 @@ class ScaleWeights(nn.Module):
         if by_frame:  # a step on B*F samples of one frame each
             sigma, cells = sigma.flatten(), cells.flatten(0, 1).unsqueeze(1)
         sigma = sigma.to(cells.device, torch.float32).expand(cells.shape[0])
-        matched = noise_match(sigma, self.scale) if spec.start == "noise_matched" else unmatched(sigma)
+        matched = matched_by(spec.start, sigma, self.scale)
         return CoarseStep(self, cells, sigma, matched, frames if by_frame else None)
 
     def detail(self, sigma: Tensor, pixels: Tensor, low: Tensor) -> Tensor | float:
@@ -193,114 +130,3 @@ class ScaleWeights(nn.Module):
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}, start={self.spec.start!r}, rank={self.spec.rank}"
-
-
-class CoarseStep:
-    """One coarse call in progress: made by :meth:`ScaleWeights.prepare`, used once.
-
-    ``timestep`` [B] float32 is the noise level that the blocks are told; [B, F] where each frame has its own.
-    """
-
-    def __init__(
-        self,
-        weights: ScaleWeights,
-        cells: Tensor,
-        sigma: Tensor,
-        matched: NoiseMatch,
-        frames: int | None = None,
-    ):
-        self._weights = weights
-        self._frames = frames  # by which samples of one frame are put together; None: they are whole
-        self._cells = cells
-        self._sigma = sigma
-        self._matched = matched
-        self._dtype = _compute_dtype(cells)
-        self.timestep = matched.timestep if frames is None else matched.timestep.unflatten(0, (-1, frames))
-
-    def tokens(self) -> Tensor:
-        """The image tokens [B, N_s, D] of the coarse patches, in the model's (or autocast's) dtype."""
-        weights, dtype = self._weights, self._dtype
-        tokens = ops.patch_embed(
-            self._matched_cells().to(dtype),
-            weights.embed_weight.to(dtype),
-            (weights.embed_bias + weights.size_embedding).to(dtype),
-            None,
-            None,
-            1.0,
-            weights.scale,
-        )
-        return tokens if self._frames is None else tokens.unflatten(0, (-1, self._frames)).flatten(1, 2)
-
-    def velocity(self, tokens: Tensor) -> Tensor:
-        """The velocity as cells [B, F, h, w, C_out, p, p] in the latents' dtype.
-
-        Args:
-            tokens: [B, N_s, D], what would have gone into the output projection.
-        """
-        weights, cells, sigma = self._weights, self._cells, self._sigma
-        grid = list(cells.shape[1:4])
-        if self._frames is not None:
-            tokens = tokens.unflatten(1, (self._frames, -1)).flatten(0, 1)
-        coarse = ops.patch_deembed(
-            tokens.to(self._dtype),
-            weights.deembed_weight.to(self._dtype),
-            weights.deembed_bias.to(self._dtype),
-            None,
-            None,
-            1.0,
-            weights.scale,
-            grid,
-        )
-        alpha, beta = self._matched.alpha, self._matched.beta
-        noisy = cells[:, :, :, :, : weights.spec.out_channels].float()
-        pixels, low = split_bands(noisy, weights.scale)
-        if weights.spec.detail_residual:
-            gain = detail_gain(sigma, weights.detail(sigma, pixels, low))
-        else:
-            gain = torch.zeros_like(sigma)
-        refinement = weights.refinement
-        if refinement is not None:
-            more_alpha, more_beta, more_gain = refinement.corrections(sigma)
-            alpha, beta, gain = alpha + more_alpha, beta + more_beta, gain + more_gain
-        # The product comes first and is a new contiguous tensor: the sum lands in it, ready to be read as
-        # packed.
-        velocity = coarse * alpha.view(-1, 1, 1, 1, 1, 1, 1)
-        velocity += join_bands(pixels, low, gain, beta, coarse)
-        if refinement is not None:
-            velocity += refinement(cells, sigma, self._dtype)
-        velocity = velocity.to(cells.dtype)
-        return velocity if self._frames is None else velocity.squeeze(1).unflatten(0, (-1, self._frames))
-
-    def _matched_cells(self) -> Tensor:
-        """The cells with c on the noisy channels, computed in float32."""
-        spec = self._weights.spec
-        if spec.start != "noise_matched":
-            return self._cells
-        factor = self._matched.input_scale.view(-1, 1, 1, 1, 1, 1, 1)
-        if spec.in_channels > spec.out_channels:
-            noisy = torch.arange(spec.in_channels, device=factor.device) < spec.out_channels
-            factor = torch.where(noisy.view(-1, 1, 1), factor, 1.0)
-        return self._cells * factor
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
-
-
-def _compute_dtype(cells: Tensor) -> torch.dtype:
-    device = cells.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return cells.dtype
-
-
-def spec_from_json(entry: Any) -> ScaleSpec:
-    """A :class:`ScaleSpec` from the adapter file's entry; AdapterError names what is missing or unknown."""
-    if not isinstance(entry, dict):
-        raise AdapterError(f"a scale's entry must be an object, got {type(entry).__name__}")
-    known = ScaleSpec.__dataclass_fields__
-    unknown = sorted(set(entry) - set(known))
-    missing = sorted({"scale", "patch_size", "width", "in_channels", "out_channels"} - set(entry))
-    if unknown or missing:
-        raise AdapterError(f"a scale's entry has unknown fields {unknown} and lacks {missing}")
-    return ScaleSpec(**entry)

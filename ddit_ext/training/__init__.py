@@ -5,6 +5,7 @@ from .checkpoint import SaveFailed
 from .config import DistillConfig
 from .distill import DistillResult, distill
 from .evaluate import evaluate_coarse_error
+from .interrupt import Interrupted
 from .trainer import TrainingDiverged
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "AdapterError",
     "DistillConfig",
     "DistillResult",
+    "Interrupted",
     "SaveFailed",
     "TrainingDiverged",
     "distill",

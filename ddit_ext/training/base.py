@@ -11,6 +11,9 @@ import diffusers
 import torch
 from torch import nn
 
+from ..models import STEERINGS
+from .config import LOWEST
+from .pair import HIGH, LOW
 from .settings import ModelSettings
 
 EMBEDDED = "embedded:"
@@ -18,38 +21,51 @@ EMBEDDED = "embedded:"
 
 @dataclass
 class Base:
-    """A transformer, and the pipeline around it, loaded when first asked for.
+    """The transformers of a model by their names in its pipeline, and the pipeline, loaded when first asked for.
 
-    ``release`` lets go of the text encoders, which are the larger part of its memory.
+    One transformer is on the device, of two each when it is its turn. ``boundary``: of two, the noise level from
+    which on the first one is called. ``release`` lets go of the text encoders, which are the larger part of the
+    pipeline's memory.
     """
 
-    transformer: nn.Module
-    load: Callable[[nn.Module], Any]
+    transformers: dict[str, nn.Module]
+    load: Callable[[dict[str, nn.Module]], Any]
     device: torch.device
+    boundary: float | None = None
     _pipe: Any = None
 
     def pipeline(self) -> Any:
         """The whole pipeline on the device."""
         if self._pipe is None:
-            self._pipe = self.load(self.transformer).to(self.device)
+            self._pipe = self.load(self.transformers).to(self.device)
             self._pipe.set_progress_bar_config(disable=True)
         return self._pipe
 
     def release(self, keep_vae: bool) -> None:
-        """Forget the text encoders, and the VAE unless it is kept."""
-        if self._pipe is None:
-            return
-        names = [name for name in self._pipe.components if name.startswith(("text_encoder", "image_encoder"))]
-        self._pipe.register_modules(**dict.fromkeys(names))
-        if not keep_vae:
-            self._pipe = None
+        """Forget the text encoders, and the VAE unless it is kept; take two transformers off the device."""
+        if self._pipe is not None:
+            held = [n for n in self._pipe.components if n.startswith(("text_encoder", "image_encoder"))]
+            self._pipe.register_modules(**dict.fromkeys(held))
+            if not keep_vae:
+                self._pipe = None
+        if len(self.transformers) > 1:
+            for transformer in self.transformers.values():
+                transformer.to("cpu")
+        self._clear()
+
+    def drop(self, name: str) -> None:
+        """Forget a transformer that is trained."""
+        del self.transformers[name]
+        self._clear()
+
+    def _clear(self) -> None:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def load_base(settings: ModelSettings, device: torch.device) -> Base:
-    """The base model with its transformer on ``device``.
+    """The base model; its transformer is on ``device``, two of them are on the CPU.
 
     Raises:
         ValueError: no such model, or one without a FLUX or Wan transformer; the text says which.
@@ -61,7 +77,7 @@ def load_base(settings: ModelSettings, device: torch.device) -> Base:
         pipe = embedded.load(settings.path.removeprefix(EMBEDDED)).pipeline.to(device)
         if dtype != torch.float32:  # as it comes
             pipe.to(dtype)
-        return Base(pipe.transformer, lambda transformer: pipe, device)
+        return Base({HIGH: pipe.transformer}, lambda transformers: pipe, device)
     where = {"revision": settings.revision}
     try:
         index = diffusers.DiffusionPipeline.load_config(settings.path, **where)
@@ -69,16 +85,37 @@ def load_base(settings: ModelSettings, device: torch.device) -> Base:
         raise ValueError(
             f"model.path: {settings.path} is no diffusers model that can be read: {str(error).splitlines()[0]}"
         ) from error
-    library, name = index.get("transformer") or (None, None)
-    cls = getattr(diffusers, name or "", None)
-    if library != "diffusers" or cls is None:
-        raise ValueError(f"model.path: {settings.path} has no transformer that diffusers knows, got {name}")
-    if (index.get("transformer_2") or [None])[0] is not None:
-        raise ValueError(f"model.path: {settings.path} has two transformers; the trainer takes one")
+    classes = {HIGH: _class(settings, index, HIGH)}
+    boundary = None
+    if (index.get(LOW) or [None])[0] is not None:
+        classes[LOW] = _class(settings, index, LOW)
+        boundary = index.get("boundary_ratio")
+        if not isinstance(boundary, float) or not LOWEST < boundary < 1:
+            raise ValueError(
+                f"model.path: {settings.path} has two transformers, but boundary_ratio of its pipeline, the noise "
+                f"level between them, is {boundary!r}; expected a number between {LOWEST} and 1"
+            )
     where |= {"variant": settings.variant, "torch_dtype": dtype}
-    transformer = cls.from_pretrained(settings.path, subfolder="transformer", **where).to(device)
+    transformers = {
+        name: cls.from_pretrained(settings.path, subfolder=name, **where) for name, cls in classes.items()
+    }
+    if boundary is None:
+        transformers[HIGH].to(device)
 
-    def load(transformer: nn.Module) -> Any:
-        return diffusers.DiffusionPipeline.from_pretrained(settings.path, transformer=transformer, **where)
+    def load(transformers: dict[str, nn.Module]) -> Any:
+        return diffusers.DiffusionPipeline.from_pretrained(settings.path, **transformers, **where)
 
-    return Base(transformer, load, device)
+    return Base(transformers, load, device, boundary)
+
+
+def _class(settings: ModelSettings, index: dict[str, Any], name: str) -> Any:
+    library, found = index.get(name) or (None, None)
+    cls = getattr(diffusers, found or "", None)
+    if library != "diffusers" or cls is None:
+        raise ValueError(f"model.path: {settings.path} has no {name} that diffusers knows, got {found}")
+    if not any(issubclass(cls, model) for steering in STEERINGS for model in steering.MODELS):
+        families = " or ".join(steering.FAMILY for steering in STEERINGS)
+        raise ValueError(
+            f"model.path: expected a {families} model, but {name} of {settings.path} is a {found}"
+        )
+    return cls

@@ -23,6 +23,7 @@ LICENCES = {
     "Wan-AI/Wan2.1-T2V-14B-Diffusers": {"license": "apache-2.0"},
     "embedded:flux": {"license": "apache-2.0"},
 }
+FILES = ["adapter.safetensors", "adapter.json", "README.md"]
 
 
 def write_card(folder: Path, adapter: Adapter, settings: TrainSettings, data: str) -> None:
@@ -95,7 +96,7 @@ def push(folder: Path, repository: str, private: bool) -> str:
                 repo_id=repository,
                 folder_path=str(folder),
                 repo_type="model",
-                allow_patterns=["adapter.safetensors", "adapter.json", "README.md"],
+                allow_patterns=FILES + [f"*/{name}" for name in FILES],  # Wan 2.2: a subfolder a transformer
                 commit_message="Upload the adapter",
             )
         )

@@ -9,6 +9,9 @@ from typing import Literal
 
 import torch
 
+LOWEST = 0.02
+"""Noise levels below it are not trained on, unless a range says so: no schedule has coarse steps there."""
+
 
 @dataclass(frozen=True)
 class DistillConfig:
@@ -36,6 +39,8 @@ class DistillConfig:
         normalise: what the squared error of a sample is divided by: the mean square of the "teacher"'s
             velocity, the running mean error at this noise "level" and scale (every level then weighs the
             same), or "none".
+        feature_weight: of the relative squared error of block outputs beside that of the velocity; 0: not looked at.
+        feature_blocks: the blocks that are compared, counted from 0; empty: the one in the middle and the last.
         autocast: run the model under this dtype, "bfloat16" or "float16" (no loss scaling), or None.
         seed: of noise, noise levels and, with ``scale_shares``, scales. Each step draws from a generator of
             its own.
@@ -62,6 +67,8 @@ class DistillConfig:
     noise_range: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     sigma_shift: float = 1.0
     normalise: Literal["teacher", "level", "none"] = "teacher"
+    feature_weight: float = 0.0
+    feature_blocks: tuple[int, ...] = ()
     autocast: Literal["bfloat16", "float16"] | None = None
     seed: int = 0
     checkpoint_every: int = 500
@@ -91,7 +98,7 @@ class DistillConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive, got {value}")
-        for name in ("weight_decay", "clip", "warmup", "final_lr"):
+        for name in ("weight_decay", "clip", "warmup", "final_lr", "feature_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.ema < 1:
@@ -117,4 +124,4 @@ class DistillConfig:
 
     def range_of(self, scale: int) -> tuple[float, float]:
         """The noise levels that ``scale`` is trained on."""
-        return tuple(self.noise_range.get(scale, (0.02, 1.0)))
+        return tuple(self.noise_range.get(scale, (LOWEST, 1.0)))

@@ -4,6 +4,7 @@ its own.
 
 from __future__ import annotations
 
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 from ..multiscale.adapter import Adapter
 from .checkpoint import SaveFailed
 from .config import DistillConfig
+from .interrupt import Interrupted, Stop
 from .log import TrainingLog
 from .observer import Observer
 from .portion import Batch
@@ -50,6 +52,8 @@ def distill(
     progress: bool = True,
     accelerator: Accelerator | None = None,
     observers: Sequence[Observer] = (),
+    stop: Stop | None = None,
+    adapter_dir: str | Path | None = None,
 ) -> DistillResult:
     """Train ``adapter`` against the frozen ``transformer`` itself.
 
@@ -68,12 +72,16 @@ def distill(
         progress: show a progress bar.
         accelerator: of a run with several processes (``accelerate launch``).
         observers: are told about steps and log lines.
+        stop: is looked at after every step; once it has received a signal, in any process, the run is saved and
+            ends.
+        adapter_dir: receives the adapter's files instead of ``out_dir/adapter/``.
 
     Returns:
         the result; ``adapter`` then holds the averaged weights and is in evaluation mode.
 
     Raises:
         TrainingDiverged: a loss or gradient that isn't finite. The state before that step has been saved.
+        Interrupted: ``stop`` has received a signal. The state after that step has been saved.
         SaveFailed: the end of the run could not be written. A checkpoint on the way that can't be written is a
             warning: the run goes on and tries again at the next one.
         ValueError: an iterator that ended too early, or arguments that don't fit.
@@ -82,7 +90,8 @@ def distill(
     processes = Processes(accelerator)
     folder = Path(out_dir) if out_dir is not None else None
     device = accelerator.device if accelerator is not None else None
-    trainer = Trainer(transformer, adapter, config, folder, processes, device)
+    where = Path(adapter_dir) if adapter_dir is not None else None
+    trainer = Trainer(transformer, adapter, config, folder, processes, device, where)
     trainer.observers = observers
     first = trainer.resume() if resume else 0
     supply = _supply(batches)
@@ -122,6 +131,11 @@ def distill(
             for observer in observers:
                 observer.stepped(done, trainer)
             bar.update()
+            received = processes.highest(stop.received or 0) if stop is not None else 0
+            if received and done < config.steps:
+                trainer.save(done)
+                processes.wait()
+                raise Interrupted(_farewell(received, done, config.steps, folder), received)
             if done % config.checkpoint_every == 0 and done < config.steps:
                 try:
                     trainer.save(done)
@@ -129,6 +143,11 @@ def distill(
                     warnings.warn(f"step {done}: {error}; the run goes on", stacklevel=2)
     trainer.finish()
     return DistillResult(config.steps, log.lines, adapter)
+
+
+def _farewell(received: int, done: int, steps: int, folder: Path | None) -> str:
+    kept = "nothing was saved" if folder is None else f"saved in {folder}, go on with --resume"
+    return f"stopped by {signal.Signals(received).name} after step {done} of {steps}; {kept}"
 
 
 @contextmanager

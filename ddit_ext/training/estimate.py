@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..multiscale.adapter import Adapter
 from ..multiscale.base_weights import family_of, feed_forward_layers
-from ..multiscale.scale_weights import ScaleSpec
+from ..multiscale.scale_spec import ScaleSpec
 from .base import EMBEDDED
 from .settings import TrainSettings
 

@@ -46,6 +46,13 @@ class Processes:
         for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(total.view_as(tensor))
 
+    def highest(self, value: int) -> int:
+        """The highest of the processes' values."""
+        if self.count == 1:
+            return value
+        own = torch.tensor([value], device=self._accelerator.device)
+        return int(self._accelerator.gather(own).max())
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.count > 1:

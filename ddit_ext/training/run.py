@@ -12,14 +12,16 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 
 from ..multiscale.adapter import Adapter
-from .base import load_base
+from .base import Base, load_base
 from .card import push, write_card
 from .checkpoint import checkpoints
 from .config import DistillConfig
 from .data.encoders import encoder_for
 from .data.prepare import Plan, report_broken
 from .distill import DistillResult, distill
+from .interrupt import Interrupted, Stop
 from .observer import Observer
+from .pair import HIGH, LOW, config_of
 from .processes import Processes, shard
 from .samples import Samples
 from .settings import TrainSettings
@@ -30,14 +32,15 @@ PATIENCE = timedelta(days=7)
 
 
 class _Card(Observer):
-    """Writes the card whenever the adapter is saved."""
+    """Writes the card into ``folder`` whenever the adapter is saved."""
 
-    def __init__(self, settings: TrainSettings, data: str):
+    def __init__(self, folder: Path, settings: TrainSettings, data: str):
+        self._folder = folder
         self._settings = settings
         self._data = data
 
     def saved(self, folder: Path, adapter: Adapter) -> None:
-        write_card(folder, adapter, self._settings, self._data)
+        write_card(self._folder, adapter, self._settings, self._data)
 
 
 def train(settings: TrainSettings, *, resume: bool = False) -> DistillResult:
@@ -46,12 +49,16 @@ def train(settings: TrainSettings, *, resume: bool = False) -> DistillResult:
     Args:
         resume: go on from the newest checkpoint in the output folder. Without it, a folder that has one is refused.
 
+    Returns:
+        the result; of two transformers, that of the second.
+
     Raises:
         ValueError: settings that don't fit together or to the model; the key is named.
+        Interrupted: SIGINT or SIGTERM during the training; the state has been saved.
         SaveFailed, DataError, TrainingDiverged: as they say.
     """
     folder = Path(settings.output.folder)
-    if checkpoints(folder) and not resume:
+    if not resume and any(checkpoints(place) for place in (folder, folder / HIGH, folder / LOW)):
         raise ValueError(
             f"output.folder: {folder} holds checkpoints of an earlier run: continue it with --resume, or name "
             "another folder"
@@ -65,45 +72,78 @@ def train(settings: TrainSettings, *, resume: bool = False) -> DistillResult:
     processes = Processes(accelerator)
     training = _precision(settings, accelerator)
     base = load_base(settings.model, accelerator.device)
-    transformer = base.transformer.requires_grad_(False).eval()
-    if settings.model.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
-    plan = Plan(settings.data, settings.model, transformer)
+    if base.boundary is not None and settings.output.sample_every:
+        raise ValueError(
+            "output.sample_every must be 0 for a model of two transformers: one at a time is on the device"
+        )
+    for transformer in base.transformers.values():
+        transformer.requires_grad_(False).eval()
+        if settings.model.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
+    plan = Plan(settings.data, settings.model, *base.transformers.values())
     plan.prepare(base.pipeline, processes)
-    data = plan.open(transformer)
-    accelerator.print(report_broken(data.broken, len(data)))
     prompts = _sample_prompts(base, settings)
     base.release(keep_vae=bool(prompts))
-    adapter = Adapter.create(transformer, **asdict(settings.adapter))
-    adapter.training_record |= {"base_model": settings.model.path, "data": plan.about}
-    if accelerator.distributed_type == DistributedType.FSDP:
-        shard(transformer, accelerator.state.fsdp_plugin)
-    observers: list[Any] = [_Card(settings, plan.about)]
     if trackers:
         accelerator.init_trackers(settings.output.project)
-        observers.append(Tracking(accelerator))
-    if prompts:
-        observers.append(Samples(base.pipeline(), prompts, settings, accelerator))
     if processes.main:
         folder.mkdir(parents=True, exist_ok=True)
         written = json.dumps(asdict(settings), indent=1)
         (folder / "settings.json").write_text(written + "\n", encoding="utf-8")
-    result = distill(
-        transformer,
-        adapter,
-        data,
-        training,
-        out_dir=folder,
-        resume=resume,
-        accelerator=accelerator,
-        observers=observers,
-    )
+    try:
+        for name in list(base.transformers):
+            config = config_of(name, training, settings.adapter.scales, base.boundary)
+            result = _distil_one(settings, base, name, config, plan, prompts, accelerator, resume)
+            if base.boundary is not None:
+                base.drop(name)
+    except Interrupted:
+        accelerator.end_training()
+        raise
     accelerator.end_training()
     if settings.output.push_to_hub is not None and processes.main:
         where = push(folder / "adapter", settings.output.push_to_hub, settings.output.private)
         accelerator.print(f"uploaded: {where}")
     accelerator.print(f"adapter: {folder / 'adapter'}")
     return result
+
+
+def _distil_one(
+    settings: TrainSettings,
+    base: Base,
+    name: str,
+    config: DistillConfig,
+    plan: Plan,
+    prompts: list[dict[str, Any]],
+    accelerator: Accelerator,
+    resume: bool,
+) -> DistillResult:
+    """Train the adapter of the transformer ``name``; one of two has folders of its own."""
+    folder, within = Path(settings.output.folder), "" if base.boundary is None else name
+    transformer = base.transformers[name].to(base.device)
+    data = plan.open(transformer)
+    accelerator.print(f"{within}{': ' if within else ''}{report_broken(data.broken, len(data))}")
+    adapter = Adapter.create(transformer, **asdict(settings.adapter))
+    adapter.training_record |= {"base_model": settings.model.path, "data": plan.about}
+    if accelerator.distributed_type == DistributedType.FSDP:
+        shard(transformer, accelerator.state.fsdp_plugin)
+    observers: list[Observer] = [_Card(folder / "adapter", settings, plan.about)]
+    if accelerator.trackers:
+        observers.append(Tracking(accelerator, prefix=f"{within}/" if within else ""))
+    if prompts:
+        observers.append(Samples(base.pipeline(), prompts, settings, accelerator))
+    with Stop() as stop:
+        return distill(
+            transformer,
+            adapter,
+            data,
+            config,
+            out_dir=folder / within,
+            resume=resume,
+            accelerator=accelerator,
+            observers=observers,
+            stop=stop,
+            adapter_dir=folder / "adapter" / within,
+        )
 
 
 def _precision(settings: TrainSettings, accelerator: Accelerator) -> DistillConfig:

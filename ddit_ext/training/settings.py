@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..multiscale.scale_spec import Positions, Start
 from .config import DistillConfig
 
 
@@ -33,8 +34,8 @@ class AdapterSettings:
 
     scales: tuple[int, ...] = (2, 4)
     rank: int = 32
-    start: Literal["noise_matched", "pi_resize"] = "noise_matched"
-    positions: Literal["centre", "grid"] = "centre"
+    start: Start = "noise_matched"
+    positions: Positions = "centre"
     detail_variance: Mapping[int, float] | None = None
     detail_residual: bool = True
     lora_alpha: float | None = None

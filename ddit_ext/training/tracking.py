@@ -26,14 +26,16 @@ def chosen_trackers(settings: OutputSettings) -> list[str]:
 
 
 class Tracking(Observer):
-    """Sends every line of the log to the trackers of ``accelerator``."""
+    """Sends every line of the log to the trackers of ``accelerator``, its numbers' names after ``prefix``."""
 
-    def __init__(self, accelerator: Accelerator):
+    def __init__(self, accelerator: Accelerator, prefix: str = ""):
         self._accelerator = accelerator
+        self._prefix = prefix
 
     def logged(self, line: dict[str, Any]) -> None:
         values = {name: line[name] for name in ("loss", "lr", "grad_norm")}
         for scale, entry in line["scales"].items():
             values[f"error/{scale}p"] = entry["error"]
             values |= {f"error_by_level/{scale}p_{level}": e for level, e in entry["levels"].items()}
+        values = {self._prefix + name: value for name, value in values.items()}
         self._accelerator.log(values, step=line["step"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,12 +17,9 @@ from ..models import steering_for
 from ..multiscale.adapter import Adapter
 from .checkpoint import RunState, SaveFailed, named_parameters, resume, save_checkpoint
 from .config import DistillConfig
+from .features import Features, Seen, feature_error
 from .log import LEVEL_BINS, level_bin
-from .objective import (
-    squared_errors,
-    student_velocity,
-    teacher_velocity,
-)
+from .objective import squared_errors, student_velocity, teacher_velocity
 from .observer import Observer
 from .optimizer import make_optimizer, set_lr
 from .portion import Batch, Portion, draw_portions
@@ -71,10 +68,12 @@ class Trainer:
         folder: Path | None,
         processes: Processes | None = None,
         device: torch.device | None = None,
+        adapter_folder: Path | None = None,
     ):
         self.transformer = transformer
         self.config = config
         self.folder = folder
+        self.adapter_folder = adapter_folder or (folder / "adapter" if folder is not None else None)
         self.processes = processes or Processes()
         self.steering = steering_for(transformer)
         self.device = device or next(transformer.parameters()).device
@@ -86,6 +85,7 @@ class Trainer:
             raise ValueError(
                 f"noise_range and scale_shares must name the adapter's scales {adapter.scales}, got {unknown}"
             )
+        self.features = Features(transformer, config.feature_blocks) if config.feature_weight else None
         self.parameters = named_parameters(adapter)
         self.optimizer = make_optimizer(self.parameters, config)
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if config.ema else {}
@@ -117,10 +117,11 @@ class Trainer:
             if count:
                 progress[scale] = Progress(count, torch.zeros((), device=self.device), [], [])
         for portion in portions:
-            teacher = teacher_velocity(self.transformer, portion.arguments, config.autocast_dtype)
+            with self._watched() as fine:
+                teacher = teacher_velocity(self.transformer, portion.arguments, config.autocast_dtype)
             for scale, so_far in progress.items():
                 if bool(self._inside(scale, portion.everyone).any()):
-                    self._learn(scale, portion, teacher, means, so_far)
+                    self._learn(scale, portion, teacher, fine, means, so_far)
         outcomes = [self._add_up(step, scale, so_far) for scale, so_far in progress.items()]
         self.optimizer.step()
         self.level_means.copy_(means)  # only now: a step that fails must leave no trace in what is saved
@@ -133,12 +134,20 @@ class Trainer:
         low, high = self.config.range_of(scale)
         return (sigma >= low - 1e-6) & (sigma <= high + 1e-6)
 
-    def _learn(self, scale: int, portion: Portion, teacher: Tensor, means: Tensor, so_far: Progress) -> None:
+    def _watched(self) -> AbstractContextManager[Seen]:
+        return nullcontext({}) if self.features is None else self.features.watch()
+
+    def _learn(
+        self, scale: int, portion: Portion, teacher: Tensor, fine: Seen, means: Tensor, so_far: Progress
+    ) -> None:
         """Gradients of one scale, from the samples of ``portion`` in its noise range; moves ``means``."""
         config, arguments = self.config, portion.arguments
         # Gradient checkpointing runs blocks again in the backward: the modules stay swapped until then.
         level = self.steering.noise_level(arguments)
-        with self.steering.coarse(arguments, self.adapter.own(scale), level) as coarse:
+        with (
+            self.steering.coarse(arguments, self.adapter.own(scale), level) as coarse,
+            self._watched() as seen,
+        ):
             student = student_velocity(self.transformer, coarse, config.autocast_dtype)
             error, power = squared_errors(student, teacher)
             inside = self._inside(scale, portion.everyone)
@@ -148,7 +157,11 @@ class Trainer:
             chosen = self._inside(scale, portion.sigma)
             own = chosen.to(self.device)
             error, power = error[own], power[own]
-            loss = (error / self._normaliser(scale, portion.sigma[chosen], power, means)).sum() / so_far.count
+            each = error / self._normaliser(scale, portion.sigma[chosen], power, means)
+            if seen:
+                matched = feature_error(seen, fine, self.steering.grid(arguments), scale)
+                each = each + config.feature_weight * matched[own]
+            loss = each.sum() / so_far.count
             loss.backward()
         so_far.loss += loss.detach()
         so_far.sigma.append(portion.everyone[inside])
@@ -178,12 +191,12 @@ class Trainer:
             save_checkpoint(self.folder, self._state, step, self.config.keep_checkpoints)
             with self._averaged():
                 self._record(step)
+                where = self.adapter_folder
                 try:
-                    self.adapter.save(self.folder / "adapter")
+                    self.adapter.save(where)
                     for observer in self.observers:
-                        observer.saved(self.folder / "adapter", self.adapter)
+                        observer.saved(where, self.adapter)
                 except (OSError, SafetensorError) as error:
-                    where = self.folder / "adapter"
                     raise SaveFailed(f"adapter {where} could not be written: {error}") from error
 
     def finish(self) -> None:

@@ -13,14 +13,17 @@
 
 namespace ddit {
 
+// How a coarse step begins, as docs/coarse-step.md has it; in adapter.json the names in lower case.
+enum class Start { kNoiseMatched, kPiResize, kBlended };
+
 // The shape and the fixed choices of one patch size; the fields are those of adapter.json.
 struct ScaleSpec {
-  int64_t scale = 0;          // s: how many base patches a side are merged, at least 2
-  int64_t patch_size = 0;     // p: side of a base patch in latent pixels
-  int64_t width = 0;          // D: features of a token
-  int64_t in_channels = 0;    // C_in: noisy latent, then clean conditions
-  int64_t out_channels = 0;   // C_out: the noisy latent alone
-  bool noise_matched = true;  // "start"; false: the paper's PI-resize
+  int64_t scale = 0;         // s: how many base patches a side are merged, at least 2
+  int64_t patch_size = 0;    // p: side of a base patch in latent pixels
+  int64_t width = 0;         // D: features of a token
+  int64_t in_channels = 0;   // C_in: noisy latent, then clean conditions
+  int64_t out_channels = 0;  // C_out: the noisy latent alone
+  Start start = Start::kNoiseMatched;
   bool centred = true;  // "positions": a token stands at the centre of its cells; false: on a grid 0, 1, ...
   bool detail_residual = true;            // whether g(sigma)*(z - up(low)) is added
   std::optional<double> detail_variance;  // H; without it, estimated from each latent

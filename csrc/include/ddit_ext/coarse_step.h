@@ -64,7 +64,7 @@ class CoarseStep {
   // [B, N_s, D]: the image tokens of the coarse patches.
   at::Tensor tokens() const {
     at::Tensor cells = cells_;
-    if (weights_.spec.noise_matched) {
+    if (weights_.spec.start != Start::kPiResize) {
       const ScaleSpec& spec = weights_.spec;
       at::Tensor factor = column(input_scale_);
       if (spec.in_channels > spec.out_channels) {  // clean conditions stay as they are
@@ -102,7 +102,7 @@ class CoarseStep {
   // The scalars of multiscale/noise_match.py, [B] float32 each.
   void match() {
     const double s = static_cast<double>(weights_.spec.scale);
-    if (!weights_.spec.noise_matched) {
+    if (weights_.spec.start == Start::kPiResize) {
       timestep_ = sigma_;
       input_scale_ = alpha_ = at::ones_like(sigma_);
       beta_ = at::zeros_like(sigma_);
@@ -113,6 +113,17 @@ class CoarseStep {
     input_scale_ = s / denominator;
     alpha_ = (1 - timestep_) / s + timestep_;
     beta_ = input_scale_ * (1 / s - 1);
+    if (weights_.spec.start == Start::kBlended) blend();
+  }
+
+  // Goes over from the matched scalars to the latent and the timestep as they are, between two noise levels.
+  void blend() {
+    constexpr double kLow = 0.8, kHigh = 0.9;
+    const at::Tensor share = ((sigma_ - kLow) / (kHigh - kLow)).clamp(0, 1), above = sigma_.clamp_min(kLow);
+    timestep_ = at::pow(timestep_, 1 - share) * at::pow(sigma_, share);
+    input_scale_ = at::pow(input_scale_, 1 - share);
+    alpha_ = at::where(share > 0, timestep_ / above, alpha_);
+    beta_ = at::where(share > 0, (1 - input_scale_) / above, beta_);
   }
 
   // Pixels [B, F, C, H, W] of the noisy latent and their s x s means, the last row and column repeated.

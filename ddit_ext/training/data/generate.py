@@ -49,7 +49,10 @@ def run_states(pipe: Any, prompt: str, settings: DataSettings, seed: int) -> Sta
     call = {"num_frames": settings.frames} if settings.frames > 1 else {}
     if generate.guidance_scale is not None:
         call["guidance_scale"] = generate.guidance_scale
-    handle = pipe.transformer.register_forward_pre_hook(watch, with_kwargs=True)
+    held = (pipe.transformer, getattr(pipe, "transformer_2", None))  # Wan 2.2 goes over to the second
+    handles = [
+        model.register_forward_pre_hook(watch, with_kwargs=True) for model in held if model is not None
+    ]
     try:
         pipe(
             prompt=prompt,
@@ -62,7 +65,8 @@ def run_states(pipe: Any, prompt: str, settings: DataSettings, seed: int) -> Sta
             **call,
         )
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     ordered = [states[step] for step in sorted(states)]
     latents = torch.stack([latents for latents, _ in ordered])
     return States(latents, torch.tensor([level for _, level in ordered]), text)

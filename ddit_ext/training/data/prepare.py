@@ -30,12 +30,18 @@ class Plan:
         about: for the adapter's card.
     """
 
-    def __init__(self, settings: DataSettings, model: ModelSettings, transformer: nn.Module):
+    def __init__(self, settings: DataSettings, model: ModelSettings, *transformers: nn.Module):
         self.settings = settings
         self.records: list[Record] = []
         self.broken: list[Broken] = []
         key: dict[str, Any] = {
-            "model": [model.path, model.revision, model.variant, model.dtype, fingerprint(transformer)],
+            "model": [
+                model.path,
+                model.revision,
+                model.variant,
+                model.dtype,
+                *(fingerprint(transformer) for transformer in transformers),
+            ],
             "size": [settings.height, settings.width, settings.frames, settings.max_sequence_length],
             "shard_size": settings.shard_size,
         }
