@@ -22,6 +22,7 @@ def threshold_for(
     target: float,
     bounds: tuple[float, float],
     rounds: int = 7,
+    close: float = 0.0,
 ) -> tuple[float, float, list[list[int]]]:
     """Bisects the threshold whose runs come nearest to ``target`` times the speed of p.
 
@@ -29,6 +30,7 @@ def threshold_for(
         run: threshold -> the scales that the steps of each calibration run took.
         seconds: measured seconds of one step at each scale.
         bounds: a threshold at which nothing is coarse, and one at which everything with a signal is.
+        close: no further round where the speed is off by no more than this share.
 
     Returns:
         the threshold, the speed its runs would have by ``seconds``, and their scales.
@@ -40,6 +42,8 @@ def threshold_for(
         chosen = run(threshold)
         speed = len(chosen[0]) * seconds[1] / cost(chosen, seconds)
         tried.append((abs(speed - target), threshold, speed, chosen))
+        if abs(speed / target - 1) <= close:
+            break
         low, high = (math.log(threshold), high) if speed < target else (low, math.log(threshold))
     _, threshold, speed, chosen = min(tried, key=lambda entry: entry[0])
     return threshold, speed, chosen

@@ -6,7 +6,6 @@ import pickle
 import accelerate
 import pytest
 import torch
-from diffusers import FirstBlockCacheConfig
 from flux_pipelines import TEXT, make_call, make_pipeline, one_thread, run
 from peft import LoraConfig
 
@@ -298,14 +297,6 @@ def test_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         out = run(pipe, call)
     assert (out - expected).abs().max() < 0.2  # bf16 against float32, values of size 1 to 4
-
-
-def test_a_cache_raises_at_the_first_coarse_call():
-    pipe = make_pipeline()
-    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.0))
-    ddit_ext.patch(pipe, schedule=[1, 2])
-    with pytest.raises(NotImplementedError, match="FirstBlockCacheConfig"):
-        run(pipe, make_call(steps=2))
 
 
 def test_context_parallel_raises():

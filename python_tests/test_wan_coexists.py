@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import accelerate
 import pytest
 import torch
-from diffusers import FirstBlockCacheConfig, SkyReelsV2Transformer3DModel, WanImageToVideoPipeline
+from diffusers import SkyReelsV2Transformer3DModel, WanImageToVideoPipeline
 from flux_pipelines import make_transformer as make_flux
 from flux_pipelines import one_thread
 from peft import LoraConfig
@@ -173,14 +173,6 @@ def test_a_users_lora_on_a_replaced_layer_raises(layer):
     pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=[layer], init_lora_weights=False))
     with pytest.raises(NotImplementedError, match=f"PEFT adapter .default. on {layer}"):
         run(pipe, make_call(steps=2))
-
-
-def test_a_cache_raises_at_the_first_coarse_call():
-    pipe = make_pipeline("two", num_layers=2)
-    pipe.transformer_2.enable_cache(FirstBlockCacheConfig(threshold=0.0))
-    ddit_ext.patch(pipe, schedule=2)
-    with pytest.raises(NotImplementedError, match="FirstBlockCacheConfig"):
-        run(pipe, make_call("two", steps=5))
 
 
 def test_context_parallel_raises():

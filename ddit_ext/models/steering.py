@@ -150,11 +150,6 @@ class Steering(ABC):
         transformer = self.transformer
         if getattr(transformer, "_parallel_config", None) is not None:
             raise NotImplementedError("context or tensor parallel: coarse patches are not supported with it")
-        if getattr(transformer, "is_cache_enabled", False):
-            raise NotImplementedError(
-                f"{type(transformer._cache_config).__name__}: a cache holds tokens of one patch size; "
-                "call transformer.disable_cache() to use coarse patches"
-            )
         for name, before in self._merged.items():
             now = _adapter_state(transformer, name)
             if now == "active" or now != before:
@@ -169,13 +164,19 @@ class Steering(ABC):
 
     @contextmanager
     def coarse(
-        self, arguments: dict[str, Any], weights: ScaleWeights, sigma: Tensor
+        self, arguments: dict[str, Any], weights: ScaleWeights, sigma: Tensor, *, caches_apart: bool = False
     ) -> Iterator[dict[str, Any]]:
         """Inside, `transformer(**yielded)` is a coarse call at `weights.scale` with a fine-shaped output.
 
         arguments: of the call, by name (see `bind`); sigma: its `noise_level`, float32 in [0, 1].
+        caches_apart: who calls keeps the states of diffusers' caches apart by size, as `patch` does.
         The modules stay swapped until the context ends: keep a backward with gradient checkpointing in it.
         """
+        if not caches_apart and getattr(self.transformer, "is_cache_enabled", False):
+            raise NotImplementedError(
+                f"{type(self.transformer._cache_config).__name__}: a cache holds tokens of one patch size; "
+                "call transformer.disable_cache() to use coarse patches without ddit_ext.patch"
+            )
         self.check(arguments, weights)
         grid = self.grid(arguments)
         step = weights.prepare(self.cells(arguments, grid), sigma)

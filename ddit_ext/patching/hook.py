@@ -8,14 +8,13 @@ from __future__ import annotations
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
-from ..models.batch import join, take
+from .calls import SizedCalls
+from .forward_hooks import AfterCall, BeforeCall
 from .history import of_one_size
 from .parts import Part
 from .policy import Decider
@@ -57,10 +56,8 @@ class PatchHook:
         self.record: RunRecord | None = None
         self.now: Callable[[], float] = time.perf_counter
         self._sizes = [1]  # of the step under way: one for all samples, or one a sample
-        self._outputs: list[tuple[list[int], Any]] | None = None  # of a split call: samples, output
-        self._nested = False
+        self.calls = SizedCalls(self.pipe)
         self._started = 0.0
-        self._call: ExitStack | None = None
         self._handles: list[Any] = []
 
     @property
@@ -78,12 +75,13 @@ class PatchHook:
 
     def remove(self) -> None:
         """Everything as it was found."""
-        self.leave()
+        self.calls.leave()
         for handle in self._handles:
             handle.remove()
         self._handles = []
         self.watch.remove()
         for part in self.parts:
+            part.caches.drop()
             part.adapter = None  # a handle that is kept for its report keeps no weights
 
     def before(
@@ -93,9 +91,9 @@ class PatchHook:
 
         Where samples differ in size, all but those of one size have run when this returns.
         """
-        if self._nested:
+        if self.calls.nested:
             return None
-        self.leave()  # a call that was interrupted from the keyboard has had no after-hook
+        self.calls.leave()  # a call that was interrupted from the keyboard has had no after-hook
         self.part = part
         arguments = self.steering.bind(args, kwargs)
         hidden_states, timestep = arguments.get("hidden_states"), arguments.get("timestep")
@@ -108,75 +106,15 @@ class PatchHook:
             except BaseException:
                 self.watch.drop()
                 raise
-        groups = _groups(self._sizes, hidden_states.shape[0])
-        if len(groups) > 1:
-            return (), self._split(module, run, arguments, groups)
-        (scale,) = groups
-        return None if scale == 1 else ((), self._enter(run, arguments, scale))
+        return self.calls.enter(part, module, run, arguments, self._sizes)
 
     def after(self, output: Any) -> Any:
         """The output of a split call put together; None where it is what the transformer returned."""
-        if self._nested:
+        if self.calls.nested:
             return None
-        outputs = self._outputs
-        self.leave()
+        joined = self.calls.finish(output)
         self.clock()
-        if outputs is None or output is None:
-            return None
-        samples, _ = outputs.pop()
-        return join([*outputs, (samples, output)])
-
-    def leave(self) -> None:
-        """End a coarse call: the transformer's own modules are back."""
-        self._outputs = None
-        call, self._call = self._call, None
-        if call is not None:
-            call.close()
-
-    def _enter(self, run: Run, arguments: dict[str, Any], scale: int) -> dict[str, Any]:
-        """The arguments of a call at a size, whose modules stay swapped until `leave`."""
-        call = ExitStack()
-        rewritten = call.enter_context(self._at_size(run, arguments, scale))
-        self._call = call
-        return rewritten
-
-    def _split(
-        self, module: nn.Module, run: Run, arguments: dict[str, Any], groups: dict[int, list[int]]
-    ) -> dict[str, Any]:
-        """Run all groups of samples but the last; the arguments of the last."""
-        call_of = {scale: take(arguments, samples) for scale, samples in groups.items()}
-        pipe = self.pipe()
-        compiled = getattr(pipe, self.part.name, None)
-        if getattr(compiled, "_orig_mod", None) is module:
-            module = compiled  # compiled after patching: the hook stands inside
-        *first, last = groups
-        outputs: list[tuple[list[int], Any]] = []
-        self._nested = True
-        try:
-            for scale in first:
-                with self._at_size(run, call_of[scale], scale) as rewritten:
-                    outputs.append((groups[scale], module(**rewritten)))
-        finally:
-            self._nested = False
-        rewritten = self._enter(run, call_of[last], last)
-        self._outputs = [*outputs, (groups[last], None)]
-        return rewritten
-
-    @contextmanager
-    def _at_size(self, run: Run, arguments: dict[str, Any], scale: int) -> Iterator[dict[str, Any]]:
-        """Inside, the transformer called with what this yields makes a call at `scale`."""
-        if scale == 1:
-            yield arguments
-            return
-        weights = self.part.adapter.weights(scale, arguments["hidden_states"])
-        if weights.lora and torch.is_grad_enabled() and self.steering.transformer.gradient_checkpointing:
-            raise NotImplementedError(
-                "gradient checkpointing recomputes blocks after a patched call has ended: call transformer "
-                f"and backward inside {type(self.steering).__name__}.coarse(), or use disable_gradient_checkpointing()"
-            )
-        sigma = self.steering.noise_level(arguments, run.noise_level)
-        with self.steering.coarse(arguments, weights, sigma) as rewritten:
-            yield rewritten
+        return joined
 
     def clock(self) -> None:
         """The step under way has lasted until now."""
@@ -290,74 +228,12 @@ class PatchHook:
 
     def _stepped(self, run: Run) -> None:
         """After a sampler step."""
-        self.leave()
+        self.calls.leave()
+        if run.finished:
+            for part in self.parts:
+                part.caches.drop()
         if run.index >= 0:
             self.clock()
             if isinstance(self.decider.policy, TimedBudget) and self.record is not None:
                 done = self.record.steps[-1]
                 self.decider.policy.stepped(done.scale, done.seconds)
-
-
-def _groups(sizes: list[int], rows: int) -> dict[int, list[int]]:
-    """The rows of a call by their size. A call with a multiple of the samples has them one after the other."""
-    if len(set(sizes)) == 1:
-        return {sizes[0]: list(range(rows))}
-    if rows % len(sizes):
-        raise NotImplementedError(
-            f"batch='split': the sampler has {len(sizes)} samples, but the transformer's call has {rows}"
-        )
-    groups: dict[int, list[int]] = {}
-    for row in range(rows):
-        groups.setdefault(sizes[row % len(sizes)], []).append(row)
-    return groups
-
-
-outside_of_graphs = torch.compiler.disable(
-    reason="ddit_ext chooses the patch size outside of compiled graphs"
-)
-
-
-class BeforeCall:
-    """Forward pre-hook; a copied or pickled transformer gets one that does nothing."""
-
-    def __init__(self, hook: PatchHook, part: Part) -> None:
-        self.hook = hook
-        self.part = part
-
-    @outside_of_graphs
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        return self.hook.before(self.part, module, args, kwargs)
-
-    def __reduce__(self) -> tuple:
-        return _no_hook, ()
-
-
-class AfterCall:
-    """Forward hook, called after errors too; a copied or pickled transformer gets one that does nothing."""
-
-    def __init__(self, hook: PatchHook) -> None:
-        self.hook = hook
-
-    @outside_of_graphs
-    def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
-        return self.hook.after(output)
-
-    def __reduce__(self) -> tuple:
-        return _no_hook, ()
-
-
-def _nothing(*args: Any) -> None:
-    """What remains of a hook in a copy of a patched transformer."""
-
-
-def _no_hook() -> Any:
-    return _nothing
-
-
-def find_hook(module: nn.Module) -> PatchHook | None:
-    """The patch on a transformer, or on the one inside a compiled one."""
-    for candidate in (module, getattr(module, "_orig_mod", None)):
-        for hook in getattr(candidate, "_forward_pre_hooks", {}).values():
-            if isinstance(hook, BeforeCall):
-                return hook.hook
-    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 from ..models import STEERINGS, Steering, steering_for
 from ..multiscale import Adapter
 from ..multiscale.base_weights import check_fingerprint
+from .caches import CacheContexts
 
 NAMES = ("transformer", "transformer_2")
 """Components that denoise. Wan 2.2 has two: one for high noise levels, one for the rest."""
@@ -33,6 +34,10 @@ class Part:
     module: nn.Module
     steering: Steering
     adapter: Adapter | None = None
+    caches: CacheContexts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.caches = CacheContexts(self.steering)
 
 
 def find_parts(pipe: Any) -> list[Part]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from .._machine import clock_of, device_of
 from ..multiscale import Adapter
 from ..policies import BudgetPolicy
-from .hook import PatchHook, find_hook
+from .forward_hooks import find_hook
+from .hook import PatchHook
 from .parts import find_parts, give_weights
 from .policy import DEFAULT_SCALES, Decider, Schedule, always_fine, make_policy
 from .report import Report
