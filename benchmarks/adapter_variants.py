@@ -142,7 +142,7 @@ def table(lines: list[dict[str, Any]], command: str) -> str:
         "",
         f"Relative squared error of a coarse step against the p-step, ‖v_coarse - v_p‖² / ‖v_p‖², after {first['steps']} "
         f"steps of {first['batch']} samples, on {first['scenes']} fresh scenes of the embedded FLUX. All variants see the "
-        "same data, noise and seeds, and differ from `reference` in what their name says.",
+        "same data, noise and seeds (a noise range draws other levels), and differ from `reference` in what their name says.",
         "",
         f"reference: `{ADAPTER}`, `{TRAINING}`. Command: `{command}`. torch {first['torch']}, ddit_ext {first['ddit_ext']}, "
         f"{first['date'][:10]}, one CPU thread.",

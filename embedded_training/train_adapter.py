@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from ddit_ext import embedded
 from ddit_ext.multiscale.adapter import Adapter
+from ddit_ext.multiscale.scale_spec import Start
 from ddit_ext.training import DistillConfig, distill
 
 from .flow import SHIFT
@@ -31,7 +33,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--positions", choices=("centre", "grid"), default="centre")
-    parser.add_argument("--start", choices=("noise_matched", "pi_resize"), default="noise_matched")
+    parser.add_argument("--start", choices=get_args(Start), default="noise_matched")
     parser.add_argument("--normalise", choices=("teacher", "level", "none"), default="level")
     arguments = parser.parse_args()
 

@@ -93,7 +93,7 @@ def test_a_run_from_file_to_adapter(tmp_path, monkeypatch, capsys):
             "upload",
             "someone/adapter",
             ["README.md", "adapter.json", "adapter.safetensors"],
-            ["README.md", "adapter.json", "adapter.safetensors"],
+            sorted([*card.FILES, *(f"*/{name}" for name in card.FILES)]),
         ),
     ]
     handle = ddit_ext.patch(pipe, out / "adapter", schedule=2)

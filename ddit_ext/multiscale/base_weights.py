@@ -259,6 +259,8 @@ def check_fingerprint(expected: dict[str, Any], transformer: nn.Module, toleranc
 
 
 def _own(tensor: Tensor) -> Tensor:
+    if type(tensor).dequantize is not Tensor.dequantize:  # a quantised tensor, as torchao's
+        tensor = tensor.dequantize()
     return tensor.detach().to(device="cpu", dtype=torch.float32, copy=True)
 
 
