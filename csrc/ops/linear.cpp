@@ -1,12 +1,11 @@
 #include "ops/linear.h"
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
-#include <torch/csrc/stable/ops.h>
+
+#include "ops/tensors.h"
 
 namespace ddit::ops {
 namespace {
-
-using torch::stable::transpose;
 
 // out = beta * self + alpha * a b. The dispatcher's own addmm takes Scalars, which the stable ABI can't pass.
 // beta = 0 ignores self, also NaN in it.
@@ -33,15 +32,15 @@ Tensor linear_cpu(const Tensor& x, const Tensor& weight, const std::optional<Ten
 
   Tensor merged = weight;
   if (merge) {
-    merged = torch::stable::new_empty(weight, {N, K});
+    merged = empty<2>(weight, {N, K});
     addmm_out(merged, weight, *lora_b, *lora_a, 1.0, lora_scale);
   }
-  Tensor out = torch::stable::new_empty(x, {M, N});
-  addmm_out(out, bias ? *bias : out, x, transpose(merged, 0, 1), bias ? 1.0 : 0.0, 1.0);
+  Tensor out = empty<2>(x, {M, N});
+  addmm_out(out, bias ? *bias : out, x, transposed(merged), bias ? 1.0 : 0.0, 1.0);
   if (r > 0 && !merge) {
-    Tensor low = torch::stable::new_empty(x, {M, r});
-    addmm_out(low, low, x, transpose(*lora_a, 0, 1), 0.0, 1.0);
-    addmm_out(out, out, low, transpose(*lora_b, 0, 1), 1.0, lora_scale);
+    Tensor low = empty<2>(x, {M, r});
+    addmm_out(low, low, x, transposed(*lora_a), 0.0, 1.0);
+    addmm_out(out, out, low, transposed(*lora_b), 1.0, lora_scale);
   }
   return out;
 }
