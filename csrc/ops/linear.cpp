@@ -23,20 +23,21 @@ bool merging_is_cheaper(int64_t M, int64_t N, int64_t K, int64_t r) {
 
 }  // namespace
 
-Tensor linear_cpu(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+Tensor linear_cpu(const Tensor& x, const Tensor& weight_t, const std::optional<Tensor>& bias,
                   const std::optional<Tensor>& lora_a, const std::optional<Tensor>& lora_b,
                   double lora_scale) {
-  const int64_t M = x.size(0), N = weight.size(0), K = x.size(1);
+  const int64_t M = x.size(0), N = weight_t.size(1), K = x.size(1);
   const int64_t r = lora_a ? lora_a->size(0) : 0;
   const bool merge = r > 0 && merging_is_cheaper(M, N, K, r);
 
-  Tensor merged = weight;
+  Tensor merged_t = weight_t;
   if (merge) {
-    merged = empty<2>(weight, {N, K});
-    addmm_out(merged, weight, *lora_b, *lora_a, 1.0, lora_scale);
+    const Tensor merged = empty<2>(weight_t, {N, K});
+    addmm_out(merged, transposed(weight_t), *lora_b, *lora_a, 1.0, lora_scale);
+    merged_t = transposed(merged);
   }
   Tensor out = empty<2>(x, {M, N});
-  addmm_out(out, bias ? *bias : out, x, transposed(merged), bias ? 1.0 : 0.0, 1.0);
+  addmm_out(out, bias ? *bias : out, x, merged_t, bias ? 1.0 : 0.0, 1.0);
   if (r > 0 && !merge) {
     Tensor low = empty<2>(x, {M, r});
     addmm_out(low, low, x, transposed(*lora_a), 0.0, 1.0);

@@ -31,7 +31,7 @@ Tensor patch_deembed_cpu(const Tensor& tokens, const Tensor& weight, const std::
   const int64_t D = tokens.size(2), K = grid.features();
   const auto flat_bias = bias ? std::optional(reshape<1>(*bias, {K})) : std::nullopt;
   const auto flat_b = lora_b ? std::optional(reshape<2>(*lora_b, {K, lora_b->size(3)})) : std::nullopt;
-  const Tensor patches = linear_cpu(reshape<2>(tokens, {grid.patches(), D}), reshape<2>(weight, {K, D}),
+  const Tensor patches = linear_cpu(reshape<2>(tokens, {grid.patches(), D}), reshape_transposed(weight, K, D),
                                     flat_bias, lora_a, flat_b, lora_scale);
   return scatter(patches, grid);
 }

@@ -38,7 +38,7 @@ Tensor patch_embed_cpu(const Tensor& cells, const Tensor& weight, const std::opt
 
   const auto flat_a = lora_a ? std::optional(reshape<2>(*lora_a, {lora_a->size(0), K})) : std::nullopt;
   const Tensor out =
-      linear_cpu(gather(cells, grid), reshape<2>(weight, {D, K}), bias, flat_a, lora_b, lora_scale);
+      linear_cpu(gather(cells, grid), reshape_transposed(weight, D, K), bias, flat_a, lora_b, lora_scale);
   return reshape<3>(out, {grid.batch, tokens, D});
 }
 

@@ -47,4 +47,10 @@ inline Tensor transposed(const Tensor& matrix) {
   return reinterpret<2>(matrix, {matrix.size(1), matrix.size(0)}, {matrix.stride(1), matrix.stride(0)});
 }
 
+// Of m * n elements -> [n, m]: what transposed(reshape) gives, in one step.
+inline Tensor reshape_transposed(const Tensor& tensor, int64_t m, int64_t n) {
+  if (tensor.is_contiguous()) return reinterpret<2>(tensor, {n, m}, {1, n});
+  return transposed(reshape<2>(tensor, {m, n}));
+}
+
 }  // namespace ddit::ops
