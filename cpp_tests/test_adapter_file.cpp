@@ -46,6 +46,26 @@ TEST(AdapterFile, ReadsEveryChoiceOfAScale) {
   EXPECT_EQ(spec.refinement_knots, 3);
 }
 
+TEST(AdapterFile, ReadsALoraThatTheFirstScaleHasNot) {
+  TinyAdapter tiny;
+  const std::string rest = R"(, "patch_size": 1, "width": 2, "in_channels": 1, "out_channels": 1, "rank": )";
+  tiny.scales = R"([{"scale": 2)" + rest + R"(0}, {"scale": 3)" + rest + "1}]";
+  tiny.tensors.resize(5);
+  for (const auto& [name, shape] :
+       std::vector<std::pair<std::string, std::vector<int64_t>>>{{"embed_weight", {2, 1, 3, 3}},
+                                                                 {"embed_bias", {2}},
+                                                                 {"size_embedding", {2}},
+                                                                 {"deembed_weight", {1, 3, 3, 2}},
+                                                                 {"deembed_bias", {1, 3, 3}},
+                                                                 {"lora.m.a", {1, 3}},
+                                                                 {"lora.m.b", {5, 1}}})
+    tiny.tensors.emplace_back("3." + name, shape);
+  const ddit::AdapterFile file = tiny.load();
+  EXPECT_EQ(file.shapes(file.scales()[0]).count("lora.m.a"), 0u);
+  EXPECT_EQ(file.shapes(file.scales()[1]).at("lora.m.b"), (std::vector<int64_t>{5, 1}));
+  EXPECT_EQ(file.tensors().floats("3.lora.m.a"), std::vector<float>(3, 0.25f));
+}
+
 struct Misfit {
   const char* what;
   std::function<void(TinyAdapter&)> change;

@@ -13,6 +13,7 @@ from tiny_flux import noisy_call, tiny_flux
 from ddit_ext.models.flux import FluxSteering
 from ddit_ext.multiscale import Adapter, AdapterError
 from ddit_ext.multiscale.base_weights import read_base
+from ddit_ext.multiscale.scale_weights import ScaleSpec
 
 
 def randomised(adapter):
@@ -76,6 +77,21 @@ def test_smaller_storage(transformer, tmp_path, saved):
     assert small.own(2).embed_weight.dtype == torch.float32
     assert torch.equal(small.own(2).embed_weight, adapter.own(2).embed_weight.bfloat16().float())
     assert torch.equal(small.own(2).refinement.knots, adapter.own(2).refinement.knots)
+
+
+@pytest.mark.parametrize("ranks", [(0, 3), (3, 0), (2, 3), (0, 0)])
+def test_a_rank_of_its_own_for_each_size(tmp_path, ranks):
+    size = {"patch_size": 2, "width": 6, "in_channels": 2, "out_channels": 2}
+    specs = [ScaleSpec(scale=scale, **size, rank=rank) for scale, rank in zip((2, 4), ranks, strict=True)]
+    base = {"family": "flux", "config": {}, "weights": {}}
+    adapter = randomised(Adapter(specs, {"block.ff": (6, 7)}, base))
+    again = Adapter.load(adapter.save(tmp_path), None)
+    assert [weights.spec for weights in again.sizes.values()] == specs
+    for scale, rank in zip((2, 4), ranks, strict=True):
+        assert list(again.own(scale).lora) == (["block.ff"] if rank else [])
+    expected = adapter.state_dict()
+    assert again.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in again.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["adapter.json", "adapter.safetensors"])

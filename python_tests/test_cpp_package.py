@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -57,10 +58,10 @@ def test_outside_project(outside):
 
 
 def varied_adapter(folder: Path) -> Path:
-    """Random weights with every choice that a coarse step knows; one clean condition channel."""
+    """Random weights with every choice that a coarse step knows; one clean condition channel; a LoRA from 3p on."""
     size = {"patch_size": 2, "width": 6, "in_channels": 3, "out_channels": 2}
     specs = [
-        ScaleSpec(scale=2, **size, rank=2, detail_variance=0.3, refinement_hidden=5),
+        ScaleSpec(scale=2, **size, detail_variance=0.3, refinement_hidden=5),
         ScaleSpec(scale=3, **size, start="pi_resize", positions="grid", detail_residual=False, rank=2),
         ScaleSpec(scale=4, **size, start="blended", refinement_hidden=3, lora_scale=0.5, rank=2),
     ]
@@ -224,3 +225,11 @@ def test_build_without_torch(tmp_path):
     configure(PROJECT, build, f"-DCMAKE_PREFIX_PATH={prefix}", "-DWITH_TORCH=OFF")
     run("cmake", "--build", str(build), "-j", "2")
     check_programs(build)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("DDIT_TORCH_FOLDERS" not in os.environ, reason="DDIT_TORCH_FOLDERS names no other torch")
+def test_other_versions_of_torch():
+    folders = os.environ["DDIT_TORCH_FOLDERS"].split(os.pathsep)
+    lines = run(sys.executable, str(ROOT / "scripts" / "check_torch_versions.py"), *folders).splitlines()
+    assert [line.partition("=")[0] for line in lines] == ["torch"] * len(folders)

@@ -34,9 +34,8 @@ void check_arguments(const std::array<const Tensor*, kernel::kLatents>& latents,
           show_shape(z0));
   }
   check_floating(kOp, "z0", z0);
-  const std::vector<int64_t> shape(z0.sizes().begin(), z0.sizes().end());
   for (int k = 1; k < kernel::kLatents; ++k) {
-    check_shape(kOp, kNames[k], *latents[k], shape, "of z0");
+    check_shape(kOp, kNames[k], *latents[k], z0.sizes(), "of z0");
     check_same_kind(kOp, kNames[k], *latents[k], "z0", z0);
   }
   const std::string error = kernel::argument_error(scales, quantile);

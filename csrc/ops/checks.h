@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <ostream>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -14,28 +15,50 @@
 
 namespace ddit::ops {
 
+using torch::headeronly::IntHeaderOnlyArrayRef;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Becomes a RuntimeError in Python. STD_TORCH_CHECK would put a file and a line before the message.
 template <class... Parts>
-void check(bool condition, const Parts&... parts) {
-  if (condition) return;
+[[noreturn, gnu::cold, gnu::noinline]] void fail(const Parts&... parts) {
   std::ostringstream message;
   (message << ... << parts);
   throw std::runtime_error(message.str());
 }
 
-template <class List>
-std::string show(const List& list) {
-  std::ostringstream text;
-  text << '[';
-  for (size_t i = 0; i < list.size(); ++i) text << (i ? ", " : "") << list[i];
-  text << ']';
-  return text.str();
+// Becomes a RuntimeError in Python. STD_TORCH_CHECK would put a file and a line before the message. A text
+// costs more than a small op: it is made of the parts only when it is needed, also by show and show_shape.
+template <class... Parts>
+void check(bool condition, const Parts&... parts) {
+  if (!condition) fail(parts...);
 }
 
-inline std::string show_shape(const Tensor& tensor) { return show(tensor.sizes()); }
+template <class List>
+struct Shown {
+  const List& list;
+
+  friend std::ostream& operator<<(std::ostream& out, const Shown& shown) {
+    out << '[';
+    for (size_t i = 0; i < shown.list.size(); ++i) out << (i ? ", " : "") << shown.list[i];
+    return out << ']';
+  }
+};
+
+// For an argument of check: it refers to the list.
+template <class List>
+Shown<List> show(const List& list) {
+  return {list};
+}
+
+struct ShownShape {
+  const Tensor& tensor;
+
+  friend std::ostream& operator<<(std::ostream& out, const ShownShape& shown) {
+    return out << show(shown.tensor.sizes());
+  }
+};
+
+inline ShownShape show_shape(const Tensor& tensor) { return {tensor}; }
 
 inline const char* dtype_name(ScalarType dtype) {
   switch (dtype) {
@@ -60,11 +83,9 @@ inline void check_dim(const char* op, const char* name, const Tensor& tensor, in
 
 // `layout` names the dimensions, `expected` gives their values in this call.
 inline void check_shape(const char* op, const char* name, const Tensor& tensor,
-                        const std::vector<int64_t>& expected, const char* layout) {
-  bool same = tensor.dim() == static_cast<int64_t>(expected.size());
-  for (size_t i = 0; same && i < expected.size(); ++i) same = tensor.size(i) == expected[i];
-  check(same, op, ": ", name, " must have shape ", layout, " = ", show(expected), ", got ",
-        show_shape(tensor));
+                        IntHeaderOnlyArrayRef expected, const char* layout) {
+  check(tensor.sizes() == expected, op, ": ", name, " must have shape ", layout, " = ", show(expected),
+        ", got ", show_shape(tensor));
 }
 
 inline void check_floating(const char* op, const char* name, const Tensor& tensor) {
@@ -74,12 +95,26 @@ inline void check_floating(const char* op, const char* name, const Tensor& tenso
         op, ": ", name, " must be float32, bfloat16, float16 or float64, got ", dtype_name(dtype));
 }
 
+// As numbers of libtorch: to compare them, their names need not be looked up.
+struct Kind {
+  int32_t dtype, device_type, device_index;
+
+  explicit Kind(const Tensor& tensor) {
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &device_type));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(tensor.get(), &device_index));
+  }
+};
+
 // All tensors of a call share dtype and device with the first one.
 inline void check_same_kind(const char* op, const char* name, const Tensor& tensor, const char* like_name,
                             const Tensor& like) {
-  check(tensor.scalar_type() == like.scalar_type(), op, ": ", name, " must have the dtype of ", like_name,
-        ", ", dtype_name(like.scalar_type()), ", got ", dtype_name(tensor.scalar_type()));
-  check(tensor.device() == like.device(), op, ": ", name, " must be on the device of ", like_name);
+  const Kind kind(tensor), expected(like);
+  if (kind.dtype != expected.dtype)
+    fail(op, ": ", name, " must have the dtype of ", like_name, ", ", dtype_name(like.scalar_type()),
+         ", got ", dtype_name(tensor.scalar_type()));
+  check(kind.device_type == expected.device_type && kind.device_index == expected.device_index, op, ": ",
+        name, " must be on the device of ", like_name);
 }
 
 inline void check_lora_pair(const char* op, const std::optional<Tensor>& lora_a,

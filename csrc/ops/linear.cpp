@@ -1,12 +1,11 @@
 #include "ops/linear.h"
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
-#include <torch/csrc/stable/ops.h>
+
+#include "ops/tensors.h"
 
 namespace ddit::ops {
 namespace {
-
-using torch::stable::transpose;
 
 // out = beta * self + alpha * a b. The dispatcher's own addmm takes Scalars, which the stable ABI can't pass.
 // beta = 0 ignores self, also NaN in it.
@@ -24,24 +23,25 @@ bool merging_is_cheaper(int64_t M, int64_t N, int64_t K, int64_t r) {
 
 }  // namespace
 
-Tensor linear_cpu(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+Tensor linear_cpu(const Tensor& x, const Tensor& weight_t, const std::optional<Tensor>& bias,
                   const std::optional<Tensor>& lora_a, const std::optional<Tensor>& lora_b,
                   double lora_scale) {
-  const int64_t M = x.size(0), N = weight.size(0), K = x.size(1);
+  const int64_t M = x.size(0), N = weight_t.size(1), K = x.size(1);
   const int64_t r = lora_a ? lora_a->size(0) : 0;
   const bool merge = r > 0 && merging_is_cheaper(M, N, K, r);
 
-  Tensor merged = weight;
+  Tensor merged_t = weight_t;
   if (merge) {
-    merged = torch::stable::new_empty(weight, {N, K});
-    addmm_out(merged, weight, *lora_b, *lora_a, 1.0, lora_scale);
+    const Tensor merged = empty<2>(weight_t, {N, K});
+    addmm_out(merged, transposed(weight_t), *lora_b, *lora_a, 1.0, lora_scale);
+    merged_t = transposed(merged);
   }
-  Tensor out = torch::stable::new_empty(x, {M, N});
-  addmm_out(out, bias ? *bias : out, x, transpose(merged, 0, 1), bias ? 1.0 : 0.0, 1.0);
+  Tensor out = empty<2>(x, {M, N});
+  addmm_out(out, bias ? *bias : out, x, merged_t, bias ? 1.0 : 0.0, 1.0);
   if (r > 0 && !merge) {
-    Tensor low = torch::stable::new_empty(x, {M, r});
-    addmm_out(low, low, x, transpose(*lora_a, 0, 1), 0.0, 1.0);
-    addmm_out(out, out, low, transpose(*lora_b, 0, 1), 1.0, lora_scale);
+    Tensor low = empty<2>(x, {M, r});
+    addmm_out(low, low, x, transposed(*lora_a), 0.0, 1.0);
+    addmm_out(out, out, low, transposed(*lora_b), 1.0, lora_scale);
   }
   return out;
 }

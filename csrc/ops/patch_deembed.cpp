@@ -1,19 +1,18 @@
-#include <torch/csrc/stable/ops.h>
-
 #include "kernels/patch_deembed/params.h"
 #include "ops/linear.h"
 #include "ops/ops.h"
 #include "ops/patch_checks.h"
+#include "ops/tensors.h"
 
 namespace ddit::ops {
 namespace {
 
 // patches [grid.patches(), grid.features()] -> cells [B, F, h, w, C, p, p]
 Tensor scatter(const Tensor& patches, const kernels::PatchGrid& grid) {
-  const std::vector<int64_t> shape{grid.batch,    grid.frames, grid.rows, grid.cols,
-                                   grid.channels, grid.p,      grid.p};
-  if (grid.scale == 1) return torch::stable::view(patches, shape);
-  Tensor cells = torch::stable::new_empty(patches, shape);
+  const std::array<int64_t, 7> shape{grid.batch,    grid.frames, grid.rows, grid.cols,
+                                     grid.channels, grid.p,      grid.p};
+  if (grid.scale == 1) return reshape(patches, shape);
+  Tensor cells = empty(patches, shape);
   const kernels::patch_deembed::Params params{patches.const_data_ptr(), cells.mutable_data_ptr(),
                                               static_cast<int64_t>(cells.element_size()), grid};
   torch::stable::parallel_for(0, grid.patches(), patches_per_thread(grid), [&](int64_t first, int64_t last) {
@@ -30,13 +29,10 @@ Tensor patch_deembed_cpu(const Tensor& tokens, const Tensor& weight, const std::
   const kernels::PatchGrid grid =
       check_patch_deembed(tokens, weight, bias, lora_a, lora_b, scale, grid_sizes);
   const int64_t D = tokens.size(2), K = grid.features();
-  const auto flat = [](const std::optional<Tensor>& tensor, std::vector<int64_t> shape) {
-    return tensor ? std::optional(torch::stable::reshape(*tensor, shape)) : std::nullopt;
-  };
-  const int64_t r = lora_a ? lora_a->size(0) : 0;
-  const Tensor patches =
-      linear_cpu(torch::stable::reshape(tokens, {grid.patches(), D}), torch::stable::reshape(weight, {K, D}),
-                 flat(bias, {K}), lora_a, flat(lora_b, {K, r}), lora_scale);
+  const auto flat_bias = bias ? std::optional(reshape<1>(*bias, {K})) : std::nullopt;
+  const auto flat_b = lora_b ? std::optional(reshape<2>(*lora_b, {K, lora_b->size(3)})) : std::nullopt;
+  const Tensor patches = linear_cpu(reshape<2>(tokens, {grid.patches(), D}), reshape_transposed(weight, K, D),
+                                    flat_bias, lora_a, flat_b, lora_scale);
   return scatter(patches, grid);
 }
 

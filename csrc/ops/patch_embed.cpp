@@ -1,9 +1,8 @@
-#include <torch/csrc/stable/ops.h>
-
 #include "kernels/patch_embed/params.h"
 #include "ops/linear.h"
 #include "ops/ops.h"
 #include "ops/patch_checks.h"
+#include "ops/tensors.h"
 
 namespace ddit::ops {
 namespace {
@@ -12,9 +11,9 @@ namespace {
 Tensor gather(const Tensor& cells, const kernels::PatchGrid& grid) {
   // FLUX's packed tokens at scale 1: already a matrix of patches.
   if (grid.scale == 1 && cells.is_contiguous()) {
-    return torch::stable::view(cells, {grid.patches(), grid.features()});
+    return reshape<2>(cells, {grid.patches(), grid.features()});
   }
-  Tensor patches = torch::stable::new_empty(cells, {grid.patches(), grid.features()});
+  Tensor patches = empty<2>(cells, {grid.patches(), grid.features()});
   kernels::patch_embed::Params params{cells.const_data_ptr(),
                                       {},
                                       patches.mutable_data_ptr(),
@@ -35,13 +34,12 @@ Tensor patch_embed_cpu(const Tensor& cells, const Tensor& weight, const std::opt
   const kernels::PatchGrid grid = check_patch_embed(cells, weight, bias, lora_a, lora_b, scale);
   const int64_t D = weight.size(0), K = grid.features();
   const int64_t tokens = grid.frames * grid.patch_rows() * grid.patch_cols();
-  if (grid.batch == 0 || D == 0) return torch::stable::new_empty(cells, {grid.batch, tokens, D});
+  if (grid.batch == 0 || D == 0) return empty<3>(cells, {grid.batch, tokens, D});
 
-  const auto flat_a =
-      lora_a ? std::optional(torch::stable::reshape(*lora_a, {lora_a->size(0), K})) : std::nullopt;
-  const Tensor out = linear_cpu(gather(cells, grid), torch::stable::reshape(weight, {D, K}), bias, flat_a,
-                                lora_b, lora_scale);
-  return torch::stable::view(out, {grid.batch, tokens, D});
+  const auto flat_a = lora_a ? std::optional(reshape<2>(*lora_a, {lora_a->size(0), K})) : std::nullopt;
+  const Tensor out =
+      linear_cpu(gather(cells, grid), reshape_transposed(weight, D, K), bias, flat_a, lora_b, lora_scale);
+  return reshape<3>(out, {grid.batch, tokens, D});
 }
 
 }  // namespace ddit::ops

@@ -47,14 +47,15 @@ def write(adapter: Adapter, folder: Path, dtype: torch.dtype | None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION)}
     replace_file(folder / TENSORS, lambda path: save_file(tensors, path, metadata))
-    first = next(iter(adapter.sizes.values()))
+    # Of every size: one of rank 0 has none of the layers that another has.
+    lora = {name: low for weights in adapter.sizes.values() for name, low in weights.lora.items()}
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "ddit_ext": __version__,
         "base": adapter.base,
         "scales": [asdict(weights.spec) for weights in adapter.sizes.values()],
-        "lora_layers": {name: [low.a.shape[1], low.b.shape[0]] for name, low in first.lora.items()},
+        "lora_layers": {name: [low.a.shape[1], low.b.shape[0]] for name, low in lora.items()},
         "training": adapter.training_record,
         "tensors": {"bytes": (folder / TENSORS).stat().st_size, "sha256": _digest(folder / TENSORS)},
     }

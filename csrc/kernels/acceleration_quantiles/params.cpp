@@ -6,13 +6,13 @@ namespace ddit::kernels::acceleration_quantiles {
 
 std::string argument_error(const std::vector<int64_t>& scales, double quantile) {
   if (scales.empty()) return "scales must name at least one patch scale, got []";
-  std::ostringstream error;
   for (size_t i = 0; i < scales.size(); ++i) {
-    if (scales[i] >= 1) continue;
-    error << "scales must be at least 1, got " << scales[i] << " at index " << i;
-    return error.str();
+    if (scales[i] < 1)
+      return "scales must be at least 1, got " + std::to_string(scales[i]) + " at index " + std::to_string(i);
   }
-  if (!(quantile >= 0.0 && quantile <= 1.0)) error << "quantile must be in [0, 1], got " << quantile;
+  if (quantile >= 0.0 && quantile <= 1.0) return "";
+  std::ostringstream error;
+  error << "quantile must be in [0, 1], got " << quantile;
   return error.str();
 }
 
