@@ -65,7 +65,8 @@ def test_device_headers_have_a_twin_in_the_emulation():
     def names(folder: str) -> list[str]:
         return sorted(file.name for file in (ROOT / folder / "kernels" / "cuda").iterdir())
 
-    assert names("csrc") == names("cpp_tests/emulation/include")
+    itself = {"launch.cuh"}  # host code, compiled over a runtime of the emulation's own
+    assert sorted(set(names("csrc")) - itself) == names("cpp_tests/emulation/include")
 
 
 def test_build_info():

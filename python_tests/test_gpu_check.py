@@ -95,7 +95,15 @@ def test_steps_of_both_models(dry):
     assert flux["tokens"] == {"1": 48, "2": 12}
     assert {"p", "2p", "2p, LoRA"} <= flux["eager"].keys()
     assert {"p", "2p"} <= flux["compiled"].keys() and {"p", "2p, LoRA"} <= flux["compiled, LoRA"].keys()
-    for label, compared in (("compiled", {"p", "2p"}), ("compiled, LoRA", {"p", "2p, LoRA"})):
+    compared_in = {
+        "compiled": {"p", "2p"},
+        "compiled, LoRA": {"p", "2p, LoRA"},
+        "compiled, LoRA merged": {"p", "2p, LoRA merged"},
+        "compiled with CUDA graphs": {"p", "2p, LoRA"},
+    }
+    for how in ("eager", "compiled"):
+        assert flux[f"LoRA over none, {how}"].keys() == {"2p, LoRA", "2p, LoRA merged"}
+    for label, compared in compared_in.items():
         assert flux[label]["difference"].keys() == compared
         assert max(flux[label]["difference"].values()) < 1e-5  # the same float32 operations
     assert {"unpatched", "schedule=1", "dynamic, threshold=0"} <= flux["pipeline"].keys()

@@ -26,6 +26,9 @@ ROUNDS = 15
 FEWEST_ROUNDS = 3
 RUN_STEPS = 6  # of a pipeline; a dynamic schedule decides in the last three
 COMPILING_S = 30.0  # left for a candidate that is still to be compiled
+GRAPHS = "compiled with CUDA graphs"
+COMPILED = {"compiled": "", "compiled, LoRA": "LoRA", "compiled, LoRA merged": "LoRA merged", GRAPHS: "LoRA"}
+"""Rows of compiled calls: which of the coarse calls are in each, by the end of their names."""
 
 Call = Callable[[], Any]
 
@@ -65,7 +68,7 @@ def run(part: Part) -> None:
             _attempt(part, f"{model.name}: eager", lambda case=case: _eager(part, case))
             _attempt(part, f"{model.name}: decision", lambda case=case: _decision(part, case))
             _attempt(part, f"{model.name}: pipeline", lambda case=case: _pipelines(part, case))
-        for label in ("compiled", "compiled, LoRA"):
+        for label in COMPILED:
             for case in made[:1] if part.tiny else made:
                 _attempt(
                     part, f"{case.model.name}: {label}", lambda c=case, how=label: _compiled(part, c, how)
@@ -114,15 +117,17 @@ def _case(part: Part, model: Model) -> Case:
 
 
 def _coarse_calls(case: Case, scales: tuple[int, ...]) -> dict[str, Call]:
-    """Calls at the coarse sizes, with an adapter that has a feed-forward LoRA and with one that has none."""
+    """Calls at the coarse sizes: without a feed-forward LoRA, with one beside its layers, and merged into copies."""
     import ddit_ext.models
     from ddit_ext.multiscale import Adapter
 
-    steering = getattr(ddit_ext.models, case.model.steering)(case.transformer)
+    kind = getattr(ddit_ext.models, case.model.steering)
     latents = case.arguments["hidden_states"]
     sigma = torch.full((1,), 0.75, device=latents.device)
     calls: dict[str, Call] = {}
-    for label, rank in (("", 0), (", LoRA", RANK)):
+    for label, rank in (("", 0), (", LoRA", RANK), (", LoRA merged", RANK)):
+        steering = kind(case.transformer)
+        steering.low_rank.merge = label.endswith("merged")
         adapter = Adapter.create(case.transformer, scales, rank).eval()
         for scale in scales:
             for low_rank in adapter.own(scale).lora.values():
@@ -130,7 +135,7 @@ def _coarse_calls(case: Case, scales: tuple[int, ...]) -> dict[str, Call]:
                 nn.init.normal_(low_rank.b, std=0.1 * RANK**-0.5)
             weights = adapter.weights(scale, latents)
 
-            def call(weights: Any = weights) -> Tensor:
+            def call(weights: Any = weights, steering: Any = steering) -> Tensor:
                 with steering.coarse(case.arguments, weights, sigma) as arguments:
                     return case.transformer(**arguments)[0]
 
@@ -157,8 +162,18 @@ def _eager(part: Part, case: Case) -> None:
         case.outputs[name] = call().clone()
         if case.outputs[name].shape != case.arguments["hidden_states"].shape:
             raise RuntimeError(f"{name}: the output's shape is not the latent's")
-    part.results[case.model.name]["eager"] = _timed(part, candidates, 0.15)
+    timed = part.results[case.model.name]["eager"] = _timed(part, candidates, 0.15)
+    part.results[case.model.name]["LoRA over none, eager"] = _over_none(timed, timed)
     part.save()
+
+
+def _over_none(with_lora: dict[str, Any], without: dict[str, Any]) -> dict[str, float]:
+    """What a LoRA adds to a step: its time over that of the same size without one, less 1, each over p in its rounds."""
+    return {
+        name: with_lora[name]["ratio"] / without[size]["ratio"] - 1
+        for name in with_lora
+        if (size := name.partition(", LoRA")[0]) != name and size in without
+    }
 
 
 def _decision(part: Part, case: Case) -> None:
@@ -206,19 +221,17 @@ def _compiled(part: Part, case: Case, label: str) -> None:
     if not hasattr(case.transformer, "compile_repeated_blocks"):
         part.leave_out(f"{case.model.name}, {label}: this diffusers has no compile_repeated_blocks")
         return
-    wanted = {
-        name: call for name, call in case.coarse.items() if name.endswith("LoRA") == label.endswith("LoRA")
-    }
-    if label == "compiled, LoRA" and not wanted:
+    wanted = {name: call for name, call in case.coarse.items() if name.partition(", ")[2] == COMPILED[label]}
+    if label != "compiled" and not wanted:
         return
-    if label == "compiled":
+    if label in ("compiled", GRAPHS):
         torch._dynamo.config.recompile_limit = 64  # one graph a block class, size and LoRA
-        case.transformer.compile_repeated_blocks(
-            fullgraph=True, dynamic=False, backend="eager" if part.tiny else "inductor"
-        )
+        how = {"backend": "eager"} if part.tiny else {"mode": "reduce-overhead"} if label == GRAPHS else {}
+        case.transformer.compile_repeated_blocks(fullgraph=True, dynamic=False, **how)
     entry = part.results[case.model.name][label] = {"compile_s": {}, "difference": {}}
     candidates: dict[str, Call] = {}
-    for name, call in {"p": case.fine, **wanted}.items():
+    for name, uncompiled in {"p": case.fine, **wanted}.items():
+        call = _as_step(uncompiled) if label == GRAPHS else uncompiled
         if part.left() < (0 if part.tiny else COMPILING_S):
             part.leave_out(f"{case.model.name}, {label}, {name}: no time was left")
             break
@@ -229,7 +242,21 @@ def _compiled(part: Part, case: Case, label: str) -> None:
         part.save()
     if candidates:
         entry.update(_timed(part, candidates, 0.2))
+    without = part.results[case.model.name].get("compiled", {})
+    if label.startswith("compiled, LoRA"):
+        share = part.results[case.model.name].setdefault("LoRA over none, compiled", {})
+        share.update(_over_none({name: entry[name] for name in candidates if name in entry}, without))
     part.save()
+
+
+def _as_step(call: Call) -> Call:
+    """A step of its own for CUDA graphs, which write over the outputs of the step before."""
+
+    def step() -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return call()
+
+    return step
 
 
 def _difference(out: Tensor, eager: Tensor) -> float:

@@ -162,7 +162,8 @@ def _steps(results: dict) -> list[str]:
             continue
         tokens = ", ".join(f"{scale}p {count}" for scale, count in found["tokens"].items())
         rows = []
-        for mode in ("eager", "compiled", "compiled, LoRA", "pipeline", "decision"):
+        compiled = [mode for mode in found if mode.startswith("compiled")]
+        for mode in ("eager", *compiled, "pipeline", "decision"):
             for candidate, timed in found.get(mode, {}).items():
                 if isinstance(timed, dict) and "median_s" in timed:
                     rows.append(_step_row(mode, candidate, timed))
@@ -171,6 +172,11 @@ def _steps(results: dict) -> list[str]:
             lines += [f"Coarse calls: {found['coarse']}", ""]
         if rows:
             lines += [*_table(("mode", "what", "ms", "over the first"), rows), ""]
+        for how in ("eager", "compiled"):
+            shares = found.get(f"LoRA over none, {how}", {})
+            if shares:
+                listed = ", ".join(f"{name} {share:+.1%}" for name, share in shares.items())
+                lines += [f"The LoRA's share of a step, {how} (wanted: at most 5 %): {listed}.", ""]
     if not lines:
         return []
     note = (

@@ -1,8 +1,6 @@
 // The emulated kernels run on CPU tensors: no device to choose, no stream to wait for.
 #include "ops/cuda_call.h"
 
-#include "ops/checks.h"
-
 namespace ddit::ops {
 
 struct CudaCall::Device {};
@@ -12,9 +10,5 @@ CudaCall::CudaCall(const char* op, const torch::stable::Tensor& /*like*/) : op_(
 CudaCall::~CudaCall() = default;
 
 void* CudaCall::stream() const { return nullptr; }
-
-void CudaCall::check(int status) const {
-  ops::check(status == 0, op_, ": the emulated launch gave status ", status);
-}
 
 }  // namespace ddit::ops

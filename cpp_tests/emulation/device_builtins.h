@@ -20,10 +20,10 @@
 // __shared__ is left out: several blocks may be under way. cuda::block_shared and cuda::dynamic_shared
 // (kernels/cuda/launch.cuh) give each its own memory, filled with a pattern when it starts.
 
-#define threadIdx (ddit_emulation::thread_index)
-#define blockIdx (ddit_emulation::block_index)
-#define blockDim (ddit_emulation::block_size)
-#define gridDim (ddit_emulation::grid_size)
+inline constexpr uint3& threadIdx = ddit_emulation::thread_index;
+inline constexpr uint3& blockIdx = ddit_emulation::block_index;
+inline constexpr dim3& blockDim = ddit_emulation::block_size;
+inline constexpr dim3& gridDim = ddit_emulation::grid_size;
 #define warpSize 32
 
 // ---- Vector types

@@ -1,8 +1,8 @@
 """Removes one synchronisation from the CUDA kernels at a time and expects the emulated tests to notice.
 
 For every barrier, wait, atomic and fence in csrc/kernels/**/*.{cu,cuh}: a copy of the sources without it is built and
-its tests run, mode after mode, until one fails. A mutant that no mode notices survives: either a test is missing, or
-the line is not needed. Exit status 1 where one survives that is not in HARMLESS.
+its tests run, mode after mode in one process (mutant_modes.py), until one fails. A mutant that no mode notices
+survives: either a test is missing, or the line is not needed. Exit status 1 where one survives that is not in HARMLESS.
 
 python cpp_tests/emulation/mutants.py [--list] [--match TEXT] [--keep FOLDER]
 """
@@ -13,10 +13,12 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from mutant_modes import MODES as ALL_MODES
+
+MODES = len(ALL_MODES)
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("CMakeLists.txt", "cmake", "csrc", "cpp_tests/emulation", "ddit_ext/_version.py")
 
@@ -42,16 +44,6 @@ T not_done(T* target, T) {
 }  // namespace ddit_emulation
 #endif
 """
-
-# The most revealing first.
-MODES = (
-    {"DDIT_EMULATION_ORDER": "1", "DDIT_EMULATION_BLOCKS": "3"},
-    {},
-    {"DDIT_EMULATION_ORDER": "reverse"},
-    {"DDIT_EMULATION_COPIES": "eager"},
-    {"DDIT_EMULATION_ORDER": "2", "DDIT_EMULATION_BLOCKS": "2", "DDIT_EMULATION_COPIES": "eager"},
-    {"DDIT_EMULATION_ORDER": "3", "DDIT_EMULATION_BLOCKS": "4"},
-)
 
 # "file: the line's text (which of the equal lines)": why nothing can go wrong without it.
 HARMLESS: dict[str, str] = {}
@@ -124,23 +116,30 @@ class Copy:
         if not target.is_file() or target.read_bytes() != content:
             target.write_bytes(content)
 
-    def passes(self, tests: list[str], mode: dict[str, str], limit: float | None = None) -> bool:
-        """A crash and a test that does not come to an end are failures, too."""
-        library = self.folder / "build" / "libddit_ext_emu.so"
+    def failure(self, tests: list[str], modes: str, limit: int | None = None) -> str | None:
+        """The test and mode that fail, the first of them; None where all pass.
+
+        A crash is a failure, too, and so are tests that take more than `limit` seconds of a processor: an endless
+        loop, however busy the machine is.
+        """
         environment = {
             **os.environ,
-            **mode,
-            "DDIT_EXT_EMULATION_LIBRARY": str(library),
+            "DDIT_EXT_EMULATION_LIBRARY": str(self.folder / "build" / "libddit_ext_emu.so"),
             "DDIT_REQUIRE_EMULATION": "1",
+            "DDIT_MUTANT_MODES": modes,
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
         }
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "emu", *tests]
-        try:
-            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=limit)
-        except subprocess.TimeoutExpired:
-            return False
-        if done.returncode not in (0, 1) and b"no tests ran" in done.stdout:
-            raise SystemExit(f"no test was found in {tests}")
-        return done.returncode == 0
+        command = [sys.executable, "-m", "pytest", "-v", "-x", "--tb=no", "-p", "no:cacheprovider"]
+        command += ["-p", "mutant_modes", "-k", "emu", *tests]
+        if limit is not None:
+            command = ["bash", "-c", f'ulimit -t {limit}; exec "$@"', "limited", *command]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        if done.returncode not in (0, 1) and "no tests ran" in done.stdout:
+            raise SystemExit(f"no test was found in {tests}:\n{done.stdout}{done.stderr}")
+        if done.returncode == 0:
+            return None
+        started = re.findall(r"^\S+::(\S+) ", done.stdout, re.MULTILINE)
+        return started[-1] if started else f"status {done.returncode} before any test"
 
 
 def tests_of(file: Path) -> list[str]:
@@ -175,21 +174,18 @@ def main() -> int:
         copy.build()
         limits = {}
         for file in sorted({mutant.file for mutant in mutants}):
-            start = time.monotonic()
-            if not copy.passes(tests_of(file), {}):
-                raise SystemExit(f"the tests of {file} fail as it is")
-            limits[file] = 60 + 5 * (time.monotonic() - start)
+            before = os.times().children_user
+            if failed := copy.failure(tests_of(file), "one"):
+                raise SystemExit(f"the tests of {file} fail as it is: {failed}")
+            limits[file] = 60 + 5 * MODES * round(os.times().children_user - before)
         for mutant in mutants:
             copy.write(mutant.file, mutant.mutated.encode())
             copy.build()
-            noticed = next(
-                (mode for mode in MODES if not copy.passes(tests_of(mutant.file), mode, limits[mutant.file])),
-                None,
-            )
+            noticed = copy.failure(tests_of(mutant.file), "all", limits[mutant.file])
             copy.write(mutant.file, (ROOT / mutant.file).read_bytes())
             reason = HARMLESS.get(mutant.name)
             if noticed is not None:
-                print(f"noticed   {mutant.file}:{mutant.line} {mutant.text} {noticed or ''}", flush=True)
+                print(f"noticed   {mutant.file}:{mutant.line} {mutant.text}  by {noticed}", flush=True)
                 if reason:
                     survivors.append(f"{mutant.name}: is in HARMLESS, but the tests notice it")
             elif reason:

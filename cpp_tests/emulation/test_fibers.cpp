@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/atomics.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/shared_memory.cuh"
 #include "test_setting.h"
 
 namespace {

@@ -1,10 +1,7 @@
 #include "ops/cuda_call.h"
 
-#include <cuda_runtime_api.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
-
-#include <string>
 
 #include "ops/checks.h"
 
@@ -31,20 +28,6 @@ void* CudaCall::stream() const {
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_->index, &stream));
   return stream;
-}
-
-void CudaCall::check(int status) const {
-  if (status == cudaSuccess) return;
-  const auto error = static_cast<cudaError_t>(status);
-  if (error == cudaErrorNoKernelImageForDevice) {
-    cudaDeviceProp properties{};
-    cudaGetDeviceProperties(&properties, device_->index);
-    ops::check(false, op_, ": ", properties.name, " has compute capability ", properties.major, ".",
-               properties.minor, ", but this build of ddit_ext holds kernels for ",
-               DDIT_EXT_CUDA_ARCHITECTURES, " only; set TORCH_CUDA_ARCH_LIST=", properties.major, ".",
-               properties.minor, " and build again");
-  }
-  ops::check(false, op_, ": ", cudaGetErrorName(error), ": ", cudaGetErrorString(error));
 }
 
 }  // namespace ddit::ops

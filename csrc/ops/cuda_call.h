@@ -1,5 +1,6 @@
 // What every op needs around its CUDA kernel: the device, the stream, and an error that names the op.
-// cuda_call.cpp serves a GPU; the emulation (cpp_tests/emulation) has its own.
+// cuda_call.cpp serves a GPU, the emulation (cpp_tests/emulation) has its own; the errors of cuda_status.cpp
+// serve both.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -19,7 +20,8 @@ class CudaCall {
   // torch's current stream on that device, a cudaStream_t.
   void* stream() const;
 
-  // Throws, naming the op, where a kernel's status is not success.
+  // Throws, naming the op, where a kernel's status is not success: what this build holds and the GPU or its
+  // driver lacks, or that a kernel before this one has failed.
   void check(int status) const;
 
  private:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .grid import Grid
+from .low_rank import LowRankLayers
 from .swap import swapped
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Steering(ABC):
         self._transformer = weakref.ref(transformer)
         self._parameters = tuple(inspect.signature(type(transformer).forward).parameters)[1:]
         self._merged = {name: _adapter_state(transformer, name) for name in self.REPLACED}
-        self._lora: weakref.WeakKeyDictionary[nn.Module, dict[str, tuple]] = weakref.WeakKeyDictionary()
+        self.low_rank = LowRankLayers()
 
     @property
     def transformer(self) -> nn.Module:
@@ -181,25 +182,9 @@ class Steering(ABC):
         grid = self.grid(arguments)
         step = weights.prepare(self.cells(arguments, grid), sigma)
         changes, replacements = self._rewrite(arguments, weights, grid, step)
-        with swapped(self.transformer, replacements | self._low_rank(weights)):
+        replacements |= self.low_rank.of(self.transformer, weights)
+        with swapped(self.transformer, replacements):
             yield arguments | changes
-
-    def _low_rank(self, weights: ScaleWeights) -> dict[str, nn.Module]:
-        """The module at each low-rank target, whatever stands there, with the addition around it.
-
-        The wrappers are kept from call to call: a compiled model then meets the same objects again.
-        """
-        if not weights.lora:
-            return {}
-        from ..multiscale.lora import LowRankLinear
-
-        transformer = self.transformer
-        kept = self._lora.setdefault(weights, {})
-        for name, low_rank in weights.lora.items():
-            module = transformer.get_submodule(name)
-            if name not in kept or kept[name][0] is not module or kept[name][1] is not low_rank:
-                kept[name] = (module, low_rank, LowRankLinear(module, low_rank))
-        return {name: kept[name][2] for name in weights.lora}
 
 
 def needed(arguments: dict[str, Any], name: str) -> Tensor:

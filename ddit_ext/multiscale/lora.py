@@ -36,12 +36,34 @@ class LowRank(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], in the dtype of ``x`` (or autocast's)."""
-        a, b = self.a, self.b
-        if a.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
-            a, b = a.to(x.dtype), b.to(x.dtype)
-        # The scale is applied to the r numbers between the factors, the smallest tensor of the three.
-        down = F.linear(x, a)
-        return F.linear(down if self.scale == 1.0 else down * self.scale, b)
+        a, b = self._factors(x)
+        return F.linear(self._scaled(F.linear(x, a)), b)
+
+    def add_to(self, y: Tensor, x: Tensor, *, in_place: bool) -> Tensor:
+        """``y + self(x)``: [..., out] and [..., in] -> [..., out]; the sum is one product that accumulates.
+
+        in_place: whether the result may be written over ``y``, as it is where nothing has to be kept for a
+        backward. Then nothing of the size of ``y`` is allocated; docs/feed-forward-lora.md counts the bytes.
+        """
+        a, b = self._factors(x)
+        low = F.linear(x, a)
+        if low.dtype != y.dtype or y.numel() == 0:  # a base with an output dtype of its own
+            return y + F.linear(self._scaled(low), b)
+        rows, low, b = y.reshape(-1, y.shape[-1]), low.reshape(-1, low.shape[-1]), b.to(y.dtype).t()
+        if in_place and y.is_contiguous() and not torch.is_grad_enabled():
+            rows.addmm_(low, b, alpha=self.scale)
+            return y
+        return torch.addmm(rows, low, b, alpha=self.scale).view(y.shape)
+
+    def _factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """a and b as a product with ``x`` takes them; under autocast they are cast by the product."""
+        if self.a.dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
+            return self.a, self.b
+        return self.a.to(x.dtype), self.b.to(x.dtype)
+
+    def _scaled(self, low: Tensor) -> Tensor:
+        """The scale is applied to the r numbers between the factors, the smallest tensor of the three."""
+        return low if self.scale == 1.0 else low * self.scale
 
 
 class LowRankLinear(nn.Module):
@@ -57,7 +79,9 @@ class LowRankLinear(nn.Module):
         self.low_rank = low_rank
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
-        return self.base(x, *args, **kwargs) + self.low_rank(x)
+        y = self.base(x, *args, **kwargs)
+        # Whoever hooks the base may keep what it returned.
+        return self.low_rank.add_to(y, x, in_place=not self.base._forward_hooks)
 
     def __getattr__(self, name: str):
         try:

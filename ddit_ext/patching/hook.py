@@ -83,6 +83,7 @@ class PatchHook:
         for part in self.parts:
             part.caches.drop()
             part.adapter = None  # a handle that is kept for its report keeps no weights
+            part.steering.low_rank.clear()
 
     def before(
         self, part: Part, module: nn.Module, args: tuple, kwargs: dict[str, Any]
@@ -195,6 +196,8 @@ class PatchHook:
         if isinstance(self.decider.policy, TimedBudget):
             self.decider.policy.estimate(self._costs(arguments), arguments["hidden_states"].shape)
         self.decider.begin(run.total)
+        for part in self.parts:
+            part.steering.low_rank.begin_run(part.steering.transformer, self._remark)
         if getattr(self.decider.policy, "remark", None):
             self._remark(self.decider.policy.remark)
         first = self.decider.order + (self.decider.source == "outputs")

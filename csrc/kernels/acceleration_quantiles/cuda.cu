@@ -12,6 +12,7 @@
 #include "kernels/acceleration_quantiles/cuda_tile.cuh"
 #include "kernels/cuda/atomics.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/shared_memory.cuh"
 
 namespace ddit::kernels::acceleration_quantiles {
 namespace {

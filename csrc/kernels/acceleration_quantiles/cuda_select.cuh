@@ -5,7 +5,7 @@
 
 #include "kernels/acceleration_quantiles/cuda_plan.h"
 #include "kernels/acceleration_quantiles/cuda_tile.cuh"
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/shared_memory.cuh"
 
 namespace ddit::kernels::acceleration_quantiles {
 

@@ -1,5 +1,5 @@
-// How a kernel is launched and where it finds its shared memory. Kernels use these instead of <<<>>> and
-// extern __shared__, which only nvcc can read: cpp_tests/emulation has a twin of this header for g++.
+// How a kernel is launched: instead of <<<>>>, which only nvcc can read. The emulation compiles this very
+// file, with a CUDA runtime of its own (cpp_tests/emulation/include/cuda_runtime.h).
 #pragma once
 
 #include <cuda_runtime.h>
@@ -48,20 +48,6 @@ inline int zero_async(void* memory, size_t bytes, void* stream) {
   const cudaError_t status = cudaMemsetAsync(memory, 0, bytes, static_cast<cudaStream_t>(stream));
   if (status != cudaSuccess) cudaGetLastError();
   return static_cast<int>(status);
-}
-
-// The memory that `dynamic_shared_bytes` of launch() asks for, aligned to 128 bytes.
-template <class T>
-__device__ __forceinline__ T* dynamic_shared() {
-  extern __shared__ __align__(128) unsigned char ddit_dynamic_shared[];
-  return reinterpret_cast<T*>(ddit_dynamic_shared);
-}
-
-// One T of the block, uninitialised; the same one wherever it is asked for. T is an aggregate made for this.
-template <class T>
-__device__ __forceinline__ T& block_shared() {
-  __shared__ T memory;
-  return memory;
 }
 
 }  // namespace ddit::kernels::cuda

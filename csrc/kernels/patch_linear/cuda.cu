@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/patch_linear/kernel.cuh"
 #include "kernels/patch_linear/params.h"
 #include "kernels/patch_linear/units.h"

@@ -8,7 +8,7 @@
 // A LoRA of a rank beyond one slice goes on in further passes for its next ranks.
 #pragma once
 
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/shared_memory.cuh"
 #include "kernels/patch_linear/product.cuh"
 
 namespace ddit::kernels::patch_linear {
