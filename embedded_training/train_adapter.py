@@ -35,6 +35,15 @@ def main() -> None:
     parser.add_argument("--positions", choices=("centre", "grid"), default="centre")
     parser.add_argument("--start", choices=get_args(Start), default="noise_matched")
     parser.add_argument("--normalise", choices=("teacher", "level", "none"), default="level")
+    parser.add_argument(
+        "--noise-range",
+        nargs=3,
+        type=float,
+        action="append",
+        default=[],
+        metavar=("SCALE", "LOW", "HIGH"),
+        help="train this patch size on these noise levels only; may be given for each",
+    )
     arguments = parser.parse_args()
 
     pipe = embedded.load("flux").pipeline
@@ -64,6 +73,7 @@ def main() -> None:
         steps=arguments.steps,
         lr=arguments.rate,
         normalise=arguments.normalise,
+        noise_range={int(scale): (low, high) for scale, low, high in arguments.noise_range},
         sigma_shift=SHIFT,
         checkpoint_every=250,
     )
