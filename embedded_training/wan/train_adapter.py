@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--rate", type=float, default=3e-3)
     arguments = parser.parse_args()
 
     pipe = embedded.load("wan").pipeline
@@ -46,7 +46,7 @@ def main() -> None:
             clips, ids, mask = corpus.batch(latents, arguments.batch, EMPTY_SHARE)
         return clips, {"encoder_hidden_states": encode_text(pipe.text_encoder, ids, mask)}
 
-    adapter = Adapter.create(pipe.transformer, scales=(2, 4), rank=arguments.rank)
+    adapter = Adapter.create(pipe.transformer, scales=(2, 4), rank=arguments.rank, start="blended")
     config = DistillConfig(
         steps=arguments.steps, lr=arguments.rate, sigma_shift=architecture.FLOW_SHIFT, checkpoint_every=100
     )
