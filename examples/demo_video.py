@@ -52,8 +52,8 @@ def contact_sheet(trios: list[Trio], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(15, 3.1 * len(trios) + 0.6), constrained_layout=True)
-    grid = figure.add_gridspec(3 * len(trios), 2, width_ratios=(2, 5))
+    figure = plt.figure(figsize=(12, 3.4 * len(trios) + 0.6), constrained_layout=True)
+    grid = figure.add_gridspec(3 * len(trios), 2, width_ratios=(3, 8))
     for number, trio in enumerate(trios):
         token_bars(figure.add_subplot(grid[3 * number : 3 * number + 3, 0]), trio)
         for way, (shown, name, seconds) in enumerate(zip(trio.shown, WAYS, trio.seconds, strict=True)):
