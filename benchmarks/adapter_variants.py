@@ -45,6 +45,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lr 4e-3": {"lr": 4e-3},
     "matching features 0.1": {"feature_weight": 0.1},
     "no LoRA": {"rank": 0},
+    "refinement reads tokens": {"refinement_tokens": True},
+    "refinement of 512": {"refinement_hidden": 512},
+    "refinement of 512 reads tokens": {"refinement_tokens": True, "refinement_hidden": 512},
     "no g(σ)": {"detail_residual": False},
     "error over teacher's power": {"normalise": "teacher"},
     "rank 8": {"rank": 8},
@@ -52,7 +55,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "matching features 0.5": {"feature_weight": 0.5},
     "PI-resize start, no residual": {"start": "pi_resize", "detail_residual": False, "refinement_hidden": 0},
 }
-ADAPTER_KEYS = {"rank", "start", "positions", "refinement_hidden", "detail_residual"}
+ADAPTER_KEYS = {"rank", "start", "positions", "refinement_hidden", "refinement_tokens", "detail_residual"}
 
 
 class RememberedTeacher:

@@ -37,13 +37,14 @@ TEST(AdapterFile, ReadsEveryChoiceOfAScale) {
   tiny.scales =
       R"([{"scale": 2, "patch_size": 1, "width": 2, "in_channels": 1, "out_channels": 1, "rank": 1,
           "start": "pi_resize", "positions": "grid", "detail_residual": false, "detail_variance": 4.1e-1,
-          "lora_scale": 0.5, "refinement_hidden": 0, "refinement_knots": 3}])";
+          "lora_scale": 0.5, "refinement_hidden": 0, "refinement_knots": 3, "refinement_tokens": true}])";
   const ddit::ScaleSpec spec = tiny.load().scales()[0];
   EXPECT_TRUE(spec.start == ddit::Start::kPiResize);
   EXPECT_FALSE(spec.centred || spec.detail_residual);
   EXPECT_EQ(spec.detail_variance.value(), 0.41);
   EXPECT_EQ(spec.lora_scale, 0.5);
   EXPECT_EQ(spec.refinement_knots, 3);
+  EXPECT_TRUE(spec.refinement_tokens);
 }
 
 TEST(AdapterFile, ReadsALoraThatTheFirstScaleHasNot) {

@@ -23,6 +23,17 @@ from .flow import SHIFT
 from .train_flux import GUIDANCE, Corpus
 
 
+@torch.no_grad()
+def grow(adapter: Adapter, smaller: Adapter) -> None:
+    """Copies ``smaller`` into the leading rows and columns of a new adapter, which then computes the same.
+
+    What a larger rank or perceptron adds has an output of zeros in a new adapter, so it does nothing yet.
+    """
+    own = dict(adapter.named_parameters())
+    for name, tensor in smaller.named_parameters():
+        own[name][tuple(slice(size) for size in tensor.shape)] = tensor
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/embedded"))
@@ -32,6 +43,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--hidden", type=int, default=512, help="width of the residual's perceptron")
+    parser.add_argument(
+        "--grow", type=Path, default=None, help="an adapter to start from, of no larger widths"
+    )
+    parser.add_argument("--residual-rate", type=float, default=None)
     parser.add_argument("--positions", choices=("centre", "grid"), default="centre")
     parser.add_argument("--start", choices=get_args(Start), default="noise_matched")
     parser.add_argument("--normalise", choices=("teacher", "level", "none"), default="level")
@@ -66,12 +82,17 @@ def main() -> None:
         pipe.transformer,
         scales=(2, 4),
         rank=arguments.rank,
+        refinement_hidden=arguments.hidden,
+        refinement_tokens=True,
         start=arguments.start,
         positions=arguments.positions,
     )
+    if arguments.grow:
+        grow(adapter, Adapter.load(arguments.grow, pipe.transformer))
     config = DistillConfig(
         steps=arguments.steps,
         lr=arguments.rate,
+        lr_residual=arguments.residual_rate,
         normalise=arguments.normalise,
         noise_range={int(scale): (low, high) for scale, low, high in arguments.noise_range},
         sigma_shift=SHIFT,

@@ -61,7 +61,7 @@ def varied_adapter(folder: Path) -> Path:
     """Random weights with every choice that a coarse step knows; one clean condition channel; a LoRA from 3p on."""
     size = {"patch_size": 2, "width": 6, "in_channels": 3, "out_channels": 2}
     specs = [
-        ScaleSpec(scale=2, **size, detail_variance=0.3, refinement_hidden=5),
+        ScaleSpec(scale=2, **size, detail_variance=0.3, refinement_hidden=5, refinement_tokens=True),
         ScaleSpec(scale=3, **size, start="pi_resize", positions="grid", detail_residual=False, rank=2),
         ScaleSpec(scale=4, **size, start="blended", refinement_hidden=3, lora_scale=0.5, rank=2),
     ]

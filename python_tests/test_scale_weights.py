@@ -116,6 +116,25 @@ def test_every_parameter_is_trained():
     assert idle == []
 
 
+def test_the_refinement_of_a_patch_reads_its_own_token():
+    """By the definition: what W_out·silu(W_in·patch + W_token·token + …) adds changes with that token alone."""
+    refinement = Adapter.create(tiny_flux(), [2], rank=0, refinement_hidden=6).own(2).refinement
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in refinement.parameters():
+            parameter.normal_()
+    cells, sigma = torch.randn(1, 1, 4, 6, 4, 2, 2), torch.tensor([0.5])
+    tokens = torch.randn(1, 6, refinement.token_weight.shape[1])
+    patches = cells.view(1, 2, 2, 3, 2, 4, 2, 2).permute(0, 1, 3, 5, 2, 6, 4, 7).reshape(6, -1)
+    level = torch.cos(0.5 * torch.pi * torch.arange(8)) @ refinement.level_weight.T
+    hidden = patches @ refinement.input_weight.flatten(1).T + refinement.input_bias + level
+    hidden = torch.nn.functional.silu(hidden + tokens[0] @ refinement.token_weight.T)
+    wanted = hidden @ refinement.output_weight.flatten(0, 2).T + refinement.output_bias.flatten()
+    got = refinement(cells, sigma, tokens)
+    got = got.view(1, 2, 2, 3, 2, 4, 2, 2).permute(0, 1, 3, 5, 2, 6, 4, 7).reshape(6, -1)
+    torch.testing.assert_close(got, wanted)
+
+
 @pytest.mark.parametrize("trained", [False, True])
 def test_bfloat16_is_close_to_float32(trained):
     transformer = tiny_flux()
@@ -158,6 +177,7 @@ def test_what_does_not_fit_is_named(cells, sigma, text):
         ({"scale": 1}, "scale must be a positive integer"),
         ({"start": "warm"}, "start must be one of noise_matched, pi_resize, blended, got 'warm'"),
         ({"positions": "edge"}, 'positions must be "centre" or "grid"'),
+        ({"refinement_tokens": 1}, "refinement_tokens must be True or False, got 1"),
         ({"in_channels": 2}, "in_channels must be at least out_channels"),
     ],
 )

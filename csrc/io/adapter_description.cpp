@@ -91,6 +91,7 @@ ScaleSpec read_scale(JsonReader& json) {
   fields.add("lora_scale", false, [&] { spec.lora_scale = json.number(); });
   fields.whole("refinement_hidden", false, 0, spec.refinement_hidden);
   fields.whole("refinement_knots", false, 2, spec.refinement_knots);
+  fields.add("refinement_tokens", false, [&] { spec.refinement_tokens = json.boolean(); });
   fields.read();
   if (spec.in_channels < spec.out_channels)
     json.fail("in_channels must be at least out_channels, got " + std::to_string(spec.in_channels) + " and " +

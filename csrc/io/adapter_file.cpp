@@ -82,6 +82,7 @@ std::map<std::string, std::vector<int64_t>> AdapterFile::shapes(const ScaleSpec&
     shapes["refinement.input_weight"] = {hidden, in, side, side};
     shapes["refinement.input_bias"] = {hidden};
     shapes["refinement.level_weight"] = {hidden, kLevelFeatures};
+    if (spec.refinement_tokens) shapes["refinement.token_weight"] = {hidden, D};
     shapes["refinement.output_weight"] = {out, side, side, hidden};
     shapes["refinement.output_bias"] = {out, side, side};
   }
@@ -100,7 +101,8 @@ void AdapterFile::check_tensors() const {
   // Many scales times many layers would be more names than any file has: counted before they are written out.
   size_t expected = 0;
   for (const ScaleSpec& spec : scales_)
-    expected += 5 + (spec.rank > 0 ? 2 * lora_layers_.size() : 0) + (spec.refinement_hidden > 0 ? 6 : 0);
+    expected += 5 + (spec.rank > 0 ? 2 * lora_layers_.size() : 0) +
+                (spec.refinement_hidden > 0 ? 6 + spec.refinement_tokens : 0);
   if (expected != tensors_->tensors().size())
     throw FileError(file + ": expected " + std::to_string(expected) + " tensors, got " +
                     std::to_string(tensors_->tensors().size()));

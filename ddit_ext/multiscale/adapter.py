@@ -105,8 +105,9 @@ class Adapter(nn.Module):
         detail_variance: Mapping[int, float] | None = None,
         detail_residual: bool = True,
         lora_alpha: float | None = None,
-        refinement_hidden: int = 256,
+        refinement_hidden: int = 512,
         refinement_knots: int = 16,
+        refinement_tokens: bool = True,
         seed: int = 0,
     ) -> Adapter:
         """A trainable adapter whose coarse step is, until trained, exactly that of :meth:`training_free`.
@@ -114,8 +115,9 @@ class Adapter(nn.Module):
         Args:
             rank: of the feed-forward LoRA, one per patch size; 0 for none.
             lora_alpha: the LoRA is scaled by lora_alpha / rank; None: by 1.
-            refinement_hidden: width of the residual's perceptron, at most C_out·(s·p)²; 0 for no refinement.
+            refinement_hidden: width of the residual's perceptron; 0 for no refinement.
             refinement_knots: knots of the corrections to α, β and g over σ.
+            refinement_tokens: whether that perceptron also reads the tokens that leave the blocks.
             seed: of the random first factors (B and the last layers are zero); the global generators are not
                 used.
         """
@@ -135,6 +137,7 @@ class Adapter(nn.Module):
             rank=rank,
             lora_scale=1.0 if lora_alpha is None or not rank else lora_alpha / rank,
             refinement_knots=refinement_knots,
+            refinement_tokens=refinement_tokens,
         )
 
     @classmethod
@@ -160,7 +163,7 @@ class Adapter(nn.Module):
                 in_channels=in_channels,
                 out_channels=out_channels,
                 detail_variance=(detail_variance or {}).get(scale),
-                refinement_hidden=min(refinement_hidden, out_channels * (scale * patch) ** 2),
+                refinement_hidden=refinement_hidden,
                 **choices,
             )
             for scale in dict.fromkeys(scales)

@@ -61,8 +61,9 @@ class CoarseStep:
         grid = list(cells.shape[1:4])
         if self._frames is not None:
             tokens = tokens.unflatten(1, (self._frames, -1)).flatten(0, 1)
+        tokens = tokens.to(self._dtype)
         coarse = ops.patch_deembed(
-            tokens.to(self._dtype),
+            tokens,
             weights.deembed_weight.to(self._dtype),
             weights.deembed_bias.to(self._dtype),
             None,
@@ -87,7 +88,7 @@ class CoarseStep:
         velocity = coarse * alpha.view(-1, 1, 1, 1, 1, 1, 1)
         velocity += join_bands(pixels, low, gain, beta, coarse)
         if refinement is not None:
-            velocity += refinement(cells, sigma, self._dtype)
+            velocity += refinement(cells, sigma, tokens)
         velocity = velocity.to(cells.dtype)
         return velocity if self._frames is None else velocity.squeeze(1).unflatten(0, (-1, self._frames))
 

@@ -63,12 +63,22 @@ class Refinement(nn.Module):
     """What training may change about the residual; exactly nothing at the start.
 
     ``knots`` [3, K] are corrections to α, β and g, piecewise linear in σ between K equidistant knots on [0,
-    1]. A two-layer perceptron reads the noisy patch (all input channels) and the noise level and adds to the
-    velocity of the patch; its last layer starts at zero. Both layers are patch products, so a ragged edge
-    needs no special case.
+    1]. A two-layer perceptron reads the noisy patch (all input channels), the noise level and, where ``width``
+    is given, the token that leaves the blocks, which knows what the detail belongs to. It adds to the velocity
+    of the patch; its last layer starts at zero. Its layers on patches are patch products, so a ragged edge needs
+    no special case.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, patch: int, scale: int, hidden: int, knots: int):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        patch: int,
+        scale: int,
+        hidden: int,
+        knots: int,
+        width: int | None = None,
+    ):
         super().__init__()
         if hidden < 1 or knots < 2:
             raise ValueError(f"hidden must be at least 1 and knots at least 2, got {hidden} and {knots}")
@@ -78,6 +88,7 @@ class Refinement(nn.Module):
         self.input_weight = nn.Parameter(torch.empty(hidden, in_channels, side, side))
         self.input_bias = nn.Parameter(torch.zeros(hidden))
         self.level_weight = nn.Parameter(torch.zeros(hidden, LEVEL_FEATURES))
+        self.token_weight = None if width is None else nn.Parameter(torch.zeros(hidden, width))
         self.output_weight = nn.Parameter(torch.zeros(out_channels, side, side, hidden))
         self.output_bias = nn.Parameter(torch.zeros(out_channels, side, side))
 
@@ -87,6 +98,8 @@ class Refinement(nn.Module):
             bound = math.sqrt(3 / self.input_weight[0].numel())
             self.input_weight.uniform_(-bound, bound, generator=generator)
             self.level_weight.uniform_(-0.5, 0.5, generator=generator)
+            if self.token_weight is not None:
+                self.token_weight.zero_()
             for parameter in (self.knots, self.input_bias, self.output_weight, self.output_bias):
                 parameter.zero_()
 
@@ -97,8 +110,15 @@ class Refinement(nn.Module):
         left = position.long().clamp(max=knots.shape[1] - 2)
         return torch.lerp(knots[:, left], knots[:, left + 1], position - left)
 
-    def forward(self, cells: Tensor, sigma: Tensor, dtype: torch.dtype) -> Tensor:
-        """Addition to the velocity [B, F, h, w, C_out, p, p], from cells [B, F, h, w, C_in, p, p]."""
+    def forward(self, cells: Tensor, sigma: Tensor, tokens: Tensor) -> Tensor:
+        """Addition to the velocity [B, F, h, w, C_out, p, p], computed in the dtype of ``tokens``.
+
+        Args:
+            cells: [B, F, h, w, C_in, p, p].
+            sigma: [B].
+            tokens: [B, N_s, D], what goes into the de-embedding; looked at only where ``token_weight`` is there.
+        """
+        dtype = tokens.dtype
         grid = list(cells.shape[1:4])
         frequencies = torch.arange(LEVEL_FEATURES, device=sigma.device, dtype=torch.float32) * math.pi
         level = torch.cos(sigma.float()[:, None] * frequencies) @ self.level_weight.float().T
@@ -111,7 +131,10 @@ class Refinement(nn.Module):
             1.0,
             self.scale,
         )
-        hidden = F.silu(hidden + level[:, None].to(dtype))
+        hidden = hidden + level[:, None].to(dtype)
+        if self.token_weight is not None:
+            hidden = hidden + F.linear(tokens, self.token_weight.to(dtype))
+        hidden = F.silu(hidden)
         return ops.patch_deembed(
             hidden,
             self.output_weight.to(dtype),

@@ -30,6 +30,7 @@ class ScaleSpec:
     lora_scale: float = 1.0
     refinement_hidden: int = 0  # 0: the residual is the analytic one
     refinement_knots: int = 16
+    refinement_tokens: bool = False  # whether its perceptron reads the tokens from the blocks
 
     def __post_init__(self):
         for name in ("scale", "patch_size", "width", "in_channels", "out_channels"):
@@ -50,8 +51,9 @@ class ScaleSpec:
             raise AdapterError(
                 f"detail_variance must be None or a number that is not negative, got {self.detail_variance!r}"
             )
-        if not isinstance(self.detail_residual, bool):
-            raise AdapterError(f"detail_residual must be True or False, got {self.detail_residual!r}")
+        for name in ("detail_residual", "refinement_tokens"):
+            if not isinstance(getattr(self, name), bool):
+                raise AdapterError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.start not in get_args(Start):
             raise AdapterError(f"start must be one of {', '.join(get_args(Start))}, got {self.start!r}")
         if self.positions not in ("centre", "grid"):

@@ -46,6 +46,7 @@ class ScaleWeights(nn.Module):
                 spec.scale,
                 spec.refinement_hidden,
                 spec.refinement_knots,
+                spec.width if spec.refinement_tokens else None,
             )
         # A ModuleDict takes no dots in its keys.
         self.lora_modules = nn.ModuleDict()

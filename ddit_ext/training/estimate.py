@@ -215,8 +215,9 @@ def _meta_adapter(transformer: nn.Module, settings: TrainSettings) -> Adapter:
             in_channels=inside,
             out_channels=outside,
             rank=chosen.rank,
-            refinement_hidden=min(chosen.refinement_hidden, outside * (scale * patch) ** 2),
+            refinement_hidden=chosen.refinement_hidden,
             refinement_knots=chosen.refinement_knots,
+            refinement_tokens=chosen.refinement_tokens,
         )
         for scale in chosen.scales
     ]

@@ -39,8 +39,9 @@ class AdapterSettings:
     detail_variance: Mapping[int, float] | None = None
     detail_residual: bool = True
     lora_alpha: float | None = None
-    refinement_hidden: int = 256
+    refinement_hidden: int = 512
     refinement_knots: int = 16
+    refinement_tokens: bool = True
     seed: int = 0
 
     def __post_init__(self):

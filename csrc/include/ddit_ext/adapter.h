@@ -29,6 +29,7 @@ struct Refinement {
   at::Tensor input_weight;   // [hidden, C_in, s*p, s*p]
   at::Tensor input_bias;     // [hidden]
   at::Tensor level_weight;   // [hidden, 8]
+  at::Tensor token_weight;   // [hidden, D], or undefined: the tokens are not looked at
   at::Tensor output_weight;  // [C_out, s*p, s*p, hidden]
   at::Tensor output_bias;    // [C_out, s*p, s*p]
 };
@@ -90,12 +91,14 @@ class Adapter {
       }
     }
     if (spec.refinement_hidden > 0) {
-      weights.refinement = Refinement{own("refinement.knots").to(device, at::kFloat),
-                                      cast(own("refinement.input_weight")),
-                                      cast(own("refinement.input_bias")),
-                                      cast(own("refinement.level_weight")),
-                                      cast(own("refinement.output_weight")),
-                                      cast(own("refinement.output_bias"))};
+      weights.refinement =
+          Refinement{own("refinement.knots").to(device, at::kFloat),
+                     cast(own("refinement.input_weight")),
+                     cast(own("refinement.input_bias")),
+                     cast(own("refinement.level_weight")),
+                     spec.refinement_tokens ? cast(own("refinement.token_weight")) : at::Tensor(),
+                     cast(own("refinement.output_weight")),
+                     cast(own("refinement.output_bias"))};
     }
     return weights;
   }

@@ -31,6 +31,7 @@ struct ScaleSpec {
   double lora_scale = 1.0;
   int64_t refinement_hidden = 0;  // 0: the residual is the analytic one
   int64_t refinement_knots = 16;
+  bool refinement_tokens = false;  // whether the perceptron reads the tokens that leave the blocks
 };
 
 // Of one linear layer of the transformer.

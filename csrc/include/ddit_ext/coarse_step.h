@@ -91,7 +91,7 @@ class CoarseStep {
       gain = gain + more[2];
     }
     at::Tensor velocity = coarse * column(alpha) + join_bands(pixels, low, gain, beta);
-    if (weights_.refinement) velocity += refine(*weights_.refinement);
+    if (weights_.refinement) velocity += refine(*weights_.refinement, tokens);
     return velocity.to(cells_.scalar_type());
   }
 
@@ -192,14 +192,16 @@ class CoarseStep {
   }
 
   // The perceptron's addition to the velocity, as cells.
-  at::Tensor refine(const Refinement& part) const {
+  at::Tensor refine(const Refinement& part, const at::Tensor& tokens) const {
     const at::Tensor frequencies =
         at::arange(part.level_weight.size(1), sigma_.options()) * 3.14159265358979323846;
     const at::Tensor level =
         (sigma_.unsqueeze(1) * frequencies).cos().matmul(part.level_weight.to(at::kFloat).t());
     at::Tensor hidden =
         patch_embed(cells_, part.input_weight, part.input_bias, {}, {}, 1.0, weights_.spec.scale);
-    hidden = at::silu(hidden + level.unsqueeze(1).to(hidden.scalar_type()));
+    hidden = hidden + level.unsqueeze(1).to(hidden.scalar_type());
+    if (part.token_weight.defined()) hidden = hidden + at::linear(tokens, part.token_weight);
+    hidden = at::silu(hidden);
     return patch_deembed(hidden, part.output_weight, part.output_bias, {}, {}, 1.0, weights_.spec.scale,
                          grid());
   }
