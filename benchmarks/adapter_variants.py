@@ -27,6 +27,7 @@ from ddit_ext.training import DistillConfig, distill, evaluate_coarse_error, obj
 
 #: What every variant starts from; `train_adapter.py` has these settings, and trains longer.
 ADAPTER = {"scales": (2, 4), "rank": 16, "start": "noise_matched", "positions": "centre"}
+ADAPTER |= {"refinement_hidden": 256, "refinement_tokens": False}
 TRAINING = {"lr": 2e-3, "normalise": "level", "sigma_shift": 1.6487, "warmup": 20, "ema": 0.97, "seed": 0}
 USED = {2: (0.3, 1.0), 4: (0.6, 1.0)}
 GUIDANCE = (1.0, 5.0)  # as the base was trained for
@@ -45,9 +46,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lr 4e-3": {"lr": 4e-3},
     "matching features 0.1": {"feature_weight": 0.1},
     "no LoRA": {"rank": 0},
-    "refinement reads tokens": {"refinement_tokens": True},
-    "refinement of 512": {"refinement_hidden": 512},
-    "refinement of 512 reads tokens": {"refinement_tokens": True, "refinement_hidden": 512},
+    "perceptron of 256 at both sizes": {"refinement_hidden": 256},
+    "perceptron of 256 reads tokens": {"refinement_tokens": True},
+    "perceptron of 512": {"refinement_hidden": 512},
+    "perceptron of 512 reads tokens": {"refinement_tokens": True, "refinement_hidden": 512},
     "no g(σ)": {"detail_residual": False},
     "error over teacher's power": {"normalise": "teacher"},
     "rank 8": {"rank": 8},

@@ -1,4 +1,4 @@
-"""What the training scripts share: atomic, resumable checkpoints without pickle, and running averages of weights."""
+"""What the training scripts share: atomic checkpoints without pickle, averages of weights, grown adapters."""
 
 from __future__ import annotations
 
@@ -84,3 +84,14 @@ class AveragedModules:
         decay = min(self.decay, (1 + step) / (10 + step))  # a short memory while the weights still move fast
         for name, average in self.averages.items():
             torch._foreach_lerp_(list(average.parameters()), list(modules[name].parameters()), 1 - decay)
+
+
+@torch.no_grad()
+def grow(adapter: torch.nn.Module, smaller: torch.nn.Module) -> None:
+    """Copies ``smaller`` into the leading rows and columns of a new adapter, which then computes the same.
+
+    What a larger rank or perceptron adds has an output of zeros in a new adapter, so it does nothing yet.
+    """
+    own = dict(adapter.named_parameters())
+    for name, tensor in smaller.named_parameters():
+        own[name][tuple(slice(size) for size in tensor.shape)] = tensor

@@ -19,19 +19,9 @@ from ddit_ext.multiscale.adapter import Adapter
 from ddit_ext.multiscale.scale_spec import Start
 from ddit_ext.training import DistillConfig, distill
 
+from .common import grow
 from .flow import SHIFT
 from .train_flux import GUIDANCE, Corpus
-
-
-@torch.no_grad()
-def grow(adapter: Adapter, smaller: Adapter) -> None:
-    """Copies ``smaller`` into the leading rows and columns of a new adapter, which then computes the same.
-
-    What a larger rank or perceptron adds has an output of zeros in a new adapter, so it does nothing yet.
-    """
-    own = dict(adapter.named_parameters())
-    for name, tensor in smaller.named_parameters():
-        own[name][tuple(slice(size) for size in tensor.shape)] = tensor
 
 
 def main() -> None:

@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 import torch
+from tiny_flux import tiny_flux
 from torch import nn
 
-from embedded_training.common import AveragedModules, Progress, load_state, save_state
+from ddit_ext.multiscale import Adapter
+from embedded_training.common import AveragedModules, Progress, grow, load_state, save_state
 from embedded_training.flow import SHIFT, image_ids, noise_levels, pack
 from embedded_training.loop import Optimizers
 
@@ -84,6 +86,24 @@ def test_average_follows_the_weights():
     for parameter in average.averages["m"].parameters():
         assert torch.allclose(parameter, torch.ones_like(parameter), atol=1e-3)
         assert not parameter.requires_grad
+
+
+def test_a_grown_adapter_computes_the_same():
+    transformer = tiny_flux()
+    small = Adapter.create(transformer, [2], rank=2, refinement_hidden=8, refinement_tokens=False)
+    with torch.no_grad():
+        for parameter in small.parameters():
+            parameter.normal_(std=0.1)
+    large = Adapter.create(transformer, [2], rank=3, refinement_hidden=12)
+    grow(large, small)
+    cells, sigma = torch.randn(1, 1, 4, 6, 4, 2, 2), torch.tensor([0.5])
+    before, after = (adapter.own(2).prepare(cells, sigma) for adapter in (small, large))
+    torch.testing.assert_close(after.tokens(), before.tokens())
+    blocks = torch.randn_like(before.tokens())
+    torch.testing.assert_close(after.velocity(blocks), before.velocity(blocks))
+    for name, low_rank in small.own(2).lora.items():
+        given = torch.randn(3, low_rank.a.shape[1])
+        torch.testing.assert_close(large.own(2).lora[name](given), low_rank(given))
 
 
 def test_pack_is_flux_layout():

@@ -17,6 +17,7 @@ from ddit_ext import embedded
 from ddit_ext.multiscale.adapter import Adapter
 from ddit_ext.training import DistillConfig, distill
 
+from ..common import grow
 from . import architecture
 from .corpus import Corpus, encode_text
 from .train_base import CLIPS
@@ -33,6 +34,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument(
+        "--grow", type=Path, default=None, help="an adapter to start from, of no larger widths"
+    )
     arguments = parser.parse_args()
 
     pipe = embedded.load("wan").pipeline
@@ -47,6 +51,8 @@ def main() -> None:
         return clips, {"encoder_hidden_states": encode_text(pipe.text_encoder, ids, mask)}
 
     adapter = Adapter.create(pipe.transformer, scales=(2, 4), rank=arguments.rank, start="blended")
+    if arguments.grow:
+        grow(adapter, Adapter.load(arguments.grow, None))
     config = DistillConfig(
         steps=arguments.steps, lr=arguments.rate, sigma_shift=architecture.FLOW_SHIFT, checkpoint_every=100
     )
