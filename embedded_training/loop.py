@@ -16,6 +16,8 @@ Modules = dict[str, torch.nn.Module]
 # (share of the time that is over, the modules, their averages) -> what was trained, its loss
 Loss = Callable[[float, Modules, Modules], tuple[str, torch.Tensor]]
 
+LONGEST_STEP = 60.0  # seconds: a longer one was spent stopped, which is not training
+
 
 class Optimizers:
     """Muon for the blocks' matrices, AdamW for all else, behind the interface of one optimizer."""
@@ -63,8 +65,8 @@ def train(
         f"{sum(p.numel() for p in parameters) / 1e6:.2f}M parameters, from step {progress.step}", flush=True
     )
 
-    started = saved = time.monotonic()
-    before, running = progress.seconds, {}
+    began = saved = time.monotonic()
+    running: dict[str, float] = {}
     while progress.seconds < minutes * 60:
         done = progress.seconds / (minutes * 60)
         # float32: at this width autocast's casts cost more than they save
@@ -74,7 +76,9 @@ def train(
         # Warm up, hold, and fall over the last half: a trapezoid lets a longer run start from a shorter one's middle.
         optimizers.step(min(1.0, (progress.step + 1) / 200) * min(1.0, 2 * (1 - done)) + 1e-3)
         progress.step += 1
-        progress.seconds = before + time.monotonic() - started
+        now = time.monotonic()
+        progress.seconds += min(now - began, LONGEST_STEP)
+        began = now
         average.update(modules, progress.step)
         running[kind] = 0.98 * running.get(kind, loss.item()) + 0.02 * loss.item()
         if progress.step % 50 == 0:
