@@ -28,7 +28,7 @@ from ddit_ext import embedded
 CASES = (("flux", 1), ("flux", 8), ("wan", 4))
 SIZES = (2, 4)
 SILENT = 5
-"""Steps that are not counted: the first four have no scores, or warm up; the next is the first with scores."""
+"""Steps that are not counted: three have no scores, and the two after them warm up."""
 
 PARTS = ("history", "scores", "decision")
 PROMPT_SEED = 7_000_000
