@@ -86,7 +86,7 @@ def calibrate(
         _check_reach(full, device_name(device_of(pipe)))
         presets: dict[float, Preset] = {}
         for target in targets:
-            bar.set_description(f"calibrating to {target:g}x")
+            bar.set_description_str(f"calibrating to {target:g}x")
             full = replace(full, target=target)  # what the last search has measured at p is known in the next
             search = Search(meter, full)
             chosen = _choose(search.go(), full)
