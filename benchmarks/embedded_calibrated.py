@@ -1,17 +1,20 @@
 """Presets on prompts they were not made with: the speed asked for, the speed reached, and what it cost in fidelity.
 
-    python benchmarks/embedded_calibrated.py --prompts 64 --out benchmarks/results/embedded_calibrated.json
+    python benchmarks/embedded_calibrated.py --out benchmarks/results/embedded_calibrated.json
+    python benchmarks/embedded_calibrated.py --model wan --out benchmarks/results/embedded_calibrated_wan.json
 
-Calibrates the embedded FLUX at batch 8 to each target on some prompts. Then, on others, the full run, each preset, a
-run with `target_speedup` alone and fewer steps of equal time take turns. Times are whole denoising loops; a speed is
-the median over batches of the ratio to the full run on the same batch. PSNR and SSIM are to the full sample of the same
-noise.
+Calibrates an embedded model to each target on some prompts (FLUX at batch 8, Wan at 4). Then, on others, the full run,
+each preset and fewer steps of equal time take turns, with --by-itself also a run with `target_speedup` alone. Times are
+whole denoising loops; a speed is the median over batches of the ratio to the full run on the same batch. PSNR and SSIM are
+to the full sample of the same noise. At the end: whether each preset is within 10 % of its target, and whether presets
+for more speed are faster. A target that can't be reached is left out, with the reason.
 """
 
 from __future__ import annotations
 
 import argparse
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +28,77 @@ import ddit_ext
 from ddit_ext import embedded
 
 CALIBRATION_SEED, PROMPT_SEED = 6_000_000, 7_000_000
+CLOSE = 0.1
+"""A speed counts as the target within this share of it."""
+
+BATCH = {"flux": 8, "wan": 4}
 
 
-def methods_for(model: embedded.Embedded, presets: dict[float, ddit_ext.Preset], steps: int) -> list[Method]:
-    """The full run, and three ways to each target."""
+def calibrated(
+    model: embedded.Embedded, targets: list[float], prompts: list[str], batch: int, steps: int
+) -> tuple[dict[float, ddit_ext.Preset], dict[float, str]]:
+    """{target: preset}, and of the targets that can't be reached the reasons."""
+    targets, missing = sorted(targets), {}
+    while targets:
+        try:
+            presets = ddit_ext.calibrate(
+                model.pipeline,
+                prompts,
+                adapter=model.adapter,
+                target_speedup=targets,
+                batch_size=batch,
+                num_inference_steps=steps,
+            )
+            return presets, missing
+        except ValueError as error:
+            if not str(error).startswith("target_speedup="):
+                raise
+            missing[targets.pop()] = str(error)
+    return {}, missing
+
+
+def methods_for(
+    model: embedded.Embedded, presets: dict[float, ddit_ext.Preset], steps: int, by_itself: bool
+) -> list[Method]:
+    """The full run, and two or three ways to each target."""
     methods = [Method("full run", steps)]
     for target, preset in presets.items():
         fewer = max(1, round(steps / preset.speed))
         methods += [
-            Method(f"preset, {target:g}x", preset.steps, {"adapter": model.adapter, "preset": preset}),
-            Method(
-                f"target_speedup, {target:g}x", steps, {"adapter": model.adapter, "target_speedup": target}
-            ),
+            Method(preset_name(target), preset.steps, {"adapter": model.adapter, "preset": preset}),
             Method(f"fewer steps, {target:g}x", fewer),
         ]
+        if by_itself:
+            own = {"adapter": model.adapter, "target_speedup": target}
+            methods.append(Method(f"target_speedup, {target:g}x", steps, own))
     return methods
+
+
+def preset_name(target: float) -> str:
+    return f"preset, {target:g}x"
+
+
+def verdict(rows: list[dict[str, Any]], targets: list[float]) -> dict[str, Any]:
+    """Whether each preset's measured speed is near its target, and whether more was faster."""
+    speeds = {
+        target: next(row["speed"]["mean"] for row in rows if row["method"] == preset_name(target))
+        for target in sorted(targets)
+    }
+    return {
+        "speeds": {f"{target:g}": speed for target, speed in speeds.items()},
+        "within": {f"{target:g}": abs(speed / target - 1) <= CLOSE for target, speed in speeds.items()},
+        "monotone": all(a < b for a, b in pairwise(speeds.values())),
+    }
+
+
+def told(found: dict[str, Any], missing: dict[float, str]) -> str:
+    """The verdict in words."""
+    lines = [
+        f"{target}x: {speed:.2f}x, {'within' if found['within'][target] else 'NOT within'} {CLOSE:.0%}"
+        for target, speed in found["speeds"].items()
+    ]
+    lines += [f"{target:g}x: left out. {reason}" for target, reason in missing.items()]
+    return "\n".join([*lines, f"speeds monotone: {'yes' if found['monotone'] else 'NO'}"])
 
 
 def judge(model: embedded.Embedded, outcomes: dict[str, Outcome], methods: list[Method], prompts: list[str]):
@@ -79,48 +138,51 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=sorted(BATCH), default="flux")
     parser.add_argument("--steps", type=int, default=embedded.STEPS, help="of the full run")
     parser.add_argument("--targets", type=float, nargs="+", default=[1.5, 2.0, 2.5, 3.0])
-    parser.add_argument("--calibration", type=int, default=16, help="prompts to calibrate on")
-    parser.add_argument("--prompts", type=int, default=64, help="prompts to compare on")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=None, help="default: 8 for flux, 4 for wan")
+    parser.add_argument(
+        "--calibration", type=int, default=None, help="prompts to calibrate on; default: a batch"
+    )
+    parser.add_argument(
+        "--prompts", type=int, default=None, help="prompts to compare on; default: four batches"
+    )
+    parser.add_argument(
+        "--by-itself", action="store_true", help="also runs with target_speedup, without a preset"
+    )
     parser.add_argument(
         "--out", type=Path, default=None, help="JSON; presets and their pages are written beside it"
     )
     arguments = parser.parse_args()
-    model = embedded.load("flux")
-    seen = model.reference(arguments.calibration, seed=CALIBRATION_SEED)[1]
-    presets = {}
-    for target in arguments.targets:
-        preset = ddit_ext.calibrate(
-            model.pipeline,
-            seen,
-            adapter=model.adapter,
-            target_speedup=target,
-            batch_size=arguments.batch,
-            num_inference_steps=arguments.steps,
-        )
-        print(f"{preset}\n")
-        presets[target] = preset
+    model = embedded.load(arguments.model)
+    batch = arguments.batch or BATCH[arguments.model]
+    seen = model.reference(arguments.calibration or batch, seed=CALIBRATION_SEED)[1]
+    presets, missing = calibrated(model, arguments.targets, seen, batch, arguments.steps)
+    for target, preset in presets.items():
+        print(f"{preset}\n", flush=True)
         if arguments.out:
             name = f"{arguments.out.stem}_{target:g}x"
             preset.save(arguments.out.with_name(f"{name}.preset.json"))
             preset.html(arguments.out.with_name(f"{name}.html"))
-    methods = methods_for(model, presets, arguments.steps)
-    prompts = model.reference(arguments.prompts, seed=PROMPT_SEED)[1]
+    methods = methods_for(model, presets, arguments.steps, arguments.by_itself)
+    prompts = model.reference(arguments.prompts or 4 * batch, seed=PROMPT_SEED)[1]
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="ddit_ext: the preset is for"
         )  # the short runs that warm up
-        outcomes = interleaved_runs(
-            model.pipeline, batches(model.pipeline, prompts, arguments.batch, seed=13), methods
-        )
+        outcomes = interleaved_runs(model.pipeline, batches(model.pipeline, prompts, batch, seed=13), methods)
     rows = judge(model, outcomes, methods, prompts)
-    print(table(rows))
+    found = verdict(rows, list(presets))
+    text = f"{table(rows)}\n\n{told(found, missing)}"
+    print(text)
     if arguments.out:
         described = {f"{target:g}": preset.to_dict() for target, preset in presets.items()}
-        write_json(arguments.out, {"presets": described, "rows": rows})
-        arguments.out.with_suffix(".md").write_text(table(rows) + "\n")
+        left_out = {f"{target:g}": reason for target, reason in missing.items()}
+        write_json(
+            arguments.out, {"presets": described, "rows": rows, "verdict": found, "left out": left_out}
+        )
+        arguments.out.with_suffix(".md").write_text(text + "\n")
 
 
 if __name__ == "__main__":

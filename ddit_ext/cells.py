@@ -23,7 +23,7 @@ def from_packed(tokens: Tensor, h: int, w: int, p: int = 2) -> Tensor:
             f"from_packed: tokens must have C*p*p features, a multiple of p*p = {p * p}, "
             f"got {tokens.shape[2]}"
         )
-    return tokens.unflatten(2, (-1, p, p)).unflatten(1, (1, h, w))
+    return tokens.view(tokens.shape[0], 1, h, w, tokens.shape[2] // (p * p), p, p)
 
 
 def from_latents(latents: Tensor, p: int = 2) -> Tensor:
@@ -38,13 +38,14 @@ def from_latents(latents: Tensor, p: int = 2) -> Tensor:
             f"got {list(latents.shape)}"
         )
     video = latents if latents.dim() == 5 else latents.unsqueeze(2)
-    height, width = video.shape[3:]
+    batch, channels, frames, height, width = video.shape
     if height == 0 or width == 0 or height % p or width % p:
         raise ValueError(
             f"from_latents: latents must have a height and width that are multiples of p = {p}, "
             f"got {height} x {width}"
         )
-    return video.unflatten(4, (-1, p)).unflatten(3, (-1, p)).permute(0, 2, 3, 5, 1, 4, 6)
+    split = video.view(batch, channels, frames, height // p, p, width // p, p)
+    return split.permute(0, 2, 3, 5, 1, 4, 6)
 
 
 def _check_patch_size(function: str, p: int) -> None:

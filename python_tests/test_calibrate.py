@@ -10,7 +10,7 @@ from presets import TokenClock, calls
 
 import ddit_ext
 from ddit_ext.calibration.calibrate import _calls
-from ddit_ext.calibration.measure import quiet
+from ddit_ext.calibration.measure import Meter, Turns, quiet
 from ddit_ext.calibration.pictures import as_uint8
 from ddit_ext.fidelity import psnr
 from ddit_ext.multiscale import Adapter
@@ -86,7 +86,7 @@ def test_the_closest_that_is_fast_enough_is_chosen(preset):
     assert preset.speed >= 2.0 * 0.98
     assert all(candidate.reached == (candidate.speed >= 2.0 * 0.98) for candidate in preset.candidates)
     kinds = {candidate.choice.kind for candidate in preset.candidates}
-    assert {"coarse_first", "budget"} <= kinds
+    assert {"coarse_first", "fine_ends", "budget"} <= kinds
     assert any(candidate.choice.fine for candidate in ended)
     lengths = {candidate.choice.steps for candidate in preset.candidates}
     assert {5, STEPS} <= lengths
@@ -124,9 +124,9 @@ def test_a_model_of_few_steps_keeps_them_and_is_deterministic(pipe):
     assert presets[0] == presets[1]
     choice = presets[0].choice
     assert choice.fixed and not choice.fine and choice.steps == 4
-    assert {candidate.choice.kind for candidate in presets[0].candidates} == {"coarse_first"}
+    assert all(candidate.choice.fixed for candidate in presets[0].candidates)
     assert any(candidate.choice.fine for candidate in presets[0].candidates)  # fewer steps stand beside it
-    assert "As many steps, some of them coarser: 4 steps: first" in presets[0].explanation
+    assert f"As many steps, some of them coarser: {choice.words()}" in presets[0].explanation
 
 
 def test_what_cannot_be_reached(pipe):
@@ -177,6 +177,9 @@ def test_training_free_is_told(pipe):
         (dict(target_speedup=1.0), ValueError, "target_speedup.*above 1.*1.0"),
         (dict(target_speedup=float("nan")), ValueError, "target_speedup"),
         (dict(target_speedup="2"), TypeError, "target_speedup.*'2'"),
+        (dict(target_speedup=[]), ValueError, "target_speedup.*none"),
+        (dict(target_speedup=[2.0, 1.0]), ValueError, r"above 1.*\[2.0, 1.0\]"),
+        (dict(target_speedup=[2.0, True]), TypeError, "target_speedup.*True"),
         (dict(prompts="a cat"), TypeError, "prompts.*str"),
         (dict(prompts=[]), ValueError, "prompts.*none"),
         (dict(prompts=["a", 2]), TypeError, "prompts.*int, str"),
@@ -221,3 +224,32 @@ def test_the_progress_bar_of_a_pipeline_comes_back():
     with quiet(pipe):
         assert pipe._progress_bar_config == {"disable": True}
     assert not pipe.__dict__
+
+
+def test_several_targets_share_what_is_measured_at_p(pipe, preset, monkeypatch):
+    ran = []
+    run = Meter.run
+
+    def counted(self, number, schedule, steps, **settings):
+        ran.append("timing" if isinstance(schedule, Turns) else repr(schedule))
+        return run(self, number, schedule, steps, **settings)
+
+    monkeypatch.setattr(Meter, "run", counted)
+    presets = calibrate(pipe, seed=5, target_speedup=[2.0, 1.5])
+    both = ran.copy()
+    ran.clear()
+    alone = calibrate(pipe, seed=5, target_speedup=1.5)
+    assert list(presets) == [2.0, 1.5]
+    for together, apart in ((presets[2.0], preset), (presets[1.5], alone)):
+        found, expected = ([(c.choice.words(), c.psnr) for c in p.candidates] for p in (together, apart))
+        assert found == expected and together.choice.words() == apart.choice.words()
+        assert together.target_speedup == apart.target_speedup
+        assert together.speed == pytest.approx(apart.speed)
+    assert both.count("timing") == ran.count("timing") > 0
+    scores_at_p = next(text for text in both if "PatchScheduler" in text)
+    assert both.count(scores_at_p) == 1
+
+
+def test_one_of_several_targets_that_cannot_be_reached(pipe):
+    with pytest.raises(ValueError, match="target_speedup=3 can't be reached"):
+        calibrate(pipe, steps=4, count=1, target_speedup=[1.5, 3.0])

@@ -12,14 +12,14 @@ SCALES = (1, 2, 4)
 
 class Model:
     """Stands in for a Meter. costs: seconds of a step as it runs; wrong: error that a coarse step adds, by scale;
-    fewer: error that leaving out steps adds.
+    fewer: error that leaving out steps adds; place: factor of `wrong` from how much of the run is over, 0 to 1.
     """
 
     scales = SCALES
     calls = [{}, {}]
 
-    def __init__(self, costs, wrong, fewer, full):
-        self.costs, self.wrong, self.fewer, self.full = costs, wrong, fewer, full
+    def __init__(self, costs, wrong, fewer, full, place=lambda over: 1):
+        self.costs, self.wrong, self.fewer, self.full, self.place = costs, wrong, fewer, full, place
         self.runs = 0
 
     def run(self, number, schedule, steps, *, pictures=True):
@@ -34,7 +34,8 @@ class Model:
             else:
                 scale = schedule(step) if callable(schedule) else schedule
             done.append(dict(index=step, scale=scale, scores=scores, seconds=self.costs[scale]))
-        error = self.fewer * (self.full / steps - 1) + sum(self.wrong[step["scale"]] for step in done)
+        error = self.fewer * (self.full / steps - 1)
+        error += sum(self.wrong[step["scale"]] * self.place(step["index"] / (steps - 1)) for step in done)
         drawn = np.full((1, 4, 4, 3), 128 + min(round(error), 127), np.uint8)
         seconds = sum(step["seconds"] for step in done)
         return Measured(drawn if pictures else None, seconds, seconds, done, (1, 4, 4))
@@ -60,12 +61,29 @@ def test_coarse_steps_where_fewer_steps_go_wrong():
     _, _, chosen = search(Model(COSTS, {1: 0, 2: 1, 4: 8}, 100, 28), 2.0)
     assert not chosen.choice.fine and chosen.choice.steps == 28
     if chosen.choice.fixed:
-        assert [scale for scale, _ in chosen.choice.settings["first"]] == [2]
+        assert list(chosen.choice.coarse) == [2]
 
 
 def test_both_where_both_go_wrong_a_little():
     _, _, chosen = search(Model(COSTS, {1: 0, 2: 2, 4: 2}, 40, 28), 2.0)
     assert not chosen.choice.fine and 14 < chosen.choice.steps < 28
+
+
+@pytest.mark.parametrize(
+    ("place", "first", "last"),
+    [
+        (lambda over: 1 - over, 1, [2, 1]),  # early steps set the picture
+        (lambda over: over, 2, [1, 1]),  # late ones its details
+        (lambda over: 9 * (2 * over - 1) ** 2, 1, [1, 1]),  # both do
+    ],
+)
+def test_coarse_steps_are_where_they_do_least_harm(place, first, last):
+    looked, _, _ = search(Model(COSTS, {1: 0, 2: 2, 4: 60}, 500, 28, place), 1.5)
+    fixed = [candidate for candidate in looked.tried.values() if candidate.choice.fixed]
+    best = max(fixed, key=lambda candidate: (candidate.psnr, not candidate.choice.fine)).choice
+    schedule = best.schedule(SCALES)
+    sizes = [schedule(step) for step in range(best.steps)]
+    assert best.steps == 28 and (sizes[0], sizes[-2:]) == (first, last)
 
 
 @pytest.mark.parametrize("target", [1.3, 2.0, 4.0])
@@ -87,8 +105,9 @@ def test_what_is_slower_than_its_prediction_is_made_faster():
 def test_a_search_takes_no_more_runs_than_it_has_to():
     model = Model(COSTS, {1: 0, 2: 3, 4: 4}, 40, 28)
     search(model, 2.0)
-    # 12 schedules, their neighbours, 10 for those by scores, then 2 calls of 4 finalists and the full run.
-    assert model.runs <= 1 + 12 + 6 + 1 + 2 * 5 + 2 + 2 * 5
+    # The full run, 10 fixed schedules, scores at p, 2 budgets, 5 for a threshold; then 2 calls of 4 finalists and the
+    # full run, and once more for what was too slow.
+    assert model.runs <= 1 + 10 + 1 + 2 + 5 + 2 * (2 * 5)
 
 
 def test_nothing_reached_says_what_was():

@@ -6,6 +6,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from numbers import Real
 from os import PathLike
@@ -35,7 +36,7 @@ def calibrate(
     prompts: Sequence[str | Mapping[str, Any]],
     *,
     adapter: str | PathLike | Adapter | Mapping[str, Any] | None = None,
-    target_speedup: float = 2.0,
+    target_speedup: float | Sequence[float] = 2.0,
     scales: Sequence[int] = (1, 2, 4),
     quantile: float = 0.4,
     batch_size: int = 1,
@@ -43,7 +44,7 @@ def calibrate(
     progress: bool = True,
     clock: Callable[[], float] | None = None,
     **call: Any,
-) -> Preset:
+) -> Preset | dict[float, Preset]:
     """Find, by running, what is closest to the full sample at `target_speedup` times its speed.
 
     The full sample is what the pipeline draws at p with the steps of `call`. Tried are fewer steps at p, fixed
@@ -54,7 +55,8 @@ def calibrate(
         pipe: as for `patch`; not patched, and as it was afterwards.
         prompts: what to draw: texts, or the arguments of one call each (such as prompt_embeds, or prompt and image).
         adapter: as for `patch`.
-        target_speedup: times the speed of the full run, above 1.
+        target_speedup: times the speed of the full run, above 1; or several, which share the full run, the step times
+            and the scores at p. All of them are checked before any is searched.
         scales, quantile: as for `patch`.
         batch_size: texts a call.
         seed: of the noise of the first call; the next ones take the next seeds.
@@ -63,16 +65,14 @@ def calibrate(
         call: further arguments of every call, such as num_inference_steps, guidance_scale, height and width.
 
     Returns:
-        a Preset: for `patch(pipe, adapter, preset=preset)` and `pipe(prompt, num_inference_steps=preset.steps)`.
+        a Preset: for `patch(pipe, adapter, preset=preset)` and `pipe(prompt, num_inference_steps=preset.steps)`;
+        of several targets {target: Preset}.
 
     Raises:
         ValueError: `target_speedup` can't be reached (the text says what can, and why), or a bad argument.
         TypeError: an argument of another type. RuntimeError: the pipeline is patched.
     """
-    if isinstance(target_speedup, bool) or not isinstance(target_speedup, Real):
-        raise TypeError(f"target_speedup must be a number, got {target_speedup!r}")
-    if not (math.isfinite(target_speedup) and target_speedup > 1):
-        raise ValueError(f"target_speedup must be above 1 and finite, got {target_speedup!r}")
+    targets = _targets(target_speedup)
     calls = _calls(prompts, batch_size, call)
     patch(pipe, scales=scales, quantile=quantile, schedule=1).unpatch()  # raises what patch() raises
     weights = _weights(adapter, pipe, tuple(scales))
@@ -82,12 +82,30 @@ def calibrate(
         first = meter.run(0, 1, None)
         nominal = _steps(pipe, call, len(first.steps))
         seconds = meter.step_seconds(nominal)
-        full = Full(nominal, [first, *[None] * (len(calls) - 1)], seconds, float(target_speedup))
+        full = Full(nominal, [first, *[None] * (len(calls) - 1)], seconds, max(targets))
         _check_reach(full, device_name(device_of(pipe)))
-        search = Search(meter, full)
-        ended = search.go()
-    chosen = _choose(ended, full)
-    return _preset(pipe, adapter, weights, meter, search, chosen)
+        presets: dict[float, Preset] = {}
+        for target in targets:
+            bar.set_description_str(f"calibrating to {target:g}x")
+            full = replace(full, target=target)  # what the last search has measured at p is known in the next
+            search = Search(meter, full)
+            chosen = _choose(search.go(), full)
+            presets[target] = _preset(pipe, adapter, weights, meter, search, chosen)
+    return presets if isinstance(target_speedup, Sequence) else presets[targets[0]]
+
+
+def _targets(speedup: Any) -> list[float]:
+    """The speeds that are asked for."""
+    several = isinstance(speedup, Sequence) and not isinstance(speedup, str | bytes)
+    targets = list(speedup) if several else [speedup]
+    if not targets:
+        raise ValueError("target_speedup must hold at least one number, got none")
+    for target in targets:
+        if isinstance(target, bool) or not isinstance(target, Real):
+            raise TypeError(f"target_speedup must be a number, or several, got {speedup!r}")
+        if not (math.isfinite(target) and target > 1):
+            raise ValueError(f"target_speedup must be above 1 and finite, got {speedup!r}")
+    return [float(target) for target in dict.fromkeys(targets)]
 
 
 def _calls(prompts: Any, batch_size: int, call: Mapping[str, Any]) -> list[dict[str, Any]]:

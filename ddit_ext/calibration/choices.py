@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-KINDS = ("coarse_first", "thresholds", "budget")
+KINDS = ("coarse_first", "fine_ends", "thresholds", "budget")
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class Choice:
         kind: one of KINDS.
         settings: plain data, by kind:
             coarse_first: {"first": [[scale, steps], …]}, coarsest first; every later step is at p.
+            fine_ends: {"before": steps at p, "coarse": [[scale, steps], …]}, the finest of them first; every later step
+                is at p, one at least.
             thresholds: {"thresholds": [one per coarse scale], "warmup_scale": scale}; steps whose difference mixes
                 sizes keep the last size, and a run never goes back to a larger one.
             budget: {"costs": [one per coarse scale, of a step at p], "target": speed, "reference": [[score a scale] a
@@ -32,17 +34,27 @@ class Choice:
 
     def scales(self) -> tuple[int, ...]:
         """The sizes of a fixed schedule, ascending; of one that follows the scores, 1 alone."""
-        return tuple(sorted({1, *(scale for scale, _ in self.settings.get("first", ()))}))
+        return tuple(sorted({1, *self.coarse}))
 
     @property
     def fine(self) -> bool:
         """Whether every step is at p."""
-        return self.kind == "coarse_first" and not self.settings["first"]
+        return self.fixed and not self.coarse
 
     @property
     def fixed(self) -> bool:
         """Whether the sizes are known before the run."""
-        return self.kind == "coarse_first"
+        return self.kind in ("coarse_first", "fine_ends")
+
+    @property
+    def before(self) -> int:
+        """Steps at p before the first coarse one of a fixed schedule."""
+        return self.settings.get("before", 0)
+
+    @property
+    def coarse(self) -> dict[int, int]:
+        """{scale: steps} of the coarse steps of a fixed schedule, in their order."""
+        return dict(self.settings.get("first") or self.settings.get("coarse", ()))
 
     def words(self) -> str:
         """The choice in a few words."""
@@ -53,13 +65,16 @@ class Choice:
             return f"{self.steps} steps, sizes by scores against {shown}"
         if self.fine:
             return f"{self.steps} steps at p"
-        parts = [f"{count} at {scale}p" for scale, count in self.settings["first"]]
-        return f"{self.steps} steps: first {', '.join(parts)}, then p"
+        parts = ", ".join(f"{count} at {scale}p" for scale, count in self.coarse.items())
+        if self.kind == "coarse_first":
+            return f"{self.steps} steps: first {parts}, then p"
+        after = self.steps - self.before - sum(self.coarse.values())
+        return f"{self.steps} steps: {self.before} at p, {parts}, then {after} at p"
 
     def schedule(self, scales: Sequence[int]) -> Any:
         """What `ddit_ext.patch(schedule=…)` is given."""
-        if self.kind == "coarse_first":
-            return 1 if self.fine else CoarseFirst(self.settings["first"])
+        if self.fixed:
+            return 1 if self.fine else Stretches([(1, self.before), *self.coarse.items()])
         from .. import policies
 
         settings = self.settings
@@ -97,22 +112,24 @@ class Choice:
             raise TypeError(f"settings must be dict, got {type(settings).__name__}")
         if kind == "coarse_first":
             return coarse_first(steps, dict(_pairs(settings["first"])))
+        if kind == "fine_ends":
+            return fine_ends(steps, _whole("before", settings["before"]), dict(_pairs(settings["coarse"])))
         if kind == "thresholds":
             return thresholds(steps, settings["thresholds"], settings["warmup_scale"])
         return budget(steps, settings["costs"], settings["target"], settings["reference"])
 
 
-class CoarseFirst:
+class Stretches:
     """Schedule: step -> scale, by stretches [[scale, steps], …]; every step after them is at 1."""
 
-    def __init__(self, first: Sequence[Sequence[int]]) -> None:
-        self._sizes = [scale for scale, count in first for _ in range(count)]
+    def __init__(self, stretches: Sequence[Sequence[int]]) -> None:
+        self._sizes = [scale for scale, count in stretches for _ in range(count)]
 
     def __call__(self, step: int) -> int:
         return self._sizes[step] if step < len(self._sizes) else 1
 
     def __repr__(self) -> str:
-        return f"CoarseFirst({self._sizes})"
+        return f"Stretches({self._sizes})"
 
 
 def coarse_first(steps: int, counts: Mapping[int, int]) -> Choice:
@@ -122,6 +139,23 @@ def coarse_first(steps: int, counts: Mapping[int, int]) -> Choice:
     if bad or sum(count for _, count in first) > steps:
         raise ValueError(f"first: expected coarse scales and at most {steps} steps of them, got {first}")
     return Choice(steps, "coarse_first", {"first": first})
+
+
+def fine_ends(steps: int, before: int, counts: Mapping[int, int]) -> Choice:
+    """So many steps at p, then so many at each coarse scale, the finest first, the rest at p.
+
+    What begins coarse, or has no coarse step, is a coarse_first.
+    """
+    begins = coarse_first(steps, counts)
+    coarse = sorted(begins.settings["first"])
+    if not before or not coarse:
+        return begins
+    after = steps - before - sum(count for _, count in coarse)
+    if before < 0 or after < 1:
+        raise ValueError(
+            f"before: expected steps at p that leave one of {steps} after {coarse}, got {before}"
+        )
+    return Choice(steps, "fine_ends", {"before": before, "coarse": coarse})
 
 
 def thresholds(steps: int, values: Sequence[float], warmup_scale: int) -> Choice:
@@ -145,8 +179,9 @@ def budget(
 
 def cost(choice: Choice, costs: Mapping[int, float]) -> float:
     """Of a fixed choice, in units of `costs` {scale: one step's}."""
-    coarse = sum(count for _, count in choice.settings["first"])
-    return (choice.steps - coarse) * costs[1] + sum(n * costs[scale] for scale, n in choice.settings["first"])
+    coarse = choice.coarse
+    fine = choice.steps - sum(coarse.values())
+    return fine * costs[1] + sum(count * costs[scale] for scale, count in coarse.items())
 
 
 def _pairs(first: Any) -> list[tuple[int, int]]:

@@ -19,57 +19,28 @@ SILENT = 3
 """The first steps of a run, which have no signal."""
 
 
-def dynamic_choices(meter: Meter, full: Full, fixed: Sequence[Choice]) -> list[Choice]:
-    """Choices by scores at the full number of steps, and at that of the best fixed choice."""
+def budgets(meter: Meter, full: Full, fixed: Sequence[Choice]) -> list[Choice]:
+    """Budgets at the full number of steps, and at that of the best fixed choice."""
     coarse = [scale for scale in meter.scales if scale > 1]
     costs = [full.seconds[scale] / full.seconds[1] for scale in coarse]
     if not coarse or costs[0] >= 1 or any(a <= b for a, b in zip(costs, costs[1:], strict=False)):
         return []  # a budget needs each size to be cheaper than the one before
+    if full.scores is None:
+        full.scores = _scores_at_p(meter, full.steps)
+    if not full.scores:
+        return []
     lengths = dict.fromkeys([full.steps, *(choice.steps for choice in fixed[:1])])
-    reference = _scores_at_p(meter, full)
-    if not reference:
-        return []
-    made = []
-    for steps in lengths:
-        speed = full.target * steps / full.steps  # of what is left to gain by sizes alone
-        if speed > 1:
-            made.append(budget(steps, costs, speed, reference))
-            found = _threshold(meter, full, steps, reference)
-            made += [found] if found is not None else []
-    return made
+    # The speed is of what is left to gain by sizes alone.
+    speeds = {steps: full.target * steps / full.steps for steps in lengths}
+    return [budget(steps, costs, speed, full.scores) for steps, speed in speeds.items() if speed > 1]
 
 
-def faster_dynamic(choice: Choice, shortfall: float) -> Choice | None:
-    """The same with less time, or larger thresholds; shortfall: target over measured speed."""
-    settings = choice.settings
-    if choice.kind == "budget":
-        return budget(
-            choice.steps, settings["costs"], settings["target"] * shortfall * 1.01, settings["reference"]
-        )
-    larger = [value * shortfall**2 for value in settings["thresholds"]]
-    return thresholds(choice.steps, larger, settings["warmup_scale"])
+def by_threshold(meter: Meter, full: Full, steps: int) -> Choice | None:
+    """The smallest threshold for all sizes whose run on the first call is fast enough, by bisection.
 
-
-def _scores_at_p(meter: Meter, full: Full) -> list[list[float]]:
-    """[step][scale]: scores of a run in which every step is at p, the mean over samples.
-
-    The first steps, which have no signal, get the scores of the first that has one. Empty without any.
+    full: with its scores.
     """
-    never = thresholds(full.steps, [0.0] * (len(meter.scales) - 1), 1)
-    done = meter.run(0, never.schedule(meter.scales), full.steps, pictures=False)
-    rows = [
-        [sum(column) / len(step["scores"]) for column in zip(*step["scores"], strict=True)]
-        for step in done.steps
-        if step["scores"]
-    ]
-    if not rows or not all(math.isfinite(score) for row in rows for score in row):
-        return []
-    return [rows[0]] * (len(done.steps) - len(rows)) + rows
-
-
-def _threshold(meter: Meter, full: Full, steps: int, reference: Sequence[Sequence[float]]) -> Choice | None:
-    """The smallest threshold for all sizes whose run on the first call is fast enough, by bisection."""
-    seen = [score for row in reference for score in row if score > 0 and math.isfinite(score)]
+    seen = [score for row in full.scores or () for score in row if score > 0]
     if not seen:
         return None
     low, high = math.log(min(seen) / 2), math.log(max(seen) * 16)
@@ -84,6 +55,34 @@ def _threshold(meter: Meter, full: Full, steps: int, reference: Sequence[Sequenc
         else:
             low = math.log(middle)
     return found
+
+
+def faster_dynamic(choice: Choice, shortfall: float) -> Choice | None:
+    """The same with less time, or larger thresholds; shortfall: target over measured speed."""
+    settings = choice.settings
+    if choice.kind == "budget":
+        return budget(
+            choice.steps, settings["costs"], settings["target"] * shortfall * 1.01, settings["reference"]
+        )
+    larger = [value * shortfall**2 for value in settings["thresholds"]]
+    return thresholds(choice.steps, larger, settings["warmup_scale"])
+
+
+def _scores_at_p(meter: Meter, steps: int) -> list[list[float]]:
+    """[step][scale]: scores of a run in which every step is at p, the mean over samples.
+
+    The first steps, which have no signal, get the scores of the first that has one. Empty without any.
+    """
+    never = thresholds(steps, [0.0] * (len(meter.scales) - 1), 1)
+    done = meter.run(0, never.schedule(meter.scales), steps, pictures=False)
+    rows = [
+        [sum(column) / len(step["scores"]) for column in zip(*step["scores"], strict=True)]
+        for step in done.steps
+        if step["scores"]
+    ]
+    if not rows or not all(math.isfinite(score) for row in rows for score in row):
+        return []
+    return [rows[0]] * (len(done.steps) - len(rows)) + rows
 
 
 def _warmup(meter: Meter, full: Full, steps: int) -> int:

@@ -1,11 +1,11 @@
-"""Which fixed choices are worth a run: those whose predicted cost just fits the time, over steps and sizes."""
+"""Which fixed choices are worth a run: those whose predicted cost just fits the time, over steps, order and sizes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 
-from .choices import Choice, coarse_first, cost
+from .choices import Choice, coarse_first, cost, fine_ends
 
 FEWEST_STEPS = 4
 """A calibration doesn't go below so many steps (or the full run's, where that has fewer)."""
@@ -15,6 +15,13 @@ FEW_STEP_MODEL = 8
 
 LENGTHS = 4
 """So many different numbers of steps are tried at first."""
+
+BOTH_ENDS, COARSE_FIRST, FINE_FIRST = 5 / 7, 0.0, 1.0
+"""Orders of a run's steps: the share of the fine ones that come before the coarse ones. One at least comes after them.
+
+Five before and two after were closest at equal cost in docs/study.md, fine first next, coarse first last; on another model
+it may be otherwise.
+"""
 
 
 def fastest(full: int, costs: Mapping[int, float]) -> Choice:
@@ -35,65 +42,97 @@ def fewer_steps(full: int, target: float) -> Choice | None:
     return coarse_first(steps, {}) if steps >= 1 else None
 
 
-def coarse_choices(full: int, costs: Mapping[int, float], target: float) -> list[Choice]:
-    """Coarse-first schedules of several lengths, each as expensive as the time allows."""
+def lengths(full: int, costs: Mapping[int, float], target: float) -> list[Choice]:
+    """Up to LENGTHS numbers of steps, fine at both ends, of the finest sizes that reach the target."""
     afford = full * costs[1] / target
-    lengths = [
-        steps
-        for steps in range(max(fewest_steps(full), 2), full + 1)
-        if steps * costs[1] > afford and _mixes(steps, costs, afford)
+    mixes = {steps: _mixes(steps, costs, afford) for steps in range(max(fewest_steps(full), 2), full + 1)}
+    possible = [steps for steps, found in mixes.items() if found]
+    count = min(LENGTHS, len(possible))
+    picked = sorted({possible[round(i * (len(possible) - 1) / max(count - 1, 1))] for i in range(count)})
+    return [_arranged(steps, mixes[steps][0], BOTH_ENDS) for steps in picked]
+
+
+def orders(choice: Choice, full: int, costs: Mapping[int, float], target: float) -> list[Choice]:
+    """The same steps in every order."""
+    found = [
+        _arranged(choice.steps, choice.coarse, before) for before in (BOTH_ENDS, COARSE_FIRST, FINE_FIRST)
     ]
-    count = min(LENGTHS, len(lengths))
-    picked = sorted({lengths[round(i * (len(lengths) - 1) / max(count - 1, 1))] for i in range(count)})
-    return [choice for steps in picked for choice in _mixes(steps, costs, afford)]
+    return list({repr(made): made for made in found}.values())
+
+
+def mixes(choice: Choice, full: int, costs: Mapping[int, float], target: float) -> list[Choice]:
+    """The same number of steps and order with every mix of sizes, as expensive as the time allows."""
+    found = _mixes(choice.steps, costs, full * costs[1] / target)
+    return [_arranged(choice.steps, counts, _before(choice)) for counts in found]
 
 
 def neighbours(choice: Choice, full: int, costs: Mapping[int, float], target: float) -> list[Choice]:
-    """The same mixes at a few steps more and fewer, as expensive as the time allows."""
+    """The same order and sizes at a few steps more and fewer, as expensive as the time allows."""
     afford = full * costs[1] / target
     reach = max(1, round((full - afford / costs[1]) / (2 * LENGTHS)))
-    near = [choice.steps - reach, choice.steps + reach]
-    return [
-        mix
-        for steps in near
-        if max(fewest_steps(full), 2) <= steps <= full and steps * costs[1] > afford
-        for mix in _mixes(steps, costs, afford)
-    ]
+    near = []
+    for steps in (choice.steps - reach, choice.steps + reach):
+        if max(fewest_steps(full), 2) <= steps <= full:
+            found = _mixes(steps, costs, afford)
+            found.sort(key=lambda counts: counts.keys() != choice.coarse.keys())  # others where it has to be
+            near += [_arranged(steps, counts, _before(choice)) for counts in found[:1]]
+    return near
 
 
 def faster(choice: Choice, full: int, costs: Mapping[int, float]) -> Choice | None:
     """The next cheaper fixed choice of the same kind; None where there is none."""
-    first = dict(choice.settings["first"])
-    if not first:
+    counts, before = choice.coarse, _before(choice)
+    if not counts:
         return coarse_first(choice.steps - 1, {}) if choice.steps > 1 else None
-    useful = [scale for scale in sorted(costs) if scale > 1 and costs[scale] < costs[1]]
+    useful = _useful(costs)
     tries = []
-    if sum(first.values()) < choice.steps - 1:
-        tries.append(first | {min(first): first[min(first)] + 1})
+    if sum(counts.values()) < choice.steps - 1:
+        tries.append(counts | {min(counts): counts[min(counts)] + 1})
     for finer, coarser in zip(useful, useful[1:], strict=False):
-        if first.get(finer):
-            tries.append(first | {finer: first[finer] - 1, coarser: first.get(coarser, 0) + 1})
-    options = [coarse_first(choice.steps, counts) for counts in tries]
+        if counts.get(finer):
+            tries.append(counts | {finer: counts[finer] - 1, coarser: counts.get(coarser, 0) + 1})
+    options = [_arranged(choice.steps, changed, before) for changed in tries]
     options = [option for option in options if cost(option, costs) < cost(choice, costs)]
     if not options and choice.steps > max(fewest_steps(full), 2):
-        scale = max(first)
-        return coarse_first(choice.steps - 1, first | {scale: max(first[scale] - 1, 0)})
+        scale = max(counts)
+        return _arranged(choice.steps - 1, counts | {scale: max(counts[scale] - 1, 0)}, before)
     return max(options, key=lambda option: cost(option, costs)) if options else None
 
 
-def _mixes(steps: int, costs: Mapping[int, float], afford: float) -> list[Choice]:
-    """Coarse-first schedules of `steps` steps within `afford`: one coarse size alone, or two that share."""
-    coarse = [scale for scale in sorted(costs) if scale > 1 and costs[scale] < costs[1]]
+def _arranged(steps: int, counts: Mapping[int, int], before: float) -> Choice:
+    """So many coarse steps of each size, and of the fine ones the share `before` ahead of them."""
+    fine = steps - sum(counts.values())
+    return fine_ends(steps, min(round(before * fine), fine - 1), counts)
+
+
+def _before(choice: Choice) -> float:
+    """The share of its fine steps that come before the coarse ones."""
+    return choice.before / (choice.steps - sum(choice.coarse.values()))
+
+
+def _useful(costs: Mapping[int, float]) -> list[int]:
+    """The coarse sizes that save time, ascending."""
+    return [scale for scale in sorted(costs) if scale > 1 and costs[scale] < costs[1]]
+
+
+def _mixes(steps: int, costs: Mapping[int, float], afford: float) -> list[dict[int, int]]:
+    """Coarse steps by size that bring `steps` steps within `afford`: one size alone, or two that share; finest first.
+
+    Empty where all of them fit at p, or where even so the last one would be coarse.
+    """
     save = steps * costs[1] - afford
-    shares: list[Mapping[int, float]] = [{scale: 1.0} for scale in coarse]
-    shares += [{a: 0.5, b: 0.5} for a, b in zip(coarse, coarse[1:], strict=False)]
-    made: list[Choice] = []
+    if save <= 0:
+        return []
+    coarse = _useful(costs)
+    shares: list[Mapping[int, float]] = []
+    for place, scale in enumerate(coarse):
+        shares.append({scale: 1.0})
+        shares += [{scale: 0.5, coarser: 0.5} for coarser in coarse[place + 1 : place + 2]]
+    made: list[dict[int, int]] = []
     for share in shares:
         counts = _counts(steps, share, costs, save)
-        if counts is not None:
-            choice = coarse_first(steps, counts)
-            if choice not in made:
-                made.append(choice)
+        if counts is not None and counts not in made:
+            made.append(counts)
     return made
 
 
@@ -110,4 +149,5 @@ def _counts(
         wanted = left if last else save * share[scale]
         counts[scale] = max(0, math.ceil(wanted / gain - 1e-9) if last else round(wanted / gain))
         left -= counts[scale] * gain
-    return counts if sum(counts.values()) < steps else None
+    counts = {scale: count for scale, count in counts.items() if count}
+    return counts if counts and sum(counts.values()) < steps else None

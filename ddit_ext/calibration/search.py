@@ -11,7 +11,7 @@ import numpy as np
 from ..fidelity import psnr
 from . import plan
 from .choices import Choice, cost
-from .dynamic import dynamic_choices, faster_dynamic
+from .dynamic import budgets, by_threshold, faster_dynamic
 from .measure import Measured, Meter
 from .preset import Candidate
 
@@ -19,7 +19,7 @@ TOLERANCE = 0.02
 """A measured speed counts as the target from this share below it: two runs of the same differ by as much."""
 
 FINALISTS = 2
-"""So many fixed coarse-first choices are run on every prompt, beside fewer steps and the dynamic ones."""
+"""So many fixed choices with coarse steps are run on every prompt, beside fewer steps and the best one by scores."""
 
 ROUNDS = 4
 """A finalist that is too slow is made faster at most so often."""
@@ -33,6 +33,7 @@ class Full:
     runs: list[Measured | None]  # one a call, as they are made
     seconds: Mapping[int, float]
     target: float
+    scores: list[list[float]] | None = None  # [step][scale] of a run at p, once they were needed
 
     @property
     def few(self) -> bool:
@@ -58,21 +59,36 @@ class Search:
 
     def go(self) -> list[Candidate]:
         """The finalists that were measured on every call."""
-        full, target, costs = self.full.steps, self.full.target, self.full.seconds
-        fixed = [self.screen(choice) for choice in plan.coarse_choices(full, costs, target)]
-        if fixed:
-            best = max(fixed, key=lambda candidate: candidate.psnr)
-            near = plan.neighbours(best.choice, full, costs, target)
-            fixed += [self.screen(choice) for choice in near if repr(choice) not in self.tried]
+        fixed = self._fixed()
         fixed.sort(key=lambda candidate: -candidate.psnr)
         finalists = [candidate.choice for candidate in fixed[:FINALISTS]]
         if not self.full.few:
-            dynamic = [self.screen(choice) for choice in dynamic_choices(self.meter, self.full, finalists)]
+            dynamic = self._dynamic(finalists)
             dynamic.sort(key=lambda candidate: (not candidate.reached, -candidate.psnr))
             finalists += [candidate.choice for candidate in dynamic[:1]]
-        fewer = plan.fewer_steps(full, target)
+        fewer = plan.fewer_steps(self.full.steps, self.full.target)
         finalists += [fewer] if fewer else []
         return self.finals(finalists)
+
+    def _fixed(self) -> list[Candidate]:
+        """Some numbers of steps; then, of the best so far, other orders, other sizes, a few steps more and fewer."""
+        full = self.full
+        arguments = full.steps, full.seconds, full.target
+        tried = [self.screen(choice) for choice in plan.lengths(*arguments)]
+        for variants in (plan.orders, plan.mixes, plan.neighbours) if tried else ():
+            best = max(tried, key=lambda candidate: candidate.psnr).choice
+            new = [choice for choice in variants(best, *arguments) if repr(choice) not in self.tried]
+            tried += [self.screen(choice) for choice in new]
+        return tried
+
+    def _dynamic(self, fixed: Sequence[Choice]) -> list[Candidate]:
+        """Budgets at the full number of steps and at that of the best fixed choice; thresholds at the better one's."""
+        tried = [self.screen(choice) for choice in budgets(self.meter, self.full, fixed)]
+        if tried:
+            best = max(tried, key=lambda candidate: (candidate.reached, candidate.psnr))
+            found = by_threshold(self.meter, self.full, best.choice.steps)
+            tried += [self.screen(found)] if found is not None else []
+        return tried
 
     def screen(self, choice: Choice) -> Candidate:
         """One run on the first call; its speed by the step costs of the full run."""

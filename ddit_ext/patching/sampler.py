@@ -41,6 +41,7 @@ class Run:
         self.total = len(levels)
         self.levels = levels  # σ of each step as the sampler has it, or empty
         self.sigmas: list[float] = []  # all of the sampler's, read at its first step in this run
+        self.euler = False  # whether the sampler's steps are plain Euler ones, read at the same time
         self.history = History(order)
         self.sizes: dict[int, int | list[int]] = {}  # of each step: one, or one a sample
         self.index = -1  # the step of the last transformer call
@@ -226,6 +227,7 @@ class SamplerWatch:
         run.history.clear()
         sigmas = getattr(run.scheduler, "sigmas", None)
         run.sigmas = sigmas.tolist() if isinstance(sigmas, Tensor) else []
+        run.euler = _steps_by_euler(run.scheduler)
         index = getattr(run.scheduler, "step_index", None)
         if isinstance(index, int) and isinstance(run.timesteps, Tensor):
             # Only now it is certain where a loop without set_begin_index entered.
@@ -261,16 +263,17 @@ class SamplerWatch:
 
 def _euler_length(run: Run, named: dict[str, Any]) -> float | None:
     """σ_{k+1} - σ_k where the step was exactly that times the model's output, else None."""
+    if not run.euler or named.get("per_token_timesteps") is not None:
+        return None
+    step = run.scheduler.step_index - 1  # the sampler has moved on
+    return run.sigmas[step + 1] - run.sigmas[step]
+
+
+def _steps_by_euler(scheduler: Any) -> bool:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    scheduler = run.scheduler
     # The class itself: a subclass may step otherwise.
-    if type(scheduler) is not FlowMatchEulerDiscreteScheduler or scheduler.config.stochastic_sampling:
-        return None
-    if named.get("per_token_timesteps") is not None:
-        return None
-    step = scheduler.step_index - 1  # the sampler has moved on
-    return run.sigmas[step + 1] - run.sigmas[step]
+    return type(scheduler) is FlowMatchEulerDiscreteScheduler and not scheduler.config.stochastic_sampling
 
 
 def _first_step(scheduler: Any) -> int:
