@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
-from flux_pipelines import one_thread
+from flux_pipelines import make_call, make_pipeline, one_thread, run
 from tiny_flux import noisy_call, tiny_flux, training_batch
 from torch import nn
 
+import ddit_ext
 from ddit_ext.models import steering_for
 from ddit_ext.multiscale import Adapter, AdapterError
 from ddit_ext.multiscale.base_weights import check_fingerprint, fingerprint, read_layer
@@ -48,9 +49,9 @@ def quantised(tmp_path, monkeypatch):
     for cls in (bnb_quantizer.BnB4BitDiffusersQuantizer, bnb_quantizer.BnB8BitDiffusersQuantizer):
         monkeypatch.setattr(cls, "validate_environment", lambda self, *args, **kwargs: None)
         monkeypatch.setattr(cls, "update_device_map", lambda self, device_map: device_map or {"": "cpu"})
-    tiny_flux().save_pretrained(tmp_path / "flux")
 
-    def load(kind):
+    def load(kind, plain=None):
+        (plain or tiny_flux()).save_pretrained(tmp_path / "flux")
         transformer = FluxTransformer2DModel.from_pretrained(
             tmp_path / "flux",
             quantization_config=BitsAndBytesConfig(**KINDS[kind]),
@@ -107,6 +108,21 @@ def read_back(transformer):
             if isinstance(module, nn.Linear):
                 module.weight.copy_(read_layer(transformer, name)[0])
     return plain
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_pipeline_of_a_quantised_flux_is_patched_and_unpatched(quantised, kind):
+    pipe = make_pipeline()
+    pipe.register_modules(transformer=quantised(kind, pipe.transformer))
+    adapter = Adapter.create(pipe.transformer, rank=2)
+    call = make_call()
+    before = run(pipe, call)
+    handle = ddit_ext.patch(pipe, adapter, schedule=2)
+    coarse = run(pipe, call)
+    assert coarse.isfinite().all() and not torch.equal(coarse, before)
+    assert {step["scale"] for step in handle.report().to_dict()["steps"]} == {2}
+    handle.unpatch()
+    assert torch.equal(run(pipe, call), before)
 
 
 def test_gradients_through_four_bits_are_those_of_the_numbers_they_stand_for(quantised):

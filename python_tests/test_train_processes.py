@@ -14,6 +14,7 @@ from training_process import train
 
 import ddit_ext
 from ddit_ext.multiscale import Adapter
+from ddit_ext.training.checkpoint import checkpoints
 
 PROGRAM = Path(__file__).with_name("training_process.py")
 
@@ -41,7 +42,7 @@ def train_together(folder, processes):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The folder of all three runs."""
+    """The folder of all runs."""
     folder = tmp_path_factory.mktemp("runs")
     threads = torch.get_num_threads()
     train(folder / "alone")
@@ -66,3 +67,14 @@ def test_two_processes_train_as_one_with_the_whole_batch(runs, base):
     stored = [Adapter.load(runs / name / "adapter", tiny_flux()) for name in ("alone", base)]
     for ours, theirs in zip(*(adapter.parameters() for adapter in stored), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
+
+
+def test_a_sharded_run_that_was_stopped_ends_as_one_that_was_not(runs):
+    stopped = checkpoints(runs / "resumed")
+    assert [path.name for path in stopped] == ["step-00000003.safetensors", "step-00000002.safetensors"]
+    lines = [(runs / name / "log.jsonl").read_text().splitlines() for name in ("sharded", "resumed")]
+    for through, resumed in zip(*([json.loads(line) for line in log] for log in lines), strict=True):
+        assert resumed | {"seconds": 0} == through | {"seconds": 0}
+    stored = [Adapter.load(runs / name / "adapter", tiny_flux()) for name in ("sharded", "resumed")]
+    for ours, theirs in zip(*(adapter.parameters() for adapter in stored), strict=True):
+        assert torch.equal(ours, theirs)

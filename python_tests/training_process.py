@@ -1,5 +1,5 @@
 """Several processes that distil the tiny FLUX together through gloo, first with the whole base in each of them, then
-with a sharded one:
+with a sharded one, then with a sharded one again in a run that is stopped and goes on:
 
     MASTER_ADDR=127.0.0.1 MASTER_PORT=... python training_process.py FOLDER PROCESSES
 
@@ -9,6 +9,7 @@ They are forked from one that has everything imported and has not computed anyth
 import os
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,8 +32,14 @@ CONFIG = DistillConfig(
 )
 
 
-def train(folder, accelerator=None, sharded=False):
-    """Distil with the same four samples a step, however many processes share them."""
+class Stopped(Exception):
+    """A run came to the step at which it was to be stopped."""
+
+
+def train(folder, accelerator=None, sharded=False, config=CONFIG, first=0, stop=None):
+    """Distil with the same four samples a step, however many processes share them, from the step ``first`` on; Stopped
+    at the step ``stop``.
+    """
     torch.set_num_threads(1)
     transformer = tiny_flux()
     adapter = Adapter.create(transformer, rank=2)
@@ -46,12 +53,15 @@ def train(folder, accelerator=None, sharded=False):
 
     def batch(number):
         step, rank = divmod(number, processes)
+        assert step >= first
+        if step == stop:
+            raise Stopped
         latents, text = training_batch(step)
         part = slice(rank * len(latents) // processes, (rank + 1) * len(latents) // processes)
         return latents[part], {name: value[part] for name, value in text.items()}
 
     return distill(
-        transformer, adapter, batch, CONFIG, out_dir=folder, progress=False, accelerator=accelerator
+        transformer, adapter, batch, config, out_dir=folder, progress=False, accelerator=accelerator
     )
 
 
@@ -61,6 +71,11 @@ def take_part(folder, rank, processes):
     accelerator = Accelerator(cpu=True)
     train(folder / "whole", accelerator)
     train(folder / "sharded", accelerator, sharded=True)
+    often = replace(CONFIG, checkpoint_every=1)
+    try:
+        train(folder / "resumed", accelerator, sharded=True, config=often, stop=2)
+    except Stopped:
+        train(folder / "resumed", accelerator, sharded=True, config=often, first=2)
     torch.distributed.destroy_process_group()
 
 
