@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_flux import tiny_flux
-from training_process import train
+from training_process import mixed_sizes, train
 
 import ddit_ext
 from ddit_ext.multiscale import Adapter
@@ -46,16 +46,19 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     threads = torch.get_num_threads()
     train(folder / "alone")
+    train(folder / "alone_mixed", data=mixed_sizes(folder / "alone_cache"))
     torch.set_num_threads(threads)
     train_together(folder, 2)
     return folder
 
 
-@pytest.mark.parametrize("base", ["whole", "sharded"])
-def test_two_processes_train_as_one_with_the_whole_batch(runs, base):
+@pytest.mark.parametrize(
+    ("one", "several"), [("alone", "whole"), ("alone_mixed", "mixed"), ("alone", "sharded")]
+)
+def test_two_processes_train_as_one_with_the_whole_batch(runs, one, several):
+    names = (one, several)
     logs = [
-        [json.loads(line) for line in (runs / name / "log.jsonl").read_text().splitlines()]
-        for name in ("alone", base)
+        [json.loads(line) for line in (runs / name / "log.jsonl").read_text().splitlines()] for name in names
     ]
     assert [[line["step"] for line in log] for log in logs] == [[1, 2, 3]] * 2
     for alone, together in zip(*logs, strict=True):
@@ -64,7 +67,7 @@ def test_two_processes_train_as_one_with_the_whole_batch(runs, base):
         assert together["scales"].keys() == alone["scales"].keys()
         for scale, entry in together["scales"].items():
             assert entry["levels"] == pytest.approx(alone["scales"][scale]["levels"], rel=1e-5)
-    stored = [Adapter.load(runs / name / "adapter", tiny_flux()) for name in ("alone", base)]
+    stored = [Adapter.load(runs / name / "adapter", tiny_flux()) for name in names]
     for ours, theirs in zip(*(adapter.parameters() for adapter in stored), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
 
