@@ -22,7 +22,7 @@ from ddit_ext.training.data.cache import CachedData
 from ddit_ext.training.data.encoders import WanEncoder
 from ddit_ext.training.data.generate import run_states
 from ddit_ext.training.data.pixels import read_pixels
-from ddit_ext.training.data.prepare import Plan, report_broken
+from ddit_ext.training.data.prepare import Plan, report
 from ddit_ext.training.data.records import DataError, read_records
 from ddit_ext.training.processes import Processes
 from ddit_ext.training.settings import DataSettings, GenerateSettings, ModelSettings
@@ -40,12 +40,14 @@ def picture(value, width=8, height=8, kind="PNG", frames=1):
 class FakeEncoder:
     """Stands for text encoders and VAE: a latent says which picture it is, a text which caption."""
 
+    token_side = 4
+
     def __init__(self):
         self.captions = []
 
     def latents(self, pixels):
         mean = (pixels.mean() + 1) * 127.5
-        return torch.full((1, 4, 4, 4), float(mean))
+        return torch.full((1, 4, *(side // 2 for side in pixels.shape[-2:])), float(mean))
 
     def text(self, captions):
         self.captions += captions
@@ -91,7 +93,7 @@ def test_a_folder_is_cached_once_and_broken_files_are_named(tmp_path, encoder):
     assert made.complete() and encoder.captions == ["", "ten", "", ""]
     data = made.open(tiny_flux())
     assert len(data) == 3
-    said = report_broken(data.broken, len(data))
+    said = report(data)
     assert said.startswith("data: 3 samples; 2 files are broken and left out: cut.png: no readable picture: ")
     assert "none.jpg: no readable picture: " in said
     batches = [data(number) for number in range(3)]
@@ -180,7 +182,7 @@ def test_tar_shards(tmp_path):
         ("a.tar/sub/three.png", "third"),
     ]
     assert [b.name for b in broken] == ["a.tar/sub/four.png", "b.tar"]
-    assert read_pixels(records[1], 4, 4).mean() == pytest.approx(30 / 127.5 - 1, abs=1e-6)
+    assert read_pixels(records[1], [(4, 4)]).mean() == pytest.approx(30 / 127.5 - 1, abs=1e-6)
     (tmp_path / "data" / "a.tar").write_bytes(whole[:1200])
     with pytest.raises(DataError, match="no pictures in .*b.tar"):
         read_records(tmp_path / "data" / "b.tar")
@@ -192,12 +194,12 @@ def test_pictures_are_cropped_and_clips_cut(tmp_path):
     Image.fromarray(wide).save(tmp_path / "wide.png")
     (tmp_path / "clip.webp").write_bytes(picture(100, kind="WEBP", frames=3))
     records = {record.name: record for record in read_records(tmp_path)[0]}
-    assert read_pixels(records["wide.png"], 4, 4).equal(torch.ones(3, 1, 4, 4))
-    clip = read_pixels(records["clip.webp"], 8, 8, frames=3)
+    assert read_pixels(records["wide.png"], [(4, 4)]).equal(torch.ones(3, 1, 4, 4))
+    clip = read_pixels(records["clip.webp"], [(8, 8)], frames=3)
     assert clip.shape == (3, 3, 8, 8)
     assert clip.mean((0, 2, 3)).diff().gt(0.2).all()
     with pytest.raises(DataError, match="3 frames, 5 are needed"):
-        read_pixels(records["clip.webp"], 8, 8, frames=5)
+        read_pixels(records["clip.webp"], [(8, 8)], frames=5)
 
 
 def test_nothing_usable_is_an_error(tmp_path, encoder):

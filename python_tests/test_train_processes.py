@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_flux import tiny_flux
-from training_process import train
+from training_process import mixed_sizes, train
 
 import ddit_ext
 from ddit_ext.multiscale import Adapter
+from ddit_ext.training.checkpoint import checkpoints
 
 PROGRAM = Path(__file__).with_name("training_process.py")
 
@@ -41,20 +42,23 @@ def train_together(folder, processes):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The folder of all three runs."""
+    """The folder of all runs."""
     folder = tmp_path_factory.mktemp("runs")
     threads = torch.get_num_threads()
     train(folder / "alone")
+    train(folder / "alone_mixed", data=mixed_sizes(folder / "alone_cache"))
     torch.set_num_threads(threads)
     train_together(folder, 2)
     return folder
 
 
-@pytest.mark.parametrize("base", ["whole", "sharded"])
-def test_two_processes_train_as_one_with_the_whole_batch(runs, base):
+@pytest.mark.parametrize(
+    ("one", "several"), [("alone", "whole"), ("alone_mixed", "mixed"), ("alone", "sharded")]
+)
+def test_two_processes_train_as_one_with_the_whole_batch(runs, one, several):
+    names = (one, several)
     logs = [
-        [json.loads(line) for line in (runs / name / "log.jsonl").read_text().splitlines()]
-        for name in ("alone", base)
+        [json.loads(line) for line in (runs / name / "log.jsonl").read_text().splitlines()] for name in names
     ]
     assert [[line["step"] for line in log] for log in logs] == [[1, 2, 3]] * 2
     for alone, together in zip(*logs, strict=True):
@@ -63,6 +67,17 @@ def test_two_processes_train_as_one_with_the_whole_batch(runs, base):
         assert together["scales"].keys() == alone["scales"].keys()
         for scale, entry in together["scales"].items():
             assert entry["levels"] == pytest.approx(alone["scales"][scale]["levels"], rel=1e-5)
-    stored = [Adapter.load(runs / name / "adapter", tiny_flux()) for name in ("alone", base)]
+    stored = [Adapter.load(runs / name / "adapter", tiny_flux()) for name in names]
     for ours, theirs in zip(*(adapter.parameters() for adapter in stored), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
+
+
+def test_a_sharded_run_that_was_stopped_ends_as_one_that_was_not(runs):
+    stopped = checkpoints(runs / "resumed")
+    assert [path.name for path in stopped] == ["step-00000003.safetensors", "step-00000002.safetensors"]
+    lines = [(runs / name / "log.jsonl").read_text().splitlines() for name in ("sharded", "resumed")]
+    for through, resumed in zip(*([json.loads(line) for line in log] for log in lines), strict=True):
+        assert resumed | {"seconds": 0} == through | {"seconds": 0}
+    stored = [Adapter.load(runs / name / "adapter", tiny_flux()) for name in ("sharded", "resumed")]
+    for ours, theirs in zip(*(adapter.parameters() for adapter in stored), strict=True):
+        assert torch.equal(ours, theirs)

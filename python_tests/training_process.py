@@ -1,5 +1,5 @@
-"""Several processes that distil the tiny FLUX together through gloo, first with the whole base in each of them, then
-with a sharded one:
+"""Several processes that distil the tiny FLUX together through gloo, first with the whole base in each of them, also on
+pictures of several sizes, then with a sharded one, also in a run that is stopped and goes on:
 
     MASTER_ADDR=127.0.0.1 MASTER_PORT=... python training_process.py FOLDER PROCESSES
 
@@ -9,16 +9,18 @@ They are forked from one that has everything imported and has not computed anyth
 import os
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.distributed.fsdp  # before the fork: it is large
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
-from tiny_flux import tiny_flux, training_batch
+from tiny_flux import conditions, tiny_flux, training_batch
 
 from ddit_ext.multiscale import Adapter
 from ddit_ext.training import DistillConfig, distill
-from ddit_ext.training.processes import shard
+from ddit_ext.training.data.cache import CachedData, Shard, build
+from ddit_ext.training.processes import Processes, shard
 
 CONFIG = DistillConfig(
     steps=3,
@@ -31,8 +33,36 @@ CONFIG = DistillConfig(
 )
 
 
-def train(folder, accelerator=None, sharded=False):
-    """Distil with the same four samples a step, however many processes share them."""
+class Stopped(Exception):
+    """A run came to the step at which it was to be stopped."""
+
+
+def mixed_sizes(folder, accelerator=None):
+    """A cache of seven latents of three sizes, for four samples a step."""
+
+    def make(number):
+        generator = torch.Generator().manual_seed(number)
+        return Shard(
+            {
+                f"{height}x{width}": {
+                    "latents": torch.randn(count, 4, height, width, generator=generator),
+                    "row": torch.arange(count),
+                    **conditions(count),
+                }
+                for height, width, count in ((8, 8, 4), (8, 12, 2), (12, 8, 1))
+            },
+            [],
+        )
+
+    processes = Processes(accelerator)
+    build(folder, 1, make, lambda: conditions(1), processes)
+    return CachedData(folder, 1, 4 // processes.count, together=processes.count)
+
+
+def train(folder, accelerator=None, sharded=False, config=CONFIG, first=0, stop=None, data=None):
+    """Distil with the same four samples a step, however many processes share them, from the step ``first`` on; Stopped
+    at the step ``stop``. Or with ``data``.
+    """
     torch.set_num_threads(1)
     transformer = tiny_flux()
     adapter = Adapter.create(transformer, rank=2)
@@ -46,12 +76,15 @@ def train(folder, accelerator=None, sharded=False):
 
     def batch(number):
         step, rank = divmod(number, processes)
+        assert step >= first
+        if step == stop:
+            raise Stopped
         latents, text = training_batch(step)
         part = slice(rank * len(latents) // processes, (rank + 1) * len(latents) // processes)
         return latents[part], {name: value[part] for name, value in text.items()}
 
     return distill(
-        transformer, adapter, batch, CONFIG, out_dir=folder, progress=False, accelerator=accelerator
+        transformer, adapter, data or batch, config, out_dir=folder, progress=False, accelerator=accelerator
     )
 
 
@@ -60,7 +93,13 @@ def take_part(folder, rank, processes):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
     accelerator = Accelerator(cpu=True)
     train(folder / "whole", accelerator)
+    train(folder / "mixed", accelerator, data=mixed_sizes(folder / "cache", accelerator))
     train(folder / "sharded", accelerator, sharded=True)
+    often = replace(CONFIG, checkpoint_every=1)
+    try:
+        train(folder / "resumed", accelerator, sharded=True, config=often, stop=2)
+    except Stopped:
+        train(folder / "resumed", accelerator, sharded=True, config=often, first=2)
     torch.distributed.destroy_process_group()
 
 

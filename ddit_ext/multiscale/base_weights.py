@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .quantised import FOUR_BITS, unpacked
+
 
 class AdapterError(ValueError):
     """An adapter, or a model for one, is not what was expected; the text names both."""
@@ -144,7 +146,11 @@ def read_tensor(module: nn.Module, name: str) -> Tensor | None:
 def read_layer(transformer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     """Float32 CPU copies of weight [out, in] and bias [out] of the layer ``name``, without any LoRA on it.
 
-    A convolution that does not overlap is the linear layer it is: [out, channels·frames·rows·columns].
+    A convolution that does not overlap is the linear layer it is: [out, channels·frames·rows·columns]. Quantised
+    weights of torchao and bitsandbytes are read as the numbers that they stand for.
+
+    Raises:
+        AdapterError: a weight in a form that is not known.
     """
     module = unwrapped_layer(transformer, name)
     weight, bias = read_tensor(module, "weight"), read_tensor(module, "bias")
@@ -152,9 +158,16 @@ def read_layer(transformer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
         shape: tuple[int, ...] = (module.out_channels, module.in_channels, *module.kernel_size)
     else:
         shape = (module.out_features, module.in_features)
+    found = "no weight" if weight is None else f"{weight.dtype} of shape {tuple(weight.shape)}"
+    packed = f"{name}.weight: expected numbers of shape {shape}, got {found} in a {type(module).__name__}"
+    advice = f"leave {name} out of the quantisation"
+    if weight is not None:
+        try:
+            weight = unpacked(module, weight)
+        except ValueError as error:
+            raise AdapterError(f"{packed}: {error}, or {advice}") from error
     if weight is None or tuple(weight.shape) != shape or not weight.is_floating_point():
-        found = "no weight" if weight is None else f"{weight.dtype} of shape {tuple(weight.shape)}"
-        raise AdapterError(f"{name}.weight must be floating-point numbers of shape {shape}, got {found}")
+        raise AdapterError(f"{packed}, a form that is not known here; {advice}")
     weight = _own(weight).flatten(1)
     return weight, torch.zeros(shape[0]) if bias is None else _own(bias)
 
@@ -208,14 +221,16 @@ def fingerprint(transformer: nn.Module) -> dict[str, Any]:
     """What identifies the base model: its class, some of its config and a sample of its weights.
 
     The sample is compared with a tolerance (see :func:`check_fingerprint`), so that the same model is
-    recognised in another precision. Layers that cannot be read as numbers (packed quantised weights) are left
-    out.
+    recognised in another precision. Layers that cannot be read as numbers, and those of four bits, whose errors
+    are as large as the tolerance, are left out.
     """
     family = family_of(transformer)
     config = unwrap(transformer).config
     samples = {}
     for name in family.samples:
         try:
+            if type(unwrapped_layer(transformer, name).weight).__name__ == FOUR_BITS:
+                continue
             weight, _ = read_layer(transformer, name)
         except (AdapterError, AttributeError):
             continue
@@ -259,8 +274,6 @@ def check_fingerprint(expected: dict[str, Any], transformer: nn.Module, toleranc
 
 
 def _own(tensor: Tensor) -> Tensor:
-    if type(tensor).dequantize is not Tensor.dequantize:  # a quantised tensor, as torchao's
-        tensor = tensor.dequantize()
     return tensor.detach().to(device="cpu", dtype=torch.float32, copy=True)
 
 

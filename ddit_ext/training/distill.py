@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..multiscale.adapter import Adapter
+from ..multiscale.adapter import Adapter, AdapterError
+from ..multiscale.quantised import REPACKED, four_bit_layers, is_repacked
 from .checkpoint import SaveFailed
 from .config import DistillConfig
 from .interrupt import Interrupted, Stop
@@ -85,6 +86,7 @@ def distill(
         SaveFailed: the end of the run could not be written. A checkpoint on the way that can't be written is a
             warning: the run goes on and tries again at the next one.
         ValueError: an iterator that ended too early, or arguments that don't fit.
+        AdapterError: a transformer that can't be trained through.
     """
     config = config or DistillConfig()
     processes = Processes(accelerator)
@@ -152,13 +154,25 @@ def _farewell(received: int, done: int, steps: int, folder: Path | None) -> str:
 
 @contextmanager
 def _frozen(transformer: nn.Module) -> Iterator[None]:
-    """Inside, the transformer takes no gradients and has no dropout."""
+    """Inside, the transformer takes no gradients and has no dropout.
+
+    Raises:
+        AdapterError: a layer whose weights have been put into a form without gradients.
+    """
+    repacked = [name for name, layer in four_bit_layers(transformer) if is_repacked(layer)]
+    if repacked:
+        raise AdapterError(
+            f"transformer: {len(repacked)} layers can't be trained through, the first is {repacked[0]}: {REPACKED}; "
+            "load the model anew and train before you run it"
+        )
     mode = transformer.training
     wanted = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
     try:
         for parameter in wanted:
             parameter.requires_grad_(False)
         transformer.eval()
+        for _, layer in four_bit_layers(transformer):
+            layer.train()  # in evaluation mode it would be repacked on a CPU; it has no dropout
         yield
     finally:
         for parameter in wanted:

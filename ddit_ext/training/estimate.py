@@ -7,6 +7,7 @@ The model, stated in full:
 * A step is, for each sample, one teacher forward at p, and for each patch size a student forward at its token count,
   as much again for the gradients of its activations (the base's weights take none), and once more where blocks are
   run again (gradient checkpointing). The adapter's own products are not counted.
+* Of several picture sizes, all samples are counted as of the largest.
 * Hours are those FLOPs at a sustained rate a GPU that you state (``--tflops``).
 * Memory: the base's weights (shared out by FSDP); 20 bytes a parameter of the adapter (float32 weight, gradient, two
   moments, average); activations of one sample pass, about 20 numbers of the width a token and block, or with
@@ -31,6 +32,7 @@ from ..multiscale.adapter import Adapter
 from ..multiscale.base_weights import family_of, feed_forward_layers
 from ..multiscale.scale_spec import ScaleSpec
 from .base import EMBEDDED
+from .data.sizes import check_sizes
 from .settings import TrainSettings
 
 #: Transformers whose configuration is known here, by their names on the hub.
@@ -111,10 +113,12 @@ def estimate(settings: TrainSettings, gpus: int, tflops: float, sharded: bool) -
     """The figures of ``settings`` on so many GPUs; nothing is downloaded and no weights are read.
 
     Raises:
-        ValueError: a model that is neither known, nor a local folder, nor an embedded one.
+        ValueError: a model that is neither known, nor a local folder, nor an embedded one; a picture size that it
+            can't take.
     """
     with torch.device("meta"):
         transformer = _meta_transformer(settings.model.path)
+    check_sizes(settings.data.sizes, _token_side(transformer, settings))
     adapter = _meta_adapter(transformer, settings)
     short, tokens, flops = _ShortModels(transformer), {}, {}
     for scale in (1, *sorted(settings.adapter.scales)):
@@ -201,6 +205,11 @@ def _vae_factor(path: str) -> int:
     return 2 ** (len(levels) - 1) if levels else VAE_FACTOR
 
 
+def _token_side(transformer: nn.Module, settings: TrainSettings) -> int:
+    """Pixels along a side of a token at the base's own patch size."""
+    return _vae_factor(settings.model.path) * family_of(transformer).patch
+
+
 def _meta_adapter(transformer: nn.Module, settings: TrainSettings) -> Adapter:
     patch, chosen = family_of(transformer).patch, settings.adapter
     config = transformer.config
@@ -228,8 +237,8 @@ def _meta_adapter(transformer: nn.Module, settings: TrainSettings) -> Adapter:
 def _meta_call(transformer: nn.Module, settings: TrainSettings, scale: int) -> dict[str, Any]:
     """Arguments of a call of one sample with the tokens of ``scale``: the base on a picture that much smaller."""
     data, config = settings.data, transformer.config
-    side = 2 * _vae_factor(settings.model.path) * scale  # pixels of a token
-    rows, columns = (math.ceil(length / side) for length in (data.height, data.width))
+    side = _token_side(transformer, settings) * scale
+    rows, columns = (math.ceil(length / side) for length in max(data.sizes, key=math.prod))
     empty = torch.zeros((), device="meta")
     if family_of(transformer).name == "flux":
         count = rows * columns

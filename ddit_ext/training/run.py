@@ -17,7 +17,7 @@ from .card import push, write_card
 from .checkpoint import checkpoints
 from .config import DistillConfig
 from .data.encoders import encoder_for
-from .data.prepare import Plan, report_broken
+from .data.prepare import Plan, report
 from .distill import DistillResult, distill
 from .interrupt import Interrupted, Stop
 from .observer import Observer
@@ -120,8 +120,8 @@ def _distil_one(
     """Train the adapter of the transformer ``name``; one of two has folders of its own."""
     folder, within = Path(settings.output.folder), "" if base.boundary is None else name
     transformer = base.transformers[name].to(base.device)
-    data = plan.open(transformer)
-    accelerator.print(f"{within}{': ' if within else ''}{report_broken(data.broken, len(data))}")
+    data = plan.open(transformer, together=config.accumulate * accelerator.num_processes)
+    accelerator.print(f"{within}{': ' if within else ''}{report(data)}")
     adapter = Adapter.create(transformer, **asdict(settings.adapter))
     adapter.training_record |= {"base_model": settings.model.path, "data": plan.about}
     if accelerator.distributed_type == DistributedType.FSDP:

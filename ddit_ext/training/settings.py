@@ -8,6 +8,7 @@ from typing import Literal
 
 from ..multiscale.scale_spec import Positions, Start
 from .config import DistillConfig
+from .data.sizes import STEP, Size, name_of, sizes_like
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,9 @@ class DataSettings:
         prompts: a text file, one prompt a line.
         cache: folder for latents and text embeddings, computed once.
         height, width: of the pictures in pixels; they are scaled to cover it and cropped at the centre.
+        buckets: more sizes [height, width], or "auto" for common aspect ratios with about as many pixels. Each picture
+            goes to the size nearest in aspect ratio, and a step learns from pictures of one size; runs of "generated"
+            are made in one size after the other.
         frames: of a clip; 1 for pictures.
         max_sequence_length: text tokens.
         batch: samples of one process in one pass.
@@ -106,6 +110,7 @@ class DataSettings:
     width: int
     path: str | None = None
     prompts: str | None = None
+    buckets: Literal["auto"] | tuple[tuple[int, int], ...] = ()
     frames: int = 1
     max_sequence_length: int = 512
     batch: int = 1
@@ -124,8 +129,25 @@ class DataSettings:
         for name in ("height", "width", "frames", "max_sequence_length", "batch", "shard_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.buckets == "auto" and len(self.sizes) == 1:
+            raise ValueError(
+                f"buckets: auto knows only {name_of(self.sizes[0])} with as many pixels as {self.height}x{self.width}, "
+                f"its sides are multiples of {STEP}: name the sizes, [[height, width], ...]"
+            )
+        for index, size in enumerate(() if self.buckets == "auto" else self.buckets):
+            if len(size) != 2 or min(size) < 1:
+                raise ValueError(
+                    f"buckets[{index}] must be [height, width], both at least 1, got {list(size)}"
+                )
         if not 0 <= self.empty_share <= 1:
             raise ValueError(f"empty_share must be in [0, 1], got {self.empty_share}")
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """All sizes (height, width), ``height``×``width`` first."""
+        if self.buckets == "auto":
+            return tuple(sizes_like(self.height, self.width))
+        return tuple(dict.fromkeys([(self.height, self.width), *self.buckets]))
 
 
 @dataclass(frozen=True)

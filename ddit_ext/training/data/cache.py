@@ -24,11 +24,12 @@ from tqdm.auto import tqdm
 from ...multiscale.adapter_file import replace_file
 from ..checkpoint import SaveFailed
 from ..processes import Processes
+from .order import Order
 from .records import Broken, DataError
 
 __all__ = ["Broken", "CachedData", "DataError", "Shard", "build", "cache_key"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 EMPTY = "empty.safetensors"
 OPEN_FILES = 64  # shards that are kept open; systems allow a process some hundred
 Maker = Callable[[int], "Shard"]
@@ -36,16 +37,16 @@ Maker = Callable[[int], "Shard"]
 
 @dataclass
 class Shard:
-    """Some samples: ``tensors`` with rows of ``latents`` (and ``noise_level``); ``row`` says which row of the text
-    arguments belongs to each.
+    """Some samples, by the name of their picture size: ``tensors`` with rows of ``latents`` (and ``noise_level``);
+    ``row`` says which row of the text arguments belongs to each.
     """
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, dict[str, Tensor]]
     broken: list[Broken]
 
     @property
-    def rows(self) -> int:
-        return len(self.tensors["row"]) if self.tensors else 0
+    def rows(self) -> dict[str, int]:
+        return {size: len(tensors["row"]) for size, tensors in self.tensors.items()}
 
 
 def cache_key(parts: dict[str, Any]) -> str:
@@ -70,7 +71,10 @@ def build(
     for number in tqdm(missing, desc="cache", unit="shard", disable=not processes.main or not missing):
         shard = make(number)
         note = {"rows": shard.rows, "broken": [asdict(broken) for broken in shard.broken]}
-        _write(_shard(folder, number), shard.tensors, note)
+        flat = {
+            f"{size}/{n}": tensor for size, tensors in shard.tensors.items() for n, tensor in tensors.items()
+        }
+        _write(_shard(folder, number), flat, note)
     processes.wait()
 
 
@@ -87,8 +91,14 @@ class CachedData:
         folder: of the cache, complete.
         count: its number of shards.
         batch: samples a batch.
+        together: batches that have one size among them: those of a step, in all processes.
         empty_share: of the samples, the text is replaced by that of the empty caption.
         extra: further arguments of the call for a batch of so many.
+
+    Attributes:
+        broken: files that could not be used.
+        sizes: how many samples there are of each picture size.
+        together: samples of a step.
 
     Raises:
         DataError: no sample is left.
@@ -100,28 +110,34 @@ class CachedData:
         count: int,
         batch: int,
         *,
+        together: int = 1,
         empty_share: float = 0.0,
         seed: int = 0,
         extra: Callable[[int], dict[str, Tensor]] = lambda count: {},
     ):
         self._paths = [_shard(folder, number) for number in range(count)]
-        headers = [_header(path) or {"rows": 0, "broken": []} for path in self._paths]
+        headers = [_header(path) or {"rows": {}, "broken": []} for path in self._paths]
         self.broken = [Broken(**entry) for header in headers for entry in header["broken"]]
-        self._places = [(s, row) for s, header in enumerate(headers) for row in range(header["rows"])]
-        if not self._places:
+        self._places: dict[str, list[tuple[int, int]]] = {}
+        for number, header in enumerate(headers):
+            for size, rows in header["rows"].items():
+                self._places.setdefault(size, []).extend((number, row) for row in range(rows))
+        self.sizes = {size: len(self._places[size]) for size in sorted(self._places)}
+        if not self.sizes:
             first = f", {self.broken[0].name}: {self.broken[0].reason}" if self.broken else ""
             raise DataError(f"data: no sample can be used; {len(self.broken)} are broken{first}")
         self._batch, self._empty_share, self._seed, self._extra = batch, empty_share, seed, extra
         with safe_open(folder / EMPTY, framework="pt") as file:
             self._empty = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         self._open: dict[int, Any] = {}
-        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self.together = batch * together
+        self._order = Order(list(self.sizes.values()), self.together, seed)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return sum(self.sizes.values())
 
     def __call__(self, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Batch ``number``: latents and the call's other arguments. Every pass over the data has its own order."""
+        """Batch ``number``: latents and the call's other arguments. Every pass over a size has its own order."""
         samples = [self._sample(number * self._batch + index) for index in range(self._batch)]
         stacked = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
         if "img_ids" in stacked:  # the same for all samples: FLUX takes it without a batch
@@ -130,21 +146,20 @@ class CachedData:
         return latents.float(), stacked | self._extra(self._batch)
 
     def _sample(self, index: int) -> dict[str, Tensor]:
-        epoch, position = divmod(index, len(self))
-        if self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
-            self._order = (epoch, torch.randperm(len(self), generator=generator))
-        number, row = self._places[int(self._order[1][position])]
+        which, place = self._order(index)
+        size = list(self.sizes)[which]
+        number, row = self._places[size][place]
         if number not in self._open:
             if len(self._open) == OPEN_FILES:
                 del self._open[next(iter(self._open))]  # the one that was opened first
             self._open[number] = safe_open(self._paths[number], framework="pt")
         file = self._open[number]
-        sample, text_row = {}, int(file.get_slice("row")[row])
-        for name in file.keys():  # noqa: SIM118
-            if name != "row":
+        sample, text_row = {}, int(file.get_slice(f"{size}/row")[row])
+        for path in file.keys():  # noqa: SIM118
+            of, _, name = path.rpartition("/")
+            if of == size and name != "row":
                 at = row if name in ("latents", "noise_level") else text_row
-                sample[name] = file.get_slice(name)[at]
+                sample[name] = file.get_slice(path)[at]
         draw = torch.Generator().manual_seed((self._seed * 1_000_003 + index) * 2 + 1)
         if float(torch.rand((), generator=draw)) < self._empty_share:
             sample |= {name: tensor[0] for name, tensor in self._empty.items()}

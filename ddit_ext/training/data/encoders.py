@@ -18,6 +18,11 @@ class Encoder(ABC):
         self.pipe = pipe
         self.max_sequence_length = max_sequence_length
 
+    @property
+    @abstractmethod
+    def token_side(self) -> int:
+        """Pixels along a side of a token of the base: of its VAE's latent pixels times its patch size."""
+
     @abstractmethod
     def text(self, captions: list[str]) -> dict[str, Tensor]:
         """Arguments of the transformer, one row a caption."""
@@ -39,6 +44,10 @@ class Encoder(ABC):
 
 class FluxEncoder(Encoder):
     """T5 and CLIP embeddings; latents [B, C, H, W]."""
+
+    @property
+    def token_side(self) -> int:
+        return self.pipe.vae_scale_factor * family_of(self.pipe.transformer).patch
 
     @torch.no_grad()
     def text(self, captions: list[str]) -> dict[str, Tensor]:
@@ -67,6 +76,10 @@ class FluxEncoder(Encoder):
 
 class WanEncoder(Encoder):
     """UMT5 embeddings; latents [B, C, F, H, W]."""
+
+    @property
+    def token_side(self) -> int:
+        return self.pipe.vae_scale_factor_spatial * family_of(self.pipe.transformer).patch
 
     @torch.no_grad()
     def text(self, captions: list[str]) -> dict[str, Tensor]:

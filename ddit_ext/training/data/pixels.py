@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import PurePath
 
 import numpy as np
@@ -11,13 +12,14 @@ from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 
 from .records import DataError, Record
+from .sizes import Size, nearest
 
 VIDEOS = (".mp4", ".webm", ".mov", ".mkv")
 
 
-def read_pixels(record: Record, height: int, width: int, frames: int = 1) -> Tensor:
-    """The record as float32 [3, frames, height, width] in [-1, 1]: scaled to cover the size, cropped at the centre;
-    of a clip, its first frames.
+def read_pixels(record: Record, sizes: Sequence[Size], frames: int = 1) -> Tensor:
+    """The record as float32 [3, frames, height, width] in [-1, 1], of the size nearest in aspect ratio: scaled to cover
+    it, cropped at the centre; of a clip, its first frames.
 
     Raises:
         DataError: bytes that are no picture, a truncated file, a clip that is too short.
@@ -35,6 +37,7 @@ def read_pixels(record: Record, height: int, width: int, frames: int = 1) -> Ten
             raise DataError(f"no readable picture: {error}") from error
     if len(pictures) < frames:
         raise DataError(f"{len(pictures)} frames, {frames} are needed")
+    height, width = nearest(sizes, pictures[0].height, pictures[0].width)
     fitted = [ImageOps.fit(p, (width, height), Image.Resampling.LANCZOS) for p in pictures]
     stacked = torch.from_numpy(np.stack([np.asarray(picture) for picture in fitted]))
     return stacked.permute(3, 0, 1, 2).float() / 127.5 - 1

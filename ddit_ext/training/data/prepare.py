@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...multiscale.base_weights import fingerprint
 from ..processes import Processes
@@ -19,6 +20,7 @@ from .encoders import encoder_for, told_guidance
 from .generate import run_states
 from .pixels import read_pixels
 from .records import Broken, DataError, Record, read_records
+from .sizes import check_sizes, name_of
 
 
 class Plan:
@@ -42,7 +44,7 @@ class Plan:
                 model.dtype,
                 *(fingerprint(transformer) for transformer in transformers),
             ],
-            "size": [settings.height, settings.width, settings.frames, settings.max_sequence_length],
+            "size": [settings.sizes, settings.frames, settings.max_sequence_length],
             "shard_size": settings.shard_size,
         }
         if settings.source == "pictures":
@@ -50,10 +52,16 @@ class Plan:
             listed = "\n".join(f"{r.name}\t{r.size}\t{r.caption}" for r in self.records)
             key["records"] = hashlib.sha256(listed.encode()).hexdigest()
             self.shards = -(-len(self.records) // settings.shard_size)
-            self.about = f"{len(self.records)} captioned pictures of {settings.height}x{settings.width}"
+            self.about = (
+                f"{len(self.records)} captioned pictures of {', '.join(map(name_of, settings.sizes))}"
+            )
         else:
             prompts = read_prompts(settings.prompts or "")
-            self.runs = [(prompt, i) for i in range(settings.generate.per_prompt) for prompt in prompts]
+            self.runs = [  # every prompt comes in one size after the other
+                (prompt, settings.sizes[(i + number) % len(settings.sizes)])
+                for i in range(settings.generate.per_prompt)
+                for number, prompt in enumerate(prompts)
+            ]
             key["prompts"] = prompts
             key["generate"] = asdict(settings.generate)
             self._per_shard = max(1, settings.shard_size // settings.generate.states)
@@ -73,21 +81,28 @@ class Plan:
 
         Raises:
             SaveFailed: a shard could not be written.
+            ValueError: a size that the model's VAE and patch size do not divide.
         """
         if self.complete():
             processes.wait()
             return
         encoder = encoder_for(pipe(), self.settings.max_sequence_length)
+        check_sizes(self.settings.sizes, encoder.token_side)
         make = self._pictures if self.settings.source == "pictures" else self._states
         build(self.folder, self.shards, lambda i: make(encoder, i), lambda: encoder.text([""]), processes)
 
-    def open(self, transformer: nn.Module) -> CachedData:
-        """The data, and the names of what is broken in them; DataError where nothing is left."""
+    def open(self, transformer: nn.Module, together: int = 1) -> CachedData:
+        """The data, and the names of what is broken in them; DataError where nothing is left.
+
+        Args:
+            together: batches of a step, in all processes.
+        """
         settings = self.settings
         data = CachedData(
             self.folder,
             self.shards,
             settings.batch,
+            together=together,
             empty_share=settings.empty_share,
             seed=settings.seed,
             extra=lambda count: told_guidance(transformer, settings.guidance, count),
@@ -97,31 +112,35 @@ class Plan:
 
     def _pictures(self, encoder: Any, number: int) -> Shard:
         settings, size = self.settings, self.settings.shard_size
-        rows, broken = [], []
+        parts: dict[str, list[dict[str, Tensor]]] = defaultdict(list)
+        broken = []
         for record in self.records[number * size : (number + 1) * size]:
             try:
-                pixels = read_pixels(record, settings.height, settings.width, settings.frames)
+                pixels = read_pixels(record, settings.sizes, settings.frames)
             except (DataError, OSError) as error:
                 broken.append(Broken(record.name, str(error)))
                 continue
-            latents = encoder.latents(pixels[None])
-            rows.append({"latents": latents.cpu()} | encoder.text([record.caption]))
-        tensors = join({name: tensor.cpu() for name, tensor in row.items()} for row in rows)
-        if tensors:
-            tensors["row"] = torch.arange(len(rows))
-        return Shard(tensors, broken)
+            like = parts[name_of(pixels.shape[-2:])]
+            found = {"latents": encoder.latents(pixels[None])} | encoder.text([record.caption])
+            like.append({name: tensor.cpu() for name, tensor in found.items()} | _row(len(like)))
+        return Shard({like: join(rows) for like, rows in parts.items()}, broken)
 
     def _states(self, encoder: Any, number: int) -> Shard:
-        parts = []
+        parts: dict[str, list[dict[str, Tensor]]] = defaultdict(list)
         first = number * self._per_shard
-        for index, (prompt, _) in enumerate(self.runs[first : first + self._per_shard]):
+        for index, (prompt, (height, width)) in enumerate(self.runs[first : first + self._per_shard]):
             seed = self.settings.generate.seed + first + index
-            states = run_states(encoder.pipe, prompt, self.settings, seed)
-            row = torch.full((len(states.latents),), index)
-            parts.append(
-                {"latents": states.latents, "noise_level": states.noise_level, "row": row} | states.text
-            )
-        return Shard(join(parts), [])
+            settings = replace(self.settings, height=height, width=width, buckets=())
+            states = run_states(encoder.pipe, prompt, settings, seed)
+            like = parts[name_of((height, width))]
+            kept = {"latents": states.latents, "noise_level": states.noise_level} | states.text
+            like.append(kept | _row(len(like), len(states.latents)))
+        return Shard({like: join(rows) for like, rows in parts.items()}, [])
+
+
+def _row(index: int, count: int = 1) -> dict[str, Tensor]:
+    """Which row of the text arguments belongs to each of ``count`` latents."""
+    return {"row": torch.full((count,), index)}
 
 
 def read_prompts(path: str | Path) -> list[str]:
@@ -136,10 +155,18 @@ def read_prompts(path: str | Path) -> list[str]:
     return prompts
 
 
-def report_broken(broken: list[Broken], samples: int) -> str:
-    """A line for the user: how many, and which."""
-    if not broken:
-        return f"data: {samples} samples"
-    named = "; ".join(f"{one.name}: {one.reason}" for one in broken[:10])
-    more = f"; and {len(broken) - 10} more" if len(broken) > 10 else ""
-    return f"data: {samples} samples; {len(broken)} files are broken and left out: {named}{more}"
+def report(data: CachedData) -> str:
+    """A line for the user: how many samples of which sizes, and which files are broken."""
+    counts = ", ".join(f"{count} of {size}" for size, count in data.sizes.items())
+    said = [f"data: {len(data)} samples: {counts}" if len(data.sizes) > 1 else f"data: {len(data)} samples"]
+    few = [size for size, count in data.sizes.items() if count < data.together]
+    if few:
+        said.append(
+            f"a step learns from {data.together} samples of one size: those of {', '.join(few)} come up more than once "
+            "in it, though as often in all as the others"
+        )
+    if data.broken:
+        named = "; ".join(f"{one.name}: {one.reason}" for one in data.broken[:10])
+        more = f"; and {len(data.broken) - 10} more" if len(data.broken) > 10 else ""
+        said.append(f"{len(data.broken)} files are broken and left out: {named}{more}")
+    return "; ".join(said)
