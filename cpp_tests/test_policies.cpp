@@ -11,6 +11,7 @@
 #include "ddit_ext/budget_policy.h"
 #include "ddit_ext/patch_scheduler.h"
 #include "ddit_ext/planned_policy.h"
+#include "ddit_ext/tea_cache_policy.h"
 #include "scheduler_cases.h"
 
 namespace {
@@ -36,6 +37,11 @@ ddit::SignalOptions options_of(const Json& of) {
 std::unique_ptr<ddit::Policy> policy_of(const Json& of) {
   const std::string& name = of.at("policy").text;
   const std::vector<int64_t> scales = integers(of.at("scales"));
+  if (name == "TeaCachePolicy") {
+    return std::make_unique<ddit::TeaCachePolicy>(
+        number(of.at("threshold")), scales, numbers(of.at("thresholds")), numbers(of.at("coefficients")),
+        of.integer("protect_first", 1), of.integer("protect_last", 1));
+  }
   const int64_t first = of.integer("protect_first", 0), last = of.integer("protect_last", 0);
   if (name == "PatchScheduler") {
     return std::make_unique<ddit::PatchScheduler>(scales, numbers(of.at("thresholds")), first, last,
