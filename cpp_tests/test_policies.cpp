@@ -164,4 +164,30 @@ TEST(CoarseShare, ReachesTheSpeedup) {
   expect_error([&] { ddit::coarse_share({}, 1.0); }, "costs must hold one number per scale > 1");
 }
 
+TEST(TeaCachePolicy, ShowsItsSumAndKeepsItWhereACallFails) {
+  ddit::TeaCachePolicy policy(0.5, {1, 2}, {1.0}, {2.0, 0.0}, 1, 0);
+  EXPECT_TRUE(policy.skips() && policy.needs_signal());
+  EXPECT_EQ(policy.repr(),
+            "TeaCachePolicy(threshold=0.5, scales=[1, 2], thresholds=[1], coefficients=[2, 0], "
+            "protect_first=1, protect_last=0)");
+  EXPECT_EQ(policy.decide(1, {{0.125}, {0.0625}}), ddit::kSkip);
+  EXPECT_EQ(policy.accumulated(), (std::vector<double>{0.25, 0.125}));
+  expect_error([&] { policy.decide(2, {{0.125, 0.125}, {0.125}}); },
+               "TeaCachePolicy: scores must hold one number, the relative change, for each sample, got 2 for "
+               "sample 0: [0.125, 0.125]");
+  expect_error([&] { policy.decide(2, {{0.125}}); },
+               "scores must hold as many samples as before in this run, 2, got 1");
+  EXPECT_EQ(policy.accumulated(), (std::vector<double>{0.25, 0.125}));
+  EXPECT_EQ(policy.decide(2, {{0.125}, {0.0}}), 2);
+  EXPECT_TRUE(policy.accumulated().empty());
+}
+
+TEST(TeaCachePolicy, WithNothingToDecideItNeedsNoSignal) {
+  ddit::TeaCachePolicy policy(0.0);
+  EXPECT_FALSE(policy.skips() || policy.needs_signal());
+  policy.begin(3);
+  EXPECT_EQ(policy.decide(1, {{0.0}}), 1);
+  EXPECT_FALSE(ddit::PatchScheduler({1, 2}, {1.0}).skips());
+}
+
 }  // namespace

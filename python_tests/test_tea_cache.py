@@ -1,4 +1,4 @@
-"""TeaCache's rule on pipelines: which steps are skipped, and what a skipped step gives."""
+"""TeaCache's rule on pipelines: which steps are skipped, and what the report says of it."""
 
 import math
 
@@ -8,60 +8,15 @@ import torch
 import wan_pipelines
 from cache_cases import arguments, make, run
 from diffusers import FirstBlockCacheConfig
+from skip_cases import FAMILIES, STEPS, counted, sizes_of
 
 import ddit_ext
 from ddit_ext import policies
-from ddit_ext.models import steering_for
 from ddit_ext.multiscale import Adapter
-from ddit_ext.patching.parts import Part
-from ddit_ext.patching.reuse import BlockReuse
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
-STEPS = 6
-FAMILIES = ["flux", "wan"]
 RUNS = [(family, guided) for family in FAMILIES for guided in (False, True)]
-
-
-def blocks_of(transformer):
-    lists = ("transformer_blocks", "single_transformer_blocks", "blocks", "vace_blocks")
-    return [block for name in lists for block in getattr(transformer, name, ())]
-
-
-def counted(transformer):
-    """The number of calls of each block so far."""
-    blocks = blocks_of(transformer)
-    counts = [0] * len(blocks)
-
-    def count(place):
-        def hook(*_):
-            counts[place] += 1
-
-        return hook
-
-    for place, block in enumerate(blocks):
-        block.register_forward_hook(count(place))
-    return counts
-
-
-def sizes_of(handle):
-    return [step["scale"] for step in handle.report().to_dict()["steps"]]
-
-
-class Given(policies.Policy):
-    """Sizes as they are given; 0 skips."""
-
-    needs_signal = False
-    skips = True
-
-    def __init__(self, sizes):
-        self.sizes = sizes
-
-    def begin(self, total_steps):
-        pass
-
-    def decide(self, step, scores):
-        return self.sizes[step]
 
 
 def middle_threshold(family, call):
@@ -148,78 +103,6 @@ def test_steps_are_skipped_by_the_sum_of_the_changes(family):
     assert 0 in expected and 1 in expected[1:-1]
 
 
-def flux_by_hand(sizes, call, branches):
-    """A run of the pipeline whose skipped steps are put together out of the model's layers."""
-    pipe = make("flux")
-    model = pipe.transformer
-    original, seen, added, calls = model.forward, {}, {}, [0]
-    model.x_embedder.register_forward_hook(lambda module, args, output: seen.update(first=output))
-    model.norm_out.register_forward_pre_hook(lambda module, args: seen.update(last=args[0]))
-
-    def forward(**kwargs):
-        step, branch = divmod(calls[0], branches)
-        calls[0] += 1
-        if sizes[step]:
-            output = original(**kwargs)
-            added[branch] = seen["last"] - seen["first"]
-            return output
-        told = model.time_text_embed(kwargs["timestep"] * 1000, kwargs["pooled_projections"])
-        tokens = model.x_embedder(kwargs["hidden_states"]) + added[branch]
-        return (model.proj_out(model.norm_out(tokens, told)),)
-
-    model.forward = forward
-    return run("flux", pipe, call)
-
-
-@pytest.mark.parametrize("guided", [False, True])
-def test_a_skipped_step_adds_what_the_blocks_of_its_branch_added(guided):
-    call = arguments("flux", guided, STEPS)
-    sizes = [1, 0, 1, 0, 0, 1]
-    pipe = make("flux")
-    handle = ddit_ext.patch(pipe, schedule=Given(sizes))
-    given = run("flux", pipe, call)
-    assert sizes_of(handle) == sizes
-    assert torch.equal(given, flux_by_hand(sizes, call, 1 + guided))
-    assert not torch.equal(given, run("flux", make("flux"), call))
-
-
-CALLS = [
-    ("flux", kind, scale) for kind in ("text", "kontext", "controlnet", "ip_adapter") for scale in (1, 2)
-] + [("wan", kind, scale) for kind in ("text", "ti2v_image", "i2v_21", "vace", "animate") for scale in (1, 2)]
-
-
-@pytest.mark.parametrize(("family", "kind", "scale"), CALLS)
-def test_on_a_constant_input_a_skipped_call_gives_what_was_computed(family, kind, scale):
-    pipelines = flux_pipelines if family == "flux" else wan_pipelines
-    pipe = pipelines.make_pipeline(kind)
-    calls = []
-    hook = pipe.transformer.register_forward_pre_hook(
-        lambda module, args, kwargs: calls.append(dict(kwargs)), with_kwargs=True
-    )
-    pipelines.run(pipe, pipelines.make_call(kind, rows=4, columns=4, steps=2))
-    hook.remove()
-    part = Part("transformer", pipe.transformer, steering := steering_for(pipe.transformer))
-    weights = Adapter.training_free(pipe.transformer, (2,)).weights(2, calls[0]["hidden_states"])
-    counts = counted(pipe.transformer)
-    reuse = BlockReuse()
-    reuse.begin_step(part, scale)
-
-    def output(skipped):
-        given = calls[0] | {"return_dict": False}
-        if scale == 1:
-            with torch.no_grad(), reuse.call(part, 0, skipped):
-                return pipe.transformer(**given)[0]
-        sigma = steering.noise_level(given)
-        with torch.no_grad(), steering.coarse(given, weights, sigma) as rewritten:
-            with reuse.call(part, 0, skipped):
-                return pipe.transformer(**rewritten)[0]
-
-    computed = output(skipped=False)
-    assert counts == [1] * len(counts) and reuse.has(part, 0)
-    torch.testing.assert_close(output(skipped=True), computed)
-    assert counts == [1] * len(counts)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_between_skipping_and_fine_a_step_is_coarse(family):
     call = arguments(family, True, 10)
@@ -291,64 +174,6 @@ def test_a_report_says_that_nothing_was_skipped():
     assert handle.report().to_dict()["warnings"] == ["no step was skipped: a larger threshold skips more"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_nothing_is_left_over(family):
-    """Neither for the next run, nor after an error in the middle of one, nor after unpatch."""
-    call = arguments(family, True, STEPS)
-    pipe = make(family)
-    expected = run(family, pipe, call)
-    modules = list(pipe.transformer.named_modules(remove_duplicate=False))
-    handle = ddit_ext.patch(pipe, schedule=policies.TeaCachePolicy(math.inf))
-    first = run(family, pipe, call)
-    assert not torch.equal(first, expected)
-
-    def stop(pipe, step, *_):
-        if step == 3:
-            raise KeyboardInterrupt
-        return {}
-
-    with pytest.raises(KeyboardInterrupt):
-        run(family, pipe, call | {"callback_on_step_end": stop})
-    assert torch.equal(run(family, pipe, call), first)
-    with pytest.raises(KeyboardInterrupt):
-        run(family, pipe, call | {"callback_on_step_end": stop})
-    handle.unpatch()
-    assert not handle._hook.reuse._added and handle._hook.inputs._last is None
-    assert list(pipe.transformer.named_modules(remove_duplicate=False)) == modules
-    assert torch.equal(run(family, pipe, call), expected)
-
-
-def test_a_skip_with_nothing_to_use_again_is_computed():
-    pipe = make("flux")
-    handle = ddit_ext.patch(pipe, schedule=Given([0, 0, 1]))
-    with pytest.warns(UserWarning, match="step 0 was computed: the schedule skips it, but there was nothing"):
-        run("flux", pipe, arguments("flux", False, 3))
-    assert sizes_of(handle) == [1, 0, 1]
-
-
-def test_a_branch_that_was_not_called_before_is_computed():
-    """A second call in a skipped step only: guidance that begins within a run."""
-    pipe = make("flux")
-    call = arguments("flux", False, 4)
-    counts = counted(pipe.transformer)
-    handle = ddit_ext.patch(pipe, schedule=Given([1, 0, 0, 1]))
-    original = pipe.scheduler.step
-    seen = {}
-    pipe.transformer.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
-    )
-
-    def step(*args, **kwargs):
-        if handle._hook.watch.run.index in (1, 2) and not handle._hook.watch.run.repeats:
-            pipe.transformer(**dict(seen))
-        return original(*args, **kwargs)
-
-    pipe.scheduler.step = step
-    with pytest.warns(UserWarning, match=r"step 1 was skipped, but its call 1 \(from 0\) had nothing"):
-        run("flux", pipe, call)
-    assert counts == [3] * len(counts)  # steps 0 and 3, and the second call of step 1
-
-
 def test_what_cannot_work_says_so():
     pipe = make("flux")
     with pytest.raises(
@@ -371,3 +196,42 @@ def test_what_cannot_work_says_so():
     pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
     with pytest.raises(NotImplementedError, match="FirstBlockCacheConfig with a schedule that skips steps"):
         run("flux", pipe, arguments("flux", False, 2))
+
+
+def test_words():
+    policy = policies.TeaCachePolicy(0.25, (1, 2), (0.5,), coefficients=(2.0, 1.0, 0.0), protect_first=2)
+    assert (policy.threshold, policy.thresholds, policy.coefficients) == (0.25, [0.5], [2.0, 1.0, 0.0])
+    assert (policy.protect_first, policy.protect_last, policy.scales) == (2, 1, [1, 2])
+    assert (policy.source, policy.skips, policy.needs_signal) == ("input", True, True)
+    policy.begin(5)
+    assert policy.decide(2, [[0.125]]) == 0 and policy.accumulated == [0.15625]
+    with pytest.raises(ValueError, match="scores must hold one number, the relative change, .* got 2"):
+        policy.decide(3, [[0.0, 0.0]])
+    with pytest.raises(TypeError, match="coefficients"):
+        policies.TeaCachePolicy(0.25, coefficients=1.0)
+    plain = policies.TeaCachePolicy(0.25)
+    assert (plain.scales, plain.thresholds, plain.coefficients) == ([1], [], [1.0, 0.0])
+    assert not policies.PatchScheduler([1, 2], [1.0]).skips
+
+
+def test_a_policy_of_ones_own_stacks_it_on_sizes():
+    """Skipped by TeaCache's rule, and else at the sizes of a ramp."""
+
+    class Stacked(policies.Policy):
+        source, skips = "input", True
+
+        def __init__(self):
+            self.skip = policies.TeaCachePolicy(math.inf, protect_first=3)
+            self.sizes = policies.LinearRamp((1, 2), 0.5)
+
+        def begin(self, total_steps):
+            self.skip.begin(total_steps)
+            self.sizes.begin(total_steps)
+
+        def decide(self, step, scores):
+            return self.skip.decide(step, scores) and self.sizes.decide(step, None)
+
+    pipe = make("flux")
+    handle = ddit_ext.patch(pipe, schedule=Stacked(), scales=(1, 2))
+    run("flux", pipe, arguments("flux", True, STEPS))
+    assert sizes_of(handle) == [2, 2, 2, 0, 0, 1]

@@ -171,15 +171,15 @@ class WanSteering(Steering):
         return view
 
     def first_input(self, arguments: dict[str, Any]) -> Tensor:
-        """[B, 6·D], or [B, N, 6·D] with a timestep a token: what modulates the blocks, without the tokens.
+        """[B, 6·D]: what modulates the blocks, without the tokens.
 
-        It stands for the modulated input, as TeaCache has it for Wan: it depends on the noise level alone.
+        It stands for the modulated input, as TeaCache has it for Wan: it depends on the noise level alone. With a
+        timestep a token, that of the frames that the sampler denoises.
         """
         embedder = self.transformer.condition_embedder
         timestep, text = needed(arguments, "timestep"), needed(arguments, "encoder_hidden_states")
         check_here(embedder, text)
-        length = timestep.shape[1] if timestep.ndim == 2 else None
-        return embedder(timestep.flatten(), text, timestep_seq_len=length)[1]
+        return embedder(timestep.amax(1) if timestep.ndim == 2 else timestep, text)[1]
 
     def training_call(self, latents: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
         """Arguments of a call, without noise yet, from a training batch.
