@@ -197,3 +197,13 @@ def test_weights_that_come_with_the_call_leave_a_step_without_a_signal(monkeypat
     with pytest.warns(UserWarning, match="no signal: the first block's input can't be told before a call"):
         run("flux", pipe, arguments("flux", False, STEPS))
     assert sizes_of(handle) == [1, 1, 0, 0, 0, 1]
+
+
+def test_nothing_of_another_transformer_is_used():
+    pipe = wan_pipelines.make_pipeline("two")
+    handle = ddit_ext.patch(pipe, schedule=Given([1, 0, 0, 0, 0, 0, 0, 1]))
+    with pytest.warns(UserWarning, match="was computed: the schedule skips it, but there was nothing"):
+        wan_pipelines.run(pipe, wan_pipelines.make_call("two", steps=8))
+    levels = [step["noise_level"] for step in handle.report().to_dict()["steps"]]
+    switch = next(i for i, level in enumerate(levels) if level < pipe.config.boundary_ratio)
+    assert sizes_of(handle) == [int(i in (0, switch, 7)) for i in range(8)]
