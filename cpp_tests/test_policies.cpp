@@ -11,6 +11,7 @@
 #include "ddit_ext/budget_policy.h"
 #include "ddit_ext/patch_scheduler.h"
 #include "ddit_ext/planned_policy.h"
+#include "ddit_ext/tea_cache_policy.h"
 #include "scheduler_cases.h"
 
 namespace {
@@ -36,6 +37,11 @@ ddit::SignalOptions options_of(const Json& of) {
 std::unique_ptr<ddit::Policy> policy_of(const Json& of) {
   const std::string& name = of.at("policy").text;
   const std::vector<int64_t> scales = integers(of.at("scales"));
+  if (name == "TeaCachePolicy") {
+    return std::make_unique<ddit::TeaCachePolicy>(
+        number(of.at("threshold")), scales, numbers(of.at("thresholds")), numbers(of.at("coefficients")),
+        of.integer("protect_first", 1), of.integer("protect_last", 1));
+  }
   const int64_t first = of.integer("protect_first", 0), last = of.integer("protect_last", 0);
   if (name == "PatchScheduler") {
     return std::make_unique<ddit::PatchScheduler>(scales, numbers(of.at("thresholds")), first, last,
@@ -156,6 +162,32 @@ TEST(CoarseShare, ReachesTheSpeedup) {
   expect_error([&] { ddit::coarse_share(costs, 3.5); }, "target_speedup must be in [1, 3.33333]");
   expect_error([&] { ddit::coarse_share({1.0}, 1.0); }, "costs must be between 0 and 1, got [1]");
   expect_error([&] { ddit::coarse_share({}, 1.0); }, "costs must hold one number per scale > 1");
+}
+
+TEST(TeaCachePolicy, ShowsItsSumAndKeepsItWhereACallFails) {
+  ddit::TeaCachePolicy policy(0.5, {1, 2}, {1.0}, {2.0, 0.0}, 1, 0);
+  EXPECT_TRUE(policy.skips() && policy.needs_signal());
+  EXPECT_EQ(policy.repr(),
+            "TeaCachePolicy(threshold=0.5, scales=[1, 2], thresholds=[1], coefficients=[2, 0], "
+            "protect_first=1, protect_last=0)");
+  EXPECT_EQ(policy.decide(1, {{0.125}, {0.0625}}), ddit::kSkip);
+  EXPECT_EQ(policy.accumulated(), (std::vector<double>{0.25, 0.125}));
+  expect_error([&] { policy.decide(2, {{0.125, 0.125}, {0.125}}); },
+               "TeaCachePolicy: scores must hold one number, the relative change, for each sample, got 2 for "
+               "sample 0: [0.125, 0.125]");
+  expect_error([&] { policy.decide(2, {{0.125}}); },
+               "scores must hold as many samples as before in this run, 2, got 1");
+  EXPECT_EQ(policy.accumulated(), (std::vector<double>{0.25, 0.125}));
+  EXPECT_EQ(policy.decide(2, {{0.125}, {0.0}}), 2);
+  EXPECT_TRUE(policy.accumulated().empty());
+}
+
+TEST(TeaCachePolicy, WithNothingToDecideItNeedsNoSignal) {
+  ddit::TeaCachePolicy policy(0.0);
+  EXPECT_FALSE(policy.skips() || policy.needs_signal());
+  policy.begin(3);
+  EXPECT_EQ(policy.decide(1, {{0.0}}), 1);
+  EXPECT_FALSE(ddit::PatchScheduler({1, 2}, {1.0}).skips());
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
     FixedSchedule    one size, or a list of one size a step
     LinearRamp       coarse at the start, fine at the end
     RandomSchedule   a control: the steps of a LinearRamp in random order
+    TeaCachePolicy   TeaCache's rule: skips steps while the model's input hardly changes
     Policy           the base for one of your own
 
 All but the last are C++ objects, the same that a C++ program uses (`ddit_ext/policy.h`). A policy object holds
@@ -23,6 +24,7 @@ from ._core import (
     PatchScheduler,
     RandomSchedule,
     RunPolicy,
+    TeaCachePolicy,
     coarse_share,
 )
 
@@ -33,6 +35,7 @@ __all__ = [
     "PatchScheduler",
     "Policy",
     "RandomSchedule",
+    "TeaCachePolicy",
     "coarse_share",
 ]
 
@@ -44,7 +47,9 @@ class Policy(ABC):
 
     Attributes:
         needs_signal: whether to compute scores for it.
-        order, source, mixed: what the scores are made of, as in PatchScheduler.
+        order, source, mixed: what the scores are made of, as in PatchScheduler. With source "input" a sample has one
+            score, as in TeaCachePolicy.
+        skips: whether decide may answer 0, which skips the step.
         per_sample: what each sample would have taken by itself at the last decision; for the report.
     """
 
@@ -52,6 +57,7 @@ class Policy(ABC):
     order: int = 3
     source: str = "latents"
     mixed: str = "use"
+    skips: bool = False
     per_sample: Sequence[int] = ()
 
     @abstractmethod
@@ -64,6 +70,7 @@ class Policy(ABC):
 
         scores: [sample][scale], one per scale of patch; None without a signal, as in the first steps of a run, and
         where mixed is "hold" and the last differences are of two sizes.
+        0, where skips: what the model's blocks added at the last computed step is added again.
         """
 
 

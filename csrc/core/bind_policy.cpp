@@ -45,6 +45,8 @@ ValueError where the policy can't do without the length: with protect_last, or t
           py::arg("step"), py::arg("scores"),
           R"(The scale of a step, from scores[sample][scale], one per entry of scales (the base scale's isn't looked at).
 
+A policy with source "input" takes one number a sample, scores[sample][0]; one that skips may answer 0.
+
 Empty scores or None: there is no signal. A NaN is coarse enough for nothing.
 Steps may be skipped but not go back; asked again for the same step, the answer is the same, whatever the scores.)")
       .def_property_readonly(
@@ -53,6 +55,8 @@ Steps may be skipped but not go back; asked again for the same step, the answer 
           "signal.")
       .def_property_readonly("needs_signal", &RunPolicy::needs_signal,
                              "Whether scores make a difference: without, nobody has to compute them.")
+      .def_property_readonly("skips", &RunPolicy::skips,
+                             "Whether a decision may be 0: the step is not computed.")
       .def_property_readonly("scales", [](const RunPolicy& self) { return self.scales(); })
       .def_property_readonly("protect_first", &RunPolicy::protect_first)
       .def_property_readonly("protect_last", &RunPolicy::protect_last)

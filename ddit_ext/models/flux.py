@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .. import cells as cell_views
 from .grid import Grid, centres, pool_tokens
-from .steering import Steering, needed
+from .steering import Steering, check_here, needed
 
 if TYPE_CHECKING:
     from ..multiscale.coarse_step import CoarseStep
@@ -71,6 +71,7 @@ class FluxSteering(Steering):
     FAMILY = "FLUX"
     MODELS = (FluxTransformer2DModel,)
     REPLACED = ("x_embedder", "proj_out")
+    BLOCKS = ("transformer_blocks", "single_transformer_blocks")
     CHANNELS = -1
     TIMESTEP = 1.0
 
@@ -145,6 +146,17 @@ class FluxSteering(Steering):
             return self._on_grid(cell_views.from_latents(latents, PATCH), grid)
 
         return view
+
+    def first_input(self, arguments: dict[str, Any]) -> Tensor:
+        """[B, N, D]: the tokens as the first block's norm modulates them, references among them."""
+        transformer = self.transformer
+        hidden_states = needed(arguments, "hidden_states")
+        check_here(transformer.x_embedder, hidden_states)
+        tokens = transformer.x_embedder(hidden_states)
+        levels = (arguments.get("timestep"), arguments.get("guidance"))
+        told = [1000 * level.to(tokens.dtype) for level in levels if level is not None]
+        modulation = transformer.time_text_embed(*told, needed(arguments, "pooled_projections"))
+        return transformer.transformer_blocks[0].norm1(tokens, emb=modulation)[0]
 
     def training_call(self, latents: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
         """Arguments of a call, without noise yet, from a training batch.

@@ -34,6 +34,7 @@ class Steering(ABC):
     FAMILY: ClassVar[str]  # as users call it
     MODELS: ClassVar[tuple[type[nn.Module], ...]]
     REPLACED: ClassVar[tuple[str, str]]  # the patch embedding and the output projection
+    BLOCKS: ClassVar[tuple[str, ...]]  # lists of blocks that a model may have, that of the first block first
     CHANNELS: ClassVar[int]  # the dimension of hidden_states along which conditions follow the noisy latent
     TIMESTEP: ClassVar[float]  # what a call's timestep is at noise level 1
 
@@ -130,6 +131,13 @@ class Steering(ABC):
         """
 
     @abstractmethod
+    def first_input(self, arguments: dict[str, Any]) -> Tensor:
+        """What TeaCache compares from step to step: how a call enters the first block, [B, ...], at the base size.
+
+        Made by the model's own layers before the call. ValueError where their weights are elsewhere until then.
+        """
+
+    @abstractmethod
     def training_call(self, latents: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
         """Arguments of a call on clean latents x0, from a training batch."""
 
@@ -193,6 +201,22 @@ def needed(arguments: dict[str, Any], name: str) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"transformer: {name} must be a tensor, got {type(value).__name__}")
     return value
+
+
+def check_here(layer: nn.Module, tensor: Tensor) -> None:
+    """ValueError where an offloaded layer's weights do not lie where `tensor` does, and no hook of its own moves them."""
+    devices = {parameter.device for parameter in layer.parameters()}
+    if devices != {tensor.device} and not any(map(_is_moved, layer.modules())):
+        raise ValueError(
+            f"the first block's input can't be told before a call: the weights it is made with are on "
+            f"{', '.join(map(str, devices))}, the latent on {tensor.device} (offloading)"
+        )
+
+
+def _is_moved(module: nn.Module) -> bool:
+    """Whether a hook of accelerate or diffusers brings the module's own weights to where it is called."""
+    registry = vars(module).get("_diffusers_hook")
+    return hasattr(module, "_hf_hook") or "group_offloading" in getattr(registry, "hooks", {})
 
 
 def _adapter_state(transformer: nn.Module, name: str) -> str:

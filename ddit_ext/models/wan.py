@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .. import cells as cell_views
 from .grid import Grid, pool_latents
-from .steering import Steering, needed
+from .steering import Steering, check_here, needed
 
 if TYPE_CHECKING:
     from ..multiscale.coarse_step import CoarseStep
@@ -72,6 +72,7 @@ class WanSteering(Steering):
     FAMILY = "Wan"
     MODELS = (WanTransformer3DModel, WanVACETransformer3DModel, WanAnimateTransformer3DModel)
     REPLACED = ("patch_embedding", "proj_out")
+    BLOCKS = ("blocks", "vace_blocks")
     CHANNELS = 1
     TIMESTEP = 1000.0
 
@@ -168,6 +169,17 @@ class WanSteering(Steering):
             return cells if generated is None or len(generated) == grid.frames else cells[:, generated]
 
         return view
+
+    def first_input(self, arguments: dict[str, Any]) -> Tensor:
+        """[B, 6·D]: what modulates the blocks, without the tokens.
+
+        It stands for the modulated input, as TeaCache has it for Wan: it depends on the noise level alone. With a
+        timestep a token, that of the frames that the sampler denoises.
+        """
+        embedder = self.transformer.condition_embedder
+        timestep, text = needed(arguments, "timestep"), needed(arguments, "encoder_hidden_states")
+        check_here(embedder, text)
+        return embedder(timestep.amax(1) if timestep.ndim == 2 else timestep, text)[1]
 
     def training_call(self, latents: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
         """Arguments of a call, without noise yet, from a training batch.

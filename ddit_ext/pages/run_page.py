@@ -9,7 +9,7 @@ import numpy as np
 
 from ..fidelity import TemporalFidelity
 from .page import facts, gallery, notes, page, section, table
-from .svg import Chart, size_colour, strip
+from .svg import Chart, size_colour, size_name, strip
 
 STRIPS = 8
 """At most so many samples get a strip of their own."""
@@ -22,7 +22,10 @@ def run_page(
 ) -> str:
     """HTML of `Report.to_dict()`'s data; pictures: {caption: picture} or a list, PIL or uint8 [H, W, 3]."""
     steps, scales = data["steps"], data["scales"]
-    counts = ", ".join(f"{count} at {size_name(scale)}" for scale, count in data["steps_per_scale"].items())
+    counts = ", ".join(
+        f"{count} at {size_name(scale)}" if scale else f"{count} skipped"
+        for scale, count in data["steps_per_scale"].items()
+    )
     return page(
         "A run of ddit_ext",
         f"{len(steps)} steps: {counts}",
@@ -40,9 +43,23 @@ def run_page(
     )
 
 
-def size_name(scale: int) -> str:
-    """p, 2p, 4p."""
-    return "p" if scale == 1 else f"{scale}p"
+def score_lines(data: dict[str, Any]) -> list[tuple[int, str, str]]:
+    """Column of the scores, colour and name of each line in a chart of them."""
+    scales = data["scales"]
+    if data["source"] == "input":
+        return [(0, size_colour(1, scales), "change of the input")]
+    return [
+        (column, size_colour(scale, scales), f"score at {size_name(scale)}")
+        for column, scale in enumerate(scales)
+        if scale > 1
+    ]
+
+
+def score_levels(data: dict[str, Any]) -> list[tuple[int, float]]:
+    """Sizes and their thresholds, where they are those of the scores themselves: not of a sum over steps."""
+    return (
+        [] if data["source"] == "input" else list(zip(data["scales"][1:], data["thresholds"], strict=False))
+    )
 
 
 def _facts(data: dict[str, Any]) -> dict[str, str]:
@@ -78,20 +95,16 @@ def _strips(steps: list[dict[str, Any]], scales: list[int]) -> str:
 def _scores(data: dict[str, Any]) -> str:
     chart = Chart("scores over steps", "step", "score", log=True, steps=len(data["steps"]))
     signalled = [step for step in data["steps"] if step["scores"]]
-    coarse = data["scales"][1:]
-    for scale, threshold in zip(coarse, data["thresholds"], strict=False):
+    for scale, threshold in score_levels(data):
         chart.level(
             threshold, size_colour(scale, data["scales"]), f"threshold of {size_name(scale)}: {threshold:.2g}"
         )
-    for column, scale in enumerate(data["scales"]):
-        if scale == 1:
-            continue
-        colour = size_colour(scale, data["scales"])
+    for column, colour, name in score_lines(data):
         for sample in range(min((len(step["scores"]) for step in signalled), default=0)):
             points = [(step["index"], step["scores"][sample][column]) for step in signalled]
-            chart.line(points, colour, f"score at {size_name(scale)}")
+            chart.line(points, colour, name)
             for index, score in points:
-                chart.dot((index, score), colour, f"step {index}, {size_name(scale)}: {score:.2e}")
+                chart.dot((index, score), colour, f"step {index}, {name}: {score:.2e}")
     if chart.empty:
         return "<p class='lead'>No step of this run had scores: its schedule does not ask for them.</p>"
     return chart.svg()

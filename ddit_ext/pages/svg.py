@@ -145,8 +145,8 @@ def strip(scales: Sequence[int], colours: Sequence[str], hints: Sequence[str], *
     for index, (scale, colour, hint) in enumerate(zip(scales, colours, hints, strict=True)):
         x = Chart.LEFT + index * cell
         number = (
-            f'<text class="cell mid" x="{x + cell / 2:.1f}" y="22">{_size(scale)}</text>'
-            if cell >= 18
+            f'<text class="cell mid" x="{x + cell / 2:.1f}" y="22">{size_name(scale)}</text>'
+            if cell >= 18 and scale > 0
             else ""
         )
         parts.append(
@@ -156,8 +156,9 @@ def strip(scales: Sequence[int], colours: Sequence[str], hints: Sequence[str], *
     return "".join(parts) + "</svg>"
 
 
-def _size(scale: int) -> str:
-    return "p" if scale == 1 else f"{scale}p"
+def size_name(scale: int) -> str:
+    """p, 2p, 4p; of a step that was skipped, whose scale is 0, that."""
+    return {0: "skipped", 1: "p"}.get(scale, f"{scale}p")
 
 
 def _mark(kind: str, points: list[Point], colour: str, hint: str, place, box: tuple) -> str:

@@ -57,10 +57,11 @@ class CacheContexts:
         self._steps = -1  # the same among the steps that this transformer took part in
         self._labels: set[str] = set()
 
-    def begin_step(self, run: Run, labels: Mapping[int, str]) -> None:
+    def begin_step(self, run: Run, labels: Mapping[int, str], skips: bool = False) -> None:
         """At each call: labels of the sizes of its step. States of all others are dropped.
 
-        NotImplementedError, by name, for a cache that a coarse call would silently get wrong.
+        skips: whether steps of the run may be skipped, which no cache would notice.
+        NotImplementedError, by name, for a cache that a coarse or a skipped call would silently get wrong.
         """
         config = getattr(self._steering.transformer, "_cache_config", None)
         if run is not self._run:
@@ -70,6 +71,11 @@ class CacheContexts:
         if self._steps < 0 or config is not self._config:
             self._find(config)
         wanted = set(labels.values())
+        if skips and self._hooks:
+            raise NotImplementedError(
+                f"{self._name(self._hooks[0][1])} with a schedule that skips steps: both use old features again, and "
+                "the cache would not see the steps that are skipped; use one of them"
+            )
         if wanted != {WHOLE}:
             self._check()
         if run.index != self._index:
@@ -133,8 +139,11 @@ class CacheContexts:
             elif _kind(hook) == "MagCacheHeadHook" and hook.config.calibrate:
                 wrong = "calibrate=True measures one run at one size: calibrate without coarse steps"
             if wrong:
-                name = type(hook).__name__ if self._config is None else type(self._config).__name__
-                raise NotImplementedError(f"{name} with coarse patches: {wrong}")
+                raise NotImplementedError(f"{self._name(hook)} with coarse patches: {wrong}")
+
+    def _name(self, hook: ModelHook) -> str:
+        """Of the cache that a hook belongs to."""
+        return type(hook).__name__ if self._config is None else type(self._config).__name__
 
     def _keep(self, labels: set[str]) -> None:
         """Drop all states but those of `labels`."""

@@ -13,32 +13,44 @@ from torch import nn
 from ..models.batch import join, take
 from .caches import MARK, WHOLE
 from .parts import Part
+from .reuse import BlockReuse
 from .sampler import Run
 
 
 class SizedCalls:
-    """What a transformer's call under way has changed, until `leave` puts it back. pipe: whose transformers they are."""
+    """What a transformer's call under way has changed, until `leave` puts it back.
 
-    def __init__(self, pipe: weakref.ref[Any]) -> None:
+    pipe: whose transformers they are; reuse: of a policy that skips steps.
+    """
+
+    def __init__(self, pipe: weakref.ref[Any], reuse: BlockReuse | None) -> None:
         self.nested = False  # a call of some of the samples, made from inside of the user's call
         self._pipe = pipe
+        self._reuse = reuse
         self._call: ExitStack | None = None
         self._outputs: list[tuple[list[int], Any]] | None = None  # of a split call: samples, output
 
     def enter(
-        self, part: Part, module: nn.Module, run: Run, arguments: dict[str, Any], sizes: list[int]
+        self,
+        part: Part,
+        module: nn.Module,
+        run: Run,
+        arguments: dict[str, Any],
+        sizes: list[int],
+        skipped: bool = False,
     ) -> tuple[tuple, dict[str, Any]] | None:
         """The rewritten arguments of a call at `sizes` (one, or one a sample of the sampler);
 
-        None (nothing touched) where all of it is at size 1. Where samples differ in size, all but those of one size
-        have run when this returns.
+        None (arguments as they are) where all of it is at size 1. Where samples differ in size, all but those of one
+        size have run when this returns. skipped: without the blocks.
         """
         groups = groups_of(sizes, arguments["hidden_states"].shape[0])
-        part.caches.begin_step(run, labels := {scale: _label(scale, groups) for scale in groups})
+        labels = {scale: _label(scale, groups) for scale in groups}
+        part.caches.begin_step(run, labels, skips=self._reuse is not None)
         if len(groups) > 1:
             return (), self._split(part, module, run, arguments, groups, labels)
         (scale,) = groups
-        rewritten = self._open(part, run, arguments, scale, labels[scale])
+        rewritten = self._open(part, run, arguments, scale, labels[scale], skipped)
         return None if scale == 1 else ((), rewritten)
 
     def finish(self, output: Any) -> Any:
@@ -58,11 +70,14 @@ class SizedCalls:
             call.close()
 
     def _open(
-        self, part: Part, run: Run, arguments: dict[str, Any], scale: int, label: str
+        self, part: Part, run: Run, arguments: dict[str, Any], scale: int, label: str, skipped: bool = False
     ) -> dict[str, Any]:
         """The arguments of a call at a size, whose modules stay swapped until `leave`."""
         with ExitStack() as call:
             rewritten = call.enter_context(_at_size(part, run, arguments, scale, label))
+            if self._reuse is not None:
+                # After the size's own modules, some of which stand inside of the first block.
+                call.enter_context(self._reuse.call(part, run.repeats, skipped))
             self._call = call.pop_all()
         return rewritten
 

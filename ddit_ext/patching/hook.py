@@ -17,8 +17,9 @@ from .calls import SizedCalls
 from .forward_hooks import AfterCall, BeforeCall
 from .history import of_one_size
 from .parts import Part
-from .policy import Decider
+from .policy import Decider, Decision
 from .report import RunRecord, StepRecord, arithmetic
+from .reuse import SKIP, BlockReuse, InputChange
 from .sampler import Run, SamplerWatch
 from .timed_budget import TimedBudget
 
@@ -48,7 +49,10 @@ class PatchHook:
         self.scales = decider.scales
         self.thresholds = thresholds
         self.quantile = quantile
-        self.watch = SamplerWatch(pipe, decider.needs_signal, self._stepped, decider.source, decider.order)
+        self.reuse = BlockReuse() if decider.skips else None
+        self.inputs = InputChange() if decider.needs_signal and decider.source == "input" else None
+        from_sampler = decider.needs_signal and decider.source != "input"
+        self.watch = SamplerWatch(pipe, from_sampler, self._stepped, decider.source, decider.order)
         self.pipe = weakref.ref(pipe)
         self.check = check
         self.target_speedup = target_speedup
@@ -56,7 +60,7 @@ class PatchHook:
         self.record: RunRecord | None = None
         self.now: Callable[[], float] = time.perf_counter
         self._sizes = [1]  # of the step under way: one for all samples, or one a sample
-        self.calls = SizedCalls(self.pipe)
+        self.calls = SizedCalls(self.pipe, self.reuse)
         self._started = 0.0
         self._handles: list[Any] = []
 
@@ -80,6 +84,7 @@ class PatchHook:
             handle.remove()
         self._handles = []
         self.watch.remove()
+        self._forget()
         for part in self.parts:
             part.caches.drop()
             part.adapter = None  # a handle that is kept for its report keeps no weights
@@ -107,7 +112,16 @@ class PatchHook:
             except BaseException:
                 self.watch.drop()
                 raise
-        return self.calls.enter(part, module, run, arguments, self._sizes)
+        if self._sizes != [SKIP]:
+            return self.calls.enter(part, module, run, arguments, self._sizes)
+        assert self.reuse is not None
+        skipped = self.reuse.has(part, run.repeats)
+        if not skipped:
+            self._remark(
+                f"step {run.index} was skipped, but its call {run.repeats} (from 0) had nothing to use again and was "
+                "computed: the last computed step had fewer calls"
+            )
+        return self.calls.enter(part, module, run, arguments, [self.reuse.scale], skipped)
 
     def after(self, output: Any) -> Any:
         """The output of a split call put together; None where it is what the transformer returned."""
@@ -129,12 +143,17 @@ class PatchHook:
             self._begin_run(run, arguments)
         scores, usable = self._signal(run, arguments)
         decision = self.decider.decide(run.index, scores, usable)
+        if decision.scale == SKIP:
+            decision = self._skip(run, decision)
+        elif self.reuse is not None:
+            self.reuse.begin_step(self.part, decision.scale)
         self._sizes = decision.taken or [decision.scale]
         run.sizes[run.index] = decision.taken or decision.scale
         level = run.noise_level
         self._started = started
         for scale in set(self._sizes):
-            self.record.tokens_at.setdefault(scale, self.steering.tokens(arguments, scale))
+            tokens_at = 0 if scale == SKIP else self.steering.tokens(arguments, scale)
+            self.record.tokens_at.setdefault(scale, tokens_at)
         tokens = [self.record.tokens_at[scale] for scale in self._sizes]
         self.record.steps.append(
             StepRecord(
@@ -147,8 +166,39 @@ class PatchHook:
             )
         )
 
+    def _skip(self, run: Run, decision: Decision) -> Decision:
+        """The same decision, or to compute at size 1 where there is nothing to use again."""
+        assert self.reuse is not None
+        if self.reuse.ready(self.part):
+            return decision
+        self._remark(
+            f"step {run.index} was computed: the schedule skips it, but there was nothing to use again"
+        )
+        self.reuse.begin_step(self.part, 1)
+        return Decision(1, alone=decision.alone)
+
+    def _forget(self) -> None:
+        """Free what only a run under way needs of its steps."""
+        for kept in (self.reuse, self.inputs):
+            if kept is not None:
+                kept.clear()
+
+    def _input_change(self, arguments: dict[str, Any]) -> tuple[list[list[float]] | None, list[bool]]:
+        """As `_signal`: the one score of each sample, where there is something that a skipped step could use again."""
+        assert self.inputs is not None
+        try:
+            changes = self.inputs.step(self.part, arguments)
+        except ValueError as error:
+            self._remark(f"no signal: {error}")
+            return None, []
+        if changes is None or (self.reuse is not None and not self.reuse.ready(self.part)):
+            return None, []
+        return [[change] for change in changes], [True] * len(changes)
+
     def _signal(self, run: Run, arguments: dict[str, Any]) -> tuple[list[list[float]] | None, list[bool]]:
         """Scores, and for each sample whether they count; no scores where there are none or none would count."""
+        if self.inputs is not None:
+            return self._input_change(arguments)
         if self.decider.source == "outputs" and run.index > 0 and not run.sampled:
             self._remark(
                 "no signal: source='outputs' needs the pipeline's sampler, which takes no part in this run"
@@ -170,11 +220,14 @@ class PatchHook:
             return None, []
 
     def _begin_run(self, run: Run, arguments: dict[str, Any]) -> None:
+        self._forget()
         text, token_cost = self.steering.block_cost(arguments)
         self.record = RunRecord(
             scales=self.scales,
             thresholds=self.thresholds,
             dynamic=self.decider.needs_signal,
+            source=self.decider.source if self.decider.needs_signal else None,
+            skips=self.decider.skips,
             token_cost=token_cost,
             text_tokens=text,
             fine_tokens=self.steering.tokens(arguments, 1),
@@ -201,7 +254,7 @@ class PatchHook:
         if getattr(self.decider.policy, "remark", None):
             self._remark(self.decider.policy.remark)
         first = self.decider.order + (self.decider.source == "outputs")
-        if self.decider.needs_signal and 0 < run.total < first + 2:
+        if self.decider.needs_signal and self.inputs is None and 0 < run.total < first + 2:
             self._remark(
                 f"no signal: a run of {run.total} steps is too short for a dynamic schedule, which has none "
                 f"before step {first} (from 0); use a fixed schedule"
@@ -233,6 +286,7 @@ class PatchHook:
         """After a sampler step."""
         self.calls.leave()
         if run.finished:
+            self._forget()
             for part in self.parts:
                 part.caches.drop()
         if run.index >= 0:

@@ -9,12 +9,13 @@ from numbers import Integral
 from typing import Any
 
 from .. import policies
+from .reuse import SKIP
 
 Scores = list[list[float]] | None
 Schedule = int | Sequence[int] | Callable[[int], int] | policies.Policy | None
 
 DEFAULT_SCALES = (1, 2, 4)
-SOURCES = ("latents", "outputs")
+SOURCES = ("latents", "outputs", "input")
 MIXED = ("use", "hold")
 
 
@@ -28,6 +29,7 @@ class OwnPolicy(policies.Policy):
         self.order = _one_of("order", getattr(own, "order", 3), (1, 2, 3))
         self.source = _one_of("source", getattr(own, "source", "latents"), SOURCES)
         self.mixed = _one_of("mixed", getattr(own, "mixed", "use"), MIXED)
+        self.skips = bool(getattr(own, "skips", False))
         self._own = own
         self._total = 0
 
@@ -39,14 +41,15 @@ class OwnPolicy(policies.Policy):
         self.per_sample = ()
         if step < self.protect_first or (self._total and step >= self._total - self.protect_last):
             return 1
-        scale = supported(self._own.decide(step, scores), self.scales, f"schedule at step {step}")
+        answers = (SKIP, *self.scales) if self.skips else self.scales
+        scale = supported(self._own.decide(step, scores), answers, f"schedule at step {step}")
         alone = list(getattr(self._own, "per_sample", ()))
         if scores and alone:
             if len(alone) != len(scores):
                 raise ValueError(
                     f"schedule: per_sample must have {len(scores)} entries, one a sample, got {len(alone)}"
                 )
-            self.per_sample = [supported(size, self.scales, "schedule: per_sample") for size in alone]
+            self.per_sample = [supported(size, answers, "schedule: per_sample") for size in alone]
         return scale
 
     def __repr__(self) -> str:
@@ -133,7 +136,7 @@ def supported(scale: Any, scales: tuple[int, ...], name: str) -> int:
 
 @dataclass(frozen=True)
 class Decision:
-    """The sizes of a step.
+    """The sizes of a step; SKIP stands for one that is not computed.
 
     scale: of the batch; of its finest sample where they differ. taken: of each sample where they may differ.
     alone: what each sample would have taken by itself, where the policy says so.
@@ -148,7 +151,7 @@ class Decider:
     """One run after the other: a decision a step by one policy, or a decision a sample by copies of it.
 
     split: each sample has a policy of its own, as if it ran alone. Up to the first signal there is no difference
-    between samples, so the copies are made then.
+    between samples, so the copies are made then. NotImplementedError for a policy that skips steps.
     """
 
     def __init__(self, policy: Any, split: bool) -> None:
@@ -157,7 +160,13 @@ class Decider:
         self.needs_signal: bool = policy.needs_signal
         self.order: int = getattr(policy, "order", 3)
         self.source: str = getattr(policy, "source", SOURCES[0])
+        self.skips: bool = bool(getattr(policy, "skips", False))
         self.holds: bool = getattr(policy, "mixed", MIXED[0]) == "hold"
+        if split and self.skips:
+            raise NotImplementedError(
+                f"batch='split' with a schedule that skips steps ({type(policy).__name__}): samples would skip "
+                "different steps; use batch='finest'"
+            )
         self.split = split
         self._copies: list[Any] | None = None
 

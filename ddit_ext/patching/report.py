@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class StepRecord:
-    """One denoising step. `seconds`: from its first transformer call to the end of the sampler's step."""
+    """One denoising step. `seconds`: from its first transformer call to the end of the sampler's step.
+
+    scale: 0 for a step that was skipped, which has no tokens in the blocks.
+    """
 
     index: int
     noise_level: float
@@ -42,6 +45,8 @@ class RunRecord:
     full_steps: int | None = None  # steps of the run that the target is against; None: as many as this one's
     policy: str = ""
     batch: str = "finest"
+    source: str | None = None  # what the scores are made of
+    skips: bool = False  # whether steps may be skipped
     tokens_at: dict[int, int] = field(default_factory=dict)  # image tokens a sample, by size
     steps: list[StepRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -60,10 +65,11 @@ class Report:
 
         steps: [{index, noise_level (σ in [0, 1]), scores ([[one per scale] per sample], None where there was
         no signal), scale, scales (what each sample alone would have taken), tokens (image tokens a sample),
-        seconds}]. scales, thresholds, steps_per_scale {scale: count}, seconds (all steps), dynamic, policy (in
+        seconds}]. scales, thresholds, steps_per_scale {scale: count}, seconds (all steps), dynamic, source (of the
+        scores: "latents", "outputs"; "input" has one score a sample, its change; None: not asked for), policy (in
         words), batch ("finest" or "split"), grid (frames, rows and columns of
         base tokens; None where positions are no grid), warnings.
-        In a split batch, scales are what the samples took, scale is the finest of them, tokens their mean.
+        A skipped step has scale 0 and no tokens. In a split batch, scales are what the samples took, scale is the finest of them, tokens their mean.
         target_speedup: what was asked for by target_speedup or a preset, or None. speedup_measured: by this run's own
         step times, against as many steps at p, or those of the preset's full run; None where too few were (the first step of a run warms up).
         speedup_estimate: the transformer's arithmetic with every step at size 1 over its arithmetic as run;
@@ -73,12 +79,14 @@ class Report:
             "steps": [dict(step) for step in self._steps],
             "speedup_estimate": self._speedup(),
             "steps_per_scale": {
-                scale: sum(step["scale"] == scale for step in self._steps) for scale in self._run.scales
+                scale: sum(step["scale"] == scale for step in self._steps)
+                for scale in (*self._run.scales, *([0] if self._run.skips else []))
             },
             "seconds": sum(step["seconds"] for step in self._steps),
             "scales": list(self._run.scales),
             "thresholds": list(self._run.thresholds),
             "dynamic": self._run.dynamic,
+            "source": self._run.source,
             "grid": self._run.grid,
             "target_speedup": self._run.target_speedup,
             "speedup_measured": measured_speedup(self._run),
@@ -129,7 +137,7 @@ class Report:
             size = (
                 "/".join(map(str, sorted(set(step["scales"]))))
                 if self._run.batch == "split"
-                else step["scale"]
+                else step["scale"] or "skip"
             )
             scores = "-" if step["scores"] is None else "  ".join(_short(row) for row in step["scores"])
             lines.append(
@@ -137,7 +145,10 @@ class Report:
                 f"{step['seconds']:>8.3f}  {scores}"
             )
         data = self.to_dict()
-        counts = ", ".join(f"{count} at {scale}" for scale, count in data["steps_per_scale"].items())
+        counts = ", ".join(
+            f"{count} at {scale}" if scale else f"{count} skipped"
+            for scale, count in data["steps_per_scale"].items()
+        )
         lines.append(
             f"{len(self._steps)} steps ({counts}) in {data['seconds']:.2f} s; "
             f"speedup of the transformer by arithmetic: {data['speedup_estimate']:.2f}"
@@ -157,6 +168,8 @@ class Report:
         fine = len(self._steps) * arithmetic(run.fine_tokens + run.text_tokens, run.token_cost)
         taken = 0.0
         for step in self._steps:
+            if step["scale"] == 0:
+                continue
             split = run.batch == "split"
             tokens = [run.tokens_at[size] for size in step["scales"]] if split else [step["tokens"]]
             taken += sum(arithmetic(count + run.text_tokens, run.token_cost) for count in tokens) / len(
@@ -188,7 +201,7 @@ def arithmetic(tokens: int, each: float) -> float:
 
 def _remarks(run: RunRecord) -> list[str]:
     """What a user would want to know about a run's outcome."""
-    return _missed(run) + _sizes_taken(run)
+    return _missed(run) + _sizes_taken(run) + _skipped(run)
 
 
 def _missed(run: RunRecord) -> list[str]:
@@ -224,6 +237,15 @@ def _sizes_taken(run: RunRecord) -> list[str]:
     if all(size > 1 for sizes in taken for size in sizes):
         return ["every step was coarse; protect=(0, n) keeps the last n steps fine"]
     return []
+
+
+def _skipped(run: RunRecord) -> list[str]:
+    """That a policy which skips steps skipped none."""
+    if not run.skips or not run.steps or any(step.scale == 0 for step in run.steps):
+        return []
+    if all(step.scores is None for step in run.steps) and run.dynamic:
+        return ["no step was skipped: no step had a signal"]
+    return ["no step was skipped: a larger threshold skips more"]
 
 
 def _short(row: Sequence[float]) -> str:

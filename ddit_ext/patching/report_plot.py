@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..pages.run_page import size_name
-from ..pages.svg import size_colour
+from ..pages.run_page import score_levels, score_lines
+from ..pages.svg import size_colour, size_name
 
 
 def draw(data: dict[str, Any], path: Path) -> None:
@@ -36,20 +36,18 @@ def draw(data: dict[str, Any], path: Path) -> None:
 
 def _scores(axis: Any, data: dict[str, Any]) -> None:
     signalled = [step for step in data["steps"] if step["scores"]]
-    for column, scale in enumerate(data["scales"]):
-        if scale == 1:
-            continue
+    for column, colour, _ in score_lines(data):
         index = [step["index"] for step in signalled]
         for sample in range(min((len(step["scores"]) for step in signalled), default=0)):
             scores = [step["scores"][sample][column] for step in signalled]
-            axis.plot(index, scores, marker="o", markersize=3, color=size_colour(scale, data["scales"]))
-    for scale, threshold in zip(data["scales"][1:], data["thresholds"], strict=False):
+            axis.plot(index, scores, marker="o", markersize=3, color=colour)
+    for scale, threshold in score_levels(data):
         axis.axhline(threshold, color=size_colour(scale, data["scales"]), linestyle="--", linewidth=1)
     if any(value > 0 for step in signalled for row in step["scores"] for value in row):
         axis.set_yscale("log")
     if not signalled:
         axis.text(0.5, 0.5, "no scores", transform=axis.transAxes, ha="center", color="grey")
-    axis.set_ylabel("score (dashed: threshold)")
+    axis.set_ylabel("change of the input" if data["source"] == "input" else "score (dashed: threshold)")
 
 
 def _legend(figure: Any, data: dict[str, Any]) -> None:

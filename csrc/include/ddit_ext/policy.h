@@ -8,8 +8,12 @@
 
 namespace ddit {
 
-// scores[sample][scale], one number per entry of Policy::scales(). No samples: there is no signal.
+// scores[sample][scale], one number per entry of Policy::scales(), unless a policy says otherwise. No
+// samples: there is no signal.
 using Scores = std::vector<std::vector<double>>;
+
+// In place of a scale: the step is not computed, what the model did at the last computed step is used again.
+inline constexpr int64_t kSkip = 0;
 
 // One object serves one run at a time: begin(), then decide() once a step. All errors are
 // std::invalid_argument (ValueError in Python) that name the argument, and leave the object as it was.
@@ -32,8 +36,11 @@ class Policy {
   // Whether scores make a difference: without, nobody has to compute them.
   virtual bool needs_signal() const = 0;
 
-  // All that a decision may be: 1 first, then increasing.
+  // All that a decision may be: 1 first, then increasing; and kSkip, where the policy skips().
   virtual const std::vector<int64_t>& scales() const = 0;
+
+  // Whether a decision may be kSkip: who runs the model has to keep what the next step may use again.
+  virtual bool skips() const { return false; }
 
   // The same policy at the same point of its run; from here on the two go their own ways.
   virtual std::unique_ptr<Policy> clone() const = 0;

@@ -1,0 +1,85 @@
+"""Steps that are skipped: what the blocks added at the last computed step is added again, without running them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models import blocks
+from .parts import Part
+
+SKIP = 0
+"""A decision in the place of a size: the step is not computed (`ddit::kSkip`)."""
+
+
+class BlockReuse:
+    """For one run: by call of a step (guidance makes two), what the blocks added at the last computed step.
+
+    That step's `scale` is the one of the skipped steps after it: their tokens are of the same number.
+    """
+
+    def __init__(self) -> None:
+        self.scale = 1
+        self._part: str | None = None
+        self._added: dict[int, Tensor] = {}
+
+    def ready(self, part: Part) -> bool:
+        """Whether the last computed step was one of this transformer, and left something."""
+        return part.name == self._part and bool(self._added)
+
+    def has(self, part: Part, call: int) -> bool:
+        """Whether so did its call number `call`."""
+        return part.name == self._part and call in self._added
+
+    def begin_step(self, part: Part, scale: int) -> None:
+        """A step that is computed begins: what the one before it left is freed."""
+        self.clear()
+        self._part, self.scale = part.name, scale
+
+    def clear(self) -> None:
+        """Free all that is kept."""
+        self._part, self._added = None, {}
+
+    @contextmanager
+    def call(self, part: Part, number: int, skipped: bool) -> Iterator[None]:
+        """Inside, call `number` of the step under way leaves out the blocks, or is seen."""
+        transformer, names = part.steering.transformer, part.steering.BLOCKS
+        if skipped:
+            with blocks.left_out(transformer, names, self._added[number]):
+                yield
+            return
+        after, watching = blocks.seen(transformer, names)
+        with watching:
+            yield
+        if after.added is not None:
+            self._added[number] = after.added
+
+
+class InputChange:
+    """How much what goes into a transformer's first block has changed from one step to the next."""
+
+    def __init__(self) -> None:
+        self._part: str | None = None
+        self._last: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, part: Part, arguments: dict[str, Any]) -> list[float] | None:
+        """At each step once: mean |x - last| / mean |last| of each sample; None where the last was not of this model.
+
+        On a GPU this waits for the result. ValueError where the input can't be told before the call.
+        """
+        last, self._last = (self._last if part.name == self._part else None), None
+        now = part.steering.first_input(arguments)
+        self._part, self._last = part.name, now
+        if last is None or last.shape != now.shape:
+            return None
+        before, after = last.float().flatten(1), now.float().flatten(1)
+        return ((after - before).abs().mean(1) / before.abs().mean(1)).tolist()
+
+    def clear(self) -> None:
+        """Free what is kept."""
+        self._part = self._last = None

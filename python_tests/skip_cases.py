@@ -1,0 +1,55 @@
+"""Runs in which steps are skipped: schedules that say which, and which blocks were called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ddit_ext import policies
+
+STEPS = 6
+FAMILIES = ["flux", "wan"]
+
+
+def blocks_of(transformer: nn.Module) -> list[nn.Module]:
+    """All blocks of a FLUX or Wan transformer."""
+    lists = ("transformer_blocks", "single_transformer_blocks", "blocks", "vace_blocks")
+    return [block for name in lists for block in getattr(transformer, name, ())]
+
+
+def counted(transformer: nn.Module) -> list[int]:
+    """The number of calls of each block from here on, as it stands whenever it is looked at."""
+    blocks = blocks_of(transformer)
+    counts = [0] * len(blocks)
+
+    def count(place):
+        def hook(*_):
+            counts[place] += 1
+
+        return hook
+
+    for place, block in enumerate(blocks):
+        block.register_forward_hook(count(place))
+    return counts
+
+
+def sizes_of(handle: Any) -> list[int]:
+    """The size of each step of the last run; 0 where it was skipped."""
+    return [step["scale"] for step in handle.report().to_dict()["steps"]]
+
+
+class Given(policies.Policy):
+    """Sizes as they are given; 0 skips."""
+
+    needs_signal = False
+    skips = True
+
+    def __init__(self, sizes):
+        self.sizes = sizes
+
+    def begin(self, total_steps):
+        pass
+
+    def decide(self, step, scores):
+        return self.sizes[step]
