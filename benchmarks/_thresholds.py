@@ -60,3 +60,16 @@ def coarse_first(steps: int, seconds: dict[int, float], target: float, mix: dict
         schedule += [scale] * round(count * shares[scale] / total)
     schedule = schedule[:count] + [min(shares)] * (count - len(schedule))
     return schedule + [1] * (steps - count)
+
+
+def both_ends(steps: int, seconds: dict[int, float], target: float) -> list[int] | None:
+    """A fixed schedule as fast as ``target`` times p: fine at both ends, 2p between; None where 2p does not reach it.
+
+    Five sevenths of the fine steps come first: what was closest of all fixed orders in docs/study.md.
+    """
+    coarse = round(steps * (1 - 1 / target) / (1 - seconds[2] / seconds[1]))
+    fine = steps - coarse
+    if fine < 2:
+        return None
+    first = min(max(1, round(fine * 5 / 7)), fine - 1)
+    return [1] * first + [2] * coarse + [1] * (fine - first)
