@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from ..policies import FixedSchedule
 from .calls import SizedCalls
 from .forward_hooks import AfterCall, BeforeCall
 from .history import of_one_size
 from .parts import Part
-from .policy import Decider
+from .policy import Decider, Decision
 from .report import RunRecord, StepRecord, arithmetic
 from .sampler import Run, SamplerWatch
 from .timed_budget import TimedBudget
@@ -25,6 +26,10 @@ from .timed_budget import TimedBudget
 if TYPE_CHECKING:
     from ..calibration.match import RunCheck
     from ..models import Steering
+
+
+Choice = tuple[list[list[float]] | None, list[bool], Decision]
+"""Of a step: scores, for each sample whether they count, sizes."""
 
 
 class PatchHook:
@@ -127,8 +132,7 @@ class PatchHook:
         rows = arguments["hidden_states"].shape[0]
         if run.index == 0 or self.record is None:
             self._begin_run(run, arguments)
-        scores, usable = self._signal(run, arguments)
-        decision = self.decider.decide(run.index, scores, usable)
+        scores, usable, decision = self._choose(run, arguments)
         self._sizes = decision.taken or [decision.scale]
         run.sizes[run.index] = decision.taken or decision.scale
         level = run.noise_level
@@ -146,6 +150,20 @@ class PatchHook:
                 tokens=tokens[0] if len(set(tokens)) == 1 else sum(tokens) / len(tokens),
             )
         )
+
+    def _choose(self, run: Run, arguments: dict[str, Any]) -> Choice:
+        """A step's. Of several ranks with one transformer the first chooses for all:
+
+        their latents may differ by a rounding, their clocks do, and with different sizes they would wait for each other.
+        """
+
+        def choose() -> Choice:
+            scores, usable = self._signal(run, arguments)
+            return scores, usable, self.decider.decide(run.index, scores, usable)
+
+        ranks = self.steering.ranks
+        alike = ranks is None or isinstance(self.decider.policy, FixedSchedule)
+        return choose() if alike else ranks.agreed(choose)
 
     def _signal(self, run: Run, arguments: dict[str, Any]) -> tuple[list[list[float]] | None, list[bool]]:
         """Scores, and for each sample whether they count; no scores where there are none or none would count."""
@@ -193,6 +211,9 @@ class PatchHook:
                 arguments["hidden_states"].shape[0],
             ):
                 self._remark(difference)
+        if self.decider.needs_signal and self.steering.ranks is not None:  # any size may come
+            for scale in self.scales[1:]:
+                self.steering.check_ranks(self.steering.grid(arguments), scale)
         if isinstance(self.decider.policy, TimedBudget):
             self.decider.policy.estimate(self._costs(arguments), arguments["hidden_states"].shape)
         self.decider.begin(run.total)
