@@ -135,6 +135,10 @@ def take_part(folder, rank, processes):
     found["references"] = seen(
         "flux", kontext, flux_pipelines.make_call("kontext", rows=8, columns=8, steps=2), schedule=2
     )
+    control = share(flux_pipelines.make_pipeline("controlnet"))
+    found["residuals"] = seen(
+        "flux", control, flux_pipelines.make_call("controlnet", rows=8, columns=8, steps=2), schedule=2
+    )
     found["split"] = seen("flux", pipe, call_of("flux", batch=2), schedule=budget(), batch="split")
     found |= close_to_a_threshold(rank)
     found["trained"] = trained(pipe)

@@ -9,6 +9,7 @@ import torch
 from processes import run_together
 from ranks_process import SIZES, adapter_of, budget, call_of, pipeline, seen
 
+import ddit_ext
 from ddit_ext.models.ranks import Ranks
 
 pytest.importorskip("diffusers.hooks.context_parallel", reason="diffusers' context parallelism")
@@ -116,8 +117,24 @@ def test_any_number_of_tokens_where_diffusers_takes_any(ranks):
         takes_any.check(1, 4)
 
 
-@pytest.mark.parametrize(("case", "words"), [("references", "reference tokens"), ("trained", "not trained")])
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("references", "reference tokens"),
+        ("residuals", "controlnet_block_samples"),
+        ("trained", "not trained"),
+    ],
+)
 def test_what_is_not_supported_raises_by_name_on_both(ranks, case, words):
     for rank in ranks:
         assert rank[case]["error"].startswith("NotImplementedError: context parallelism: ")
         assert words in rank[case]["error"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_plan_of_ones_own_raises_before_anything_is_patched(family):
+    pipe = pipeline(family)
+    pipe.transformer._parallel_config = SimpleNamespace(context_parallel_config=SimpleNamespace())
+    with pytest.raises(NotImplementedError, match=r"cp_plan for \[\]: coarse patches know .*proj_out"):
+        ddit_ext.patch(pipe)
+    assert not pipe.transformer._forward_pre_hooks
