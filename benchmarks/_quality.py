@@ -10,7 +10,10 @@ from skimage.metrics import structural_similarity
 from ddit_ext.embedded.classifier import frechet_distance
 from ddit_ext.fidelity import psnr
 
-__all__ = ["bootstrap", "frechet_interval", "psnr", "ssim", "with_interval"]
+__all__ = ["ALIKE", "bootstrap", "frechet_interval", "psnr", "ssim", "with_interval"]
+
+ALIKE = 50.0
+"""dB that count at most in a comparison: samples that equal fixed p would outweigh all others."""
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:

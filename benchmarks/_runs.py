@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,15 @@ import ddit_ext
 
 @dataclass(frozen=True)
 class Method:
-    """One way to spend a denoising loop: so many steps, and what ``ddit_ext.patch`` is told (None: not patched)."""
+    """One way to spend a denoising loop: so many steps, and what ``ddit_ext.patch`` is told (None: not patched).
+
+    cache: pipeline -> a configuration of one of diffusers' caches, made anew for every run (None: no cache).
+    """
 
     name: str
     steps: int
     patch: dict[str, Any] | None = None
+    cache: Callable[[Any], Any] | None = None
 
 
 @dataclass
@@ -73,9 +77,25 @@ def patched(pipe: Any, settings: dict[str, Any] | None) -> Iterator[Any]:
         handle.unpatch()
 
 
+@contextmanager
+def cached(pipe: Any, config: Callable[[Any], Any] | None) -> Iterator[None]:
+    """Inside, the pipeline's transformer has the cache. `enable_cache` makes its states anew: none is left of another run."""
+    if config is None:
+        yield
+        return
+    pipe.transformer.enable_cache(config(pipe))
+    try:
+        yield
+    finally:
+        pipe.transformer.disable_cache()
+
+
 def run(pipe: Any, batch: Batch, method: Method) -> tuple[torch.Tensor, float, dict[str, Any] | None]:
-    """One denoising loop: its latents (FLUX's packed), its seconds, and the report where it was patched."""
-    with patched(pipe, method.patch) as handle:
+    """One denoising loop: its latents (FLUX's packed), its seconds, and the report where it was patched.
+
+    Patching, and enabling a cache, are not on the clock.
+    """
+    with patched(pipe, method.patch) as handle, cached(pipe, method.cache):
         started = time.perf_counter()
         inputs = batch.inputs | {"latents": batch.inputs["latents"].clone()}
         output = pipe(**inputs, num_inference_steps=method.steps, output_type="latent")
@@ -88,7 +108,7 @@ def interleaved_runs(pipe: Any, made: list[Batch], methods: list[Method]) -> dic
     """Every method on every batch, taking turns; the first batch is run once more beforehand to warm up."""
     outcomes = {method.name: Outcome() for method in methods}
     for method in methods:
-        run(pipe, made[0], Method(method.name, min(method.steps, 5), _short(method.patch)))
+        run(pipe, made[0], replace(method, steps=min(method.steps, 5), patch=_short(method.patch)))
     for number, batch in enumerate(made):
         for method in methods if number % 2 == 0 else reversed(methods):
             latents, seconds, report = run(pipe, batch, method)

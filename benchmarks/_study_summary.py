@@ -6,13 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from _quality import bootstrap, centred
+from _quality import ALIKE, bootstrap, centred
 
 from ddit_ext.embedded.classifier import frechet_distance
 from ddit_ext.embedded.vocabulary import parse
-
-ALIKE = 50.0
-"""dB that count at most: samples whose steps were all fine equal fixed p, and would outweigh all others."""
 
 BASE, YARDSTICK = "fixed p", "third difference"
 TEXTURED = ("stripes", "checks", "dots")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from ddit_ext.calibration.plan import BOTH_ENDS
+
 
 def cost(chosen: list[list[int]], seconds: dict[int, float]) -> float:
     """Mean seconds of runs whose steps took the ``chosen`` scales."""
@@ -60,3 +62,16 @@ def coarse_first(steps: int, seconds: dict[int, float], target: float, mix: dict
         schedule += [scale] * round(count * shares[scale] / total)
     schedule = schedule[:count] + [min(shares)] * (count - len(schedule))
     return schedule + [1] * (steps - count)
+
+
+def both_ends(steps: int, seconds: dict[int, float], target: float) -> list[int] | None:
+    """A fixed schedule as fast as ``target`` times p: fine at both ends, 2p between; None where 2p does not reach it.
+
+    Five sevenths of the fine steps come first: what was closest of all fixed orders in docs/study.md.
+    """
+    coarse = round(steps * (1 - 1 / target) / (1 - seconds[2] / seconds[1]))
+    fine = steps - coarse
+    if fine < 2:
+        return None
+    first = min(max(1, round(fine * BOTH_ENDS)), fine - 1)
+    return [1] * first + [2] * coarse + [1] * (fine - first)

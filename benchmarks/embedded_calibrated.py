@@ -18,10 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from _quality import bootstrap, psnr, ssim, with_interval
-from _runs import Method, Outcome, batches, decode, interleaved_runs
+from _rows import judge, table
+from _runs import Method, batches, interleaved_runs
 from _timing import write_json
 
 import ddit_ext
@@ -99,41 +97,6 @@ def told(found: dict[str, Any], missing: dict[float, str]) -> str:
     ]
     lines += [f"{target:g}x: left out. {reason}" for target, reason in missing.items()]
     return "\n".join([*lines, f"speeds monotone: {'yes' if found['monotone'] else 'NO'}"])
-
-
-def judge(model: embedded.Embedded, outcomes: dict[str, Outcome], methods: list[Method], prompts: list[str]):
-    """One row a method."""
-    base = outcomes[methods[0].name]
-    reference = decode(model.pipeline, torch.cat(base.latents))
-    rows: list[dict[str, Any]] = []
-    for method in methods:
-        outcome = outcomes[method.name]
-        shown = decode(model.pipeline, torch.cat(outcome.latents))
-        ratios = np.array(base.seconds) / np.array(outcome.seconds)
-        low, high = bootstrap(lambda index, r=ratios: float(np.median(r[index])), len(ratios))
-        rows.append(
-            {
-                "method": method.name,
-                "steps": method.steps,
-                "speed": {"mean": float(np.median(ratios)), "low": low, "high": high},
-                "psnr": with_interval(psnr(shown, reference)),
-                "ssim": with_interval(ssim(shown, reference)),
-                "accuracy": with_interval(model.judge(shown, prompts).found),
-            }
-        )
-    return rows
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
-    lines = ["| method | steps | speed | PSNR, dB | SSIM | prompt accuracy |", "|---" * 6 + "|"]
-    for row in rows:
-        cells = [
-            f"{row[name]['mean']:.{digits}f} [{row[name]['low']:.{digits}f}, {row[name]['high']:.{digits}f}]"
-            for name, digits in (("speed", 2), ("psnr", 1), ("ssim", 3), ("accuracy", 3))
-        ]
-        lines.append(f"| {row['method']} | {row['steps']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def main() -> None:

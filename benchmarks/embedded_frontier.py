@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _quality import bootstrap, frechet_interval, psnr, ssim, with_interval
-from _runs import Method, Outcome, batches, decode, interleaved_runs, run
+from _lines_plot import plot_lines
+from _rows import judge, table
+from _runs import Method, batches, interleaved_runs, run
 from _thresholds import coarse_first, threshold_for
 from _timing import write_json
 
 from ddit_ext import embedded
-from ddit_ext.fidelity import temporal_fidelity
 from ddit_ext.policies import BudgetPolicy, PatchScheduler
 
 SCALES = (1, 2, 4)
@@ -82,98 +82,6 @@ def plan(pipe, adapter, steps: int, targets: list[float], calibration) -> tuple[
     return methods, chosen
 
 
-def judge(model, outcomes: dict[str, Outcome], methods: list[Method], prompts: list[str]) -> list[dict]:
-    real = model.real_features()
-    base = outcomes["fixed p"]
-    reference = decode(model.pipeline, torch.cat(base.latents))
-    rows = []
-    for method in methods:
-        outcome = outcomes[method.name]
-        shown = decode(model.pipeline, torch.cat(outcome.latents))
-        judged = model.judge(shown, prompts)
-        ratios = np.array(base.seconds) / np.array(outcome.seconds)
-        low, high = bootstrap(lambda i, r=ratios: float(np.median(r[i])), len(ratios))
-        temporal = {}
-        if shown.ndim == 5:
-            compared = temporal_fidelity(shown, reference)
-            temporal = {
-                "flicker": with_interval(compared.flicker),
-                "motion": with_interval(np.nan_to_num(compared.motion, nan=1.0)),
-            }
-        sizes = [step["scale"] for report in outcome.reports for step in report["steps"]]
-        rows.append(
-            {
-                "method": method.name,
-                "steps": method.steps,
-                "speed": {"mean": float(np.median(ratios)), "low": low, "high": high},
-                "psnr": with_interval(psnr(shown, reference)),
-                "ssim": with_interval(ssim(shown, reference)),
-                "accuracy": with_interval(judged.found),
-                "frechet": frechet_interval(judged.features, real),
-                **temporal,
-                "steps per size": {s: sizes.count(s) / len(outcome.reports) for s in SCALES}
-                if sizes
-                else None,
-            }
-        )
-    return rows
-
-
-def table(rows: list[dict]) -> str:
-    def cell(value: dict, digits: int) -> str:
-        return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-
-    measures = {"speed": 2, "psnr": 1, "ssim": 3, "accuracy": 3, "frechet": 1, "flicker": 2, "motion": 2}
-    measures = {name: digits for name, digits in measures.items() if name in rows[0]}
-    names = {"psnr": "PSNR dB", "ssim": "SSIM", "frechet": "Fréchet"}
-    heads = ["method", "steps", *(names.get(name, name) for name in measures), "steps at p/2p/4p"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for row in rows:
-        sizes = row["steps per size"]
-        shown = " / ".join(f"{sizes[scale]:.1f}" for scale in SCALES) if sizes else f"{row['steps']} / 0 / 0"
-        cells = [cell(row[name], digits) for name, digits in measures.items()]
-        lines.append(f"| {' | '.join([row['method'], str(row['steps']), *cells, shown])} |")
-    return "\n".join(lines)
-
-
-def plot(rows: list[dict], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), constrained_layout=True)
-    kinds = sorted({row["method"].rsplit(",", 1)[0] for row in rows if row["speed"]["mean"] > 1.05})
-    for axis, measure in zip(axes, ("psnr", "accuracy", "frechet"), strict=True):
-        for kind in kinds:
-            points = [
-                row for row in rows if row["method"].rsplit(",", 1)[0] == kind and row["speed"]["mean"] > 1.05
-            ]
-            points.sort(key=lambda row: row["speed"]["mean"])
-            values = [row[measure]["mean"] for row in points]
-            errors = [
-                [v - row[measure]["low"] for v, row in zip(values, points, strict=True)],
-                [row[measure]["high"] - v for v, row in zip(values, points, strict=True)],
-            ]
-            axis.errorbar(
-                [row["speed"]["mean"] for row in points],
-                values,
-                np.abs(errors),
-                marker="o",
-                label=kind,
-                capsize=3,
-            )
-        axis.set_xlabel("measured speed, times fixed p")
-        axis.set_ylabel(
-            {"psnr": "PSNR to fixed p, dB", "accuracy": "prompt accuracy", "frechet": "Fréchet distance"}[
-                measure
-            ]
-        )
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=("flux", "wan"), default="flux")
@@ -197,12 +105,15 @@ def main() -> None:
         methods.insert(1, Method("fixed p, 50 steps", 50))
     prompts = model.reference(arguments.prompts, seed=PROMPT_SEED)[1]
     outcomes = interleaved_runs(pipe, batches(pipe, prompts, arguments.batch, seed=12), methods)
-    rows = judge(model, outcomes, methods, prompts)
+    rows = judge(model, outcomes, methods, prompts, model.real_features())
     print(table(rows))
     if arguments.out:
         write_json(arguments.out, {"plan": chosen, "rows": rows})
         arguments.out.with_suffix(".md").write_text(table(rows) + "\n")
-        plot(rows, arguments.out.with_suffix(".png"))
+        fast = [
+            row | {"line": row["method"].rsplit(",", 1)[0]} for row in rows if row["speed"]["mean"] > 1.05
+        ]
+        plot_lines(fast, arguments.out.with_suffix(".png"), ("psnr", "accuracy", "frechet"))
 
 
 if __name__ == "__main__":

@@ -299,15 +299,15 @@ def test_autocast():
     assert (out - expected).abs().max() < 0.2  # bf16 against float32, values of size 1 to 4
 
 
-def test_context_parallel_raises():
+def test_tensor_parallel_raises():
     pipe = make_pipeline()
     pipe.transformer._parallel_config = object()
-    with pytest.raises(NotImplementedError, match="context or tensor parallel"):
+    with pytest.raises(NotImplementedError, match="tensor parallel"):
         ddit_ext.patch(pipe)
     pipe.transformer._parallel_config = None
     ddit_ext.patch(pipe, schedule=2)
     pipe.transformer._parallel_config = object()
-    with pytest.raises(NotImplementedError, match="context or tensor parallel"):
+    with pytest.raises(NotImplementedError, match="tensor parallel"):
         run(pipe, make_call(steps=1))
 
 

@@ -1,43 +1,18 @@
 """Two processes train as one does with the whole batch, with the base whole or sharded."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_together
 from tiny_flux import tiny_flux
 from training_process import mixed_sizes, train
 
-import ddit_ext
 from ddit_ext.multiscale import Adapter
 from ddit_ext.training.checkpoint import checkpoints
 
 PROGRAM = Path(__file__).with_name("training_process.py")
-
-
-def train_together(folder, processes):
-    """Run the program in so many processes on this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {
-        "PYTHONPATH": str(Path(ddit_ext.__file__).parents[1]),  # the package that is under test
-        "OMP_NUM_THREADS": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), str(folder), str(processes)],
-        env=os.environ | place,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +23,7 @@ def runs(tmp_path_factory):
     train(folder / "alone")
     train(folder / "alone_mixed", data=mixed_sizes(folder / "alone_cache"))
     torch.set_num_threads(threads)
-    train_together(folder, 2)
+    run_together(PROGRAM, folder, 2)
     return folder
 
 

@@ -175,10 +175,10 @@ def test_a_users_lora_on_a_replaced_layer_raises(layer):
         run(pipe, make_call(steps=2))
 
 
-def test_context_parallel_raises():
+def test_tensor_parallel_raises():
     pipe = make_pipeline("two")
     pipe.transformer_2._parallel_config = object()
-    with pytest.raises(NotImplementedError, match="context or tensor parallel"):
+    with pytest.raises(NotImplementedError, match="tensor parallel"):
         ddit_ext.patch(pipe)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .. import cells as cell_views
 from .grid import Grid, centres, pool_tokens
+from .ranks import Ranks
 from .steering import Steering, check_here, needed
 
 if TYPE_CHECKING:
@@ -32,15 +33,18 @@ RESIDUALS = ("controlnet_block_samples", "controlnet_single_block_samples")
 class CoarseEmbedding(nn.Module):
     """Stands in `x_embedder`: tokens of merged cells for the latent, base tokens for the references."""
 
-    def __init__(self, step: CoarseStep, base: nn.Module, grid: Grid) -> None:
+    def __init__(self, step: CoarseStep, base: nn.Module, grid: Grid, ranks: Ranks | None) -> None:
         super().__init__()
         self.step = step
         self.base = base
         self.own = grid.tokens
         self.references = grid.references
+        self.ranks = ranks
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         tokens = self.step.tokens()
+        if self.ranks is not None:  # hidden_states is a rank's part of the base tokens
+            return self.ranks.part(tokens, 1)
         if self.references:
             base = self.base(hidden_states[:, self.own :])
             tokens = torch.cat([tokens.to(base.dtype), base], dim=1)
@@ -50,13 +54,16 @@ class CoarseEmbedding(nn.Module):
 class CoarseProjection(nn.Module):
     """Stands in `proj_out`: tokens of merged cells back to packed base tokens [B, N, C_out*p*p]."""
 
-    def __init__(self, step: CoarseStep, base: nn.Module, grid: Grid) -> None:
+    def __init__(self, step: CoarseStep, base: nn.Module, grid: Grid, ranks: Ranks | None) -> None:
         super().__init__()
         self.step = step
         self.base = base
         self.references = grid.references
+        self.ranks = ranks
 
     def forward(self, tokens: Tensor) -> Tensor:
+        if self.ranks is not None:
+            tokens = self.ranks.whole(tokens, 1)
         own = tokens.shape[1] - self.references
         velocity = self.step.velocity(tokens[:, :own])
         packed = velocity.flatten(4).flatten(1, 3).to(tokens.dtype)
@@ -73,6 +80,7 @@ class FluxSteering(Steering):
     REPLACED = ("x_embedder", "proj_out")
     BLOCKS = ("transformer_blocks", "single_transformer_blocks")
     CHANNELS = -1
+    SHARED = frozenset({"", "proj_out"})
     TIMESTEP = 1.0
 
     patch_size = PATCH
@@ -203,10 +211,14 @@ class FluxSteering(Steering):
         }
         for name in RESIDUALS:
             if arguments.get(name) is not None:
+                if self.ranks is not None:
+                    raise NotImplementedError(
+                        f"context parallelism: {name} is not supported with coarse patches"
+                    )
                 changes[name] = [pool_tokens(sample, grid, weights.scale) for sample in arguments[name]]
         replacements: dict[str, nn.Module] = {
-            "x_embedder": CoarseEmbedding(step, transformer.x_embedder, grid),
-            "proj_out": CoarseProjection(step, transformer.proj_out, grid),
+            "x_embedder": CoarseEmbedding(step, transformer.x_embedder, grid, self.ranks),
+            "proj_out": CoarseProjection(step, transformer.proj_out, grid, self.ranks),
         }
         return changes, replacements
 

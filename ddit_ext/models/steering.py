@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .grid import Grid
 from .low_rank import LowRankLayers
+from .ranks import Ranks, check_inference, ranks_of
 from .swap import swapped
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Steering(ABC):
     BLOCKS: ClassVar[tuple[str, ...]]  # lists of blocks that a model may have, that of the first block first
     CHANNELS: ClassVar[int]  # the dimension of hidden_states along which conditions follow the noisy latent
     TIMESTEP: ClassVar[float]  # what a call's timestep is at noise level 1
+    SHARED: ClassVar[frozenset[str]]  # modules where diffusers' context parallelism splits or gathers tokens
 
     patch_size: int  # latent pixels along a side of a base patch
     in_channels: int  # of the latent that the transformer reads: noisy latent and clean conditions
@@ -50,6 +52,7 @@ class Steering(ABC):
         self._parameters = tuple(inspect.signature(type(transformer).forward).parameters)[1:]
         self._merged = {name: _adapter_state(transformer, name) for name in self.REPLACED}
         self.low_rank = LowRankLayers()
+        self._ranks: tuple[Any, Ranks | None] = (None, None)
 
     @property
     def transformer(self) -> nn.Module:
@@ -64,6 +67,17 @@ class Steering(ABC):
         """D: features of a token inside the transformer."""
         config = self.transformer.config
         return config.num_attention_heads * config.attention_head_dim
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """The ranks that share the transformer's tokens, None where there is no context parallelism.
+
+        NotImplementedError for a transformer that is parallel in another way.
+        """
+        config = getattr(self.transformer, "_parallel_config", None)
+        if config is not self._ranks[0]:
+            self._ranks = (config, ranks_of(self.transformer, self.SHARED))
+        return self._ranks[1]
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments of a call by name, however they were passed; TypeError as Python itself raises it."""
@@ -157,8 +171,8 @@ class Steering(ABC):
     def check(self, arguments: dict[str, Any], weights: ScaleWeights) -> None:
         """Raise NotImplementedError, by name, for what a coarse call would silently get wrong."""
         transformer = self.transformer
-        if getattr(transformer, "_parallel_config", None) is not None:
-            raise NotImplementedError("context or tensor parallel: coarse patches are not supported with it")
+        if self.ranks is not None:
+            check_inference(weights)
         for name, before in self._merged.items():
             now = _adapter_state(transformer, name)
             if now == "active" or now != before:
@@ -170,6 +184,16 @@ class Steering(ABC):
             raise ValueError(
                 f"weights: made for patch size {weights.patch_size}, {self.FAMILY} has {self.patch_size}"
             )
+
+    def check_ranks(self, grid: Grid, scale: int) -> None:
+        """ValueError or NotImplementedError where several ranks can't share a coarse call's tokens."""
+        if self.ranks is None:
+            return
+        if grid.references:
+            raise NotImplementedError(
+                "context parallelism: reference tokens (Kontext) are not supported with coarse patches"
+            )
+        self.ranks.check(grid.coarse_tokens(scale), scale)
 
     @contextmanager
     def coarse(
@@ -188,6 +212,7 @@ class Steering(ABC):
             )
         self.check(arguments, weights)
         grid = self.grid(arguments)
+        self.check_ranks(grid, weights.scale)
         step = weights.prepare(self.cells(arguments, grid), sigma)
         changes, replacements = self._rewrite(arguments, weights, grid, step)
         replacements |= self.low_rank.of(self.transformer, weights)

@@ -9,6 +9,7 @@ and unpatchifies the full fine shape.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from .. import cells as cell_views
 from .grid import Grid, pool_latents
+from .ranks import Ranks
 from .steering import Steering, check_here, needed
 
 if TYPE_CHECKING:
@@ -45,10 +47,9 @@ class CoarseEmbedding(nn.Module):
 class CoarsePositions(nn.Module):
     """Stands in `rope`: the rotary tables of merged cells."""
 
-    def __init__(self, cos: Tensor, sin: Tensor) -> None:
+    def __init__(self, cos: Tensor, sin: Tensor, ranks: Ranks | None) -> None:
         super().__init__()
-        self.cos = cos
-        self.sin = sin
+        self.cos, self.sin = (cos, sin) if ranks is None else (ranks.part(cos, 1), ranks.part(sin, 1))
 
     def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         return self.cos, self.sin
@@ -57,11 +58,14 @@ class CoarsePositions(nn.Module):
 class CoarseProjection(nn.Module):
     """Stands in `proj_out`: tokens of merged cells to base tokens [B, N, p*p*C_out], the channel fastest."""
 
-    def __init__(self, step: CoarseStep) -> None:
+    def __init__(self, step: CoarseStep, ranks: Ranks | None) -> None:
         super().__init__()
         self.step = step
+        self.ranks = ranks
 
     def forward(self, tokens: Tensor) -> Tensor:
+        if self.ranks is not None:
+            tokens = self.ranks.whole(tokens, 1)
         velocity = self.step.velocity(tokens)
         return velocity.permute(0, 1, 2, 3, 5, 6, 4).flatten(4).flatten(1, 3).to(tokens.dtype)
 
@@ -74,6 +78,7 @@ class WanSteering(Steering):
     REPLACED = ("patch_embedding", "proj_out")
     BLOCKS = ("blocks", "vace_blocks")
     CHANNELS = 1
+    SHARED = frozenset({"", "rope", "blocks.0", "proj_out"})
     TIMESTEP = 1000.0
 
     patch_size = PATCH
@@ -209,8 +214,8 @@ class WanSteering(Steering):
                 changes[name] = pool_latents(arguments[name], grid, scale, PATCH)
         replacements: dict[str, nn.Module] = {
             "patch_embedding": CoarseEmbedding(step, shape),
-            "rope": CoarsePositions(*self._rotary(arguments["hidden_states"], grid, weights)),
-            "proj_out": CoarseProjection(step),
+            "rope": CoarsePositions(*self._rotary(arguments["hidden_states"], grid, weights), self.ranks),
+            "proj_out": CoarseProjection(step, self.ranks),
         }
         return changes, replacements
 
@@ -222,23 +227,27 @@ class WanSteering(Steering):
         known = self._tables[2]
         key = (weights.scale, weights.positions, latents.device)
         if key not in known:
-            known[key] = rotary_tables(rope, latents, grid, weights.scale, weights.positions)
+            known[key] = rotary_tables(
+                rope, latents, grid, weights.scale, weights.positions, whole=self.ranks is not None
+            )
         return known[key]
 
 
 @torch.no_grad()
 def rotary_tables(
-    rope: nn.Module, latents: Tensor, grid: Grid, scale: int, positions: str
+    rope: nn.Module, latents: Tensor, grid: Grid, scale: int, positions: str, whole: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The model's own rotary tables, at the places of merged cells: cosines and sines [1, N_s, 1, head width].
 
     "centre" lies on a cell for odd scales and halfway between two for even ones. The rotation halfway between two
     is the direction of their sum, since neighbours are at most one radian apart: the model's frequencies need not be
     known. "grid": as if the coarse grid were a smaller picture. ValueError beyond the model's table.
+    whole: call past the hook of context parallelism, which leaves only a rank's part.
     """
+    table_of = partial(type(rope).forward, rope) if whole else rope
     frames, rows, columns = grid.coarse(scale)
     if positions == "grid":
-        return rope(_of_size(latents, frames, rows, columns))
+        return table_of(_of_size(latents, frames, rows, columns))
     longest = max(rows, columns) * scale
     if longest > rope.max_seq_len:
         raise ValueError(
@@ -250,7 +259,7 @@ def rotary_tables(
         .view(frames, rows, scale, columns, scale, -1)[:, :, middle][:, :, :, :, middle]
         .sum((2, 4))
         .view(1, frames * rows * columns, 1, -1)
-        for table in rope(_of_size(latents, frames, rows * scale, columns * scale))
+        for table in table_of(_of_size(latents, frames, rows * scale, columns * scale))
     )
     length = torch.hypot(cos, sin)
     return cos / length, sin / length

@@ -13,19 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from ..policies import FixedSchedule
 from .calls import SizedCalls
 from .forward_hooks import AfterCall, BeforeCall
 from .history import of_one_size
 from .parts import Part
 from .policy import Decider, Decision
 from .report import RunRecord, StepRecord, arithmetic
-from .reuse import SKIP, BlockReuse, InputChange
+from .reuse import SKIP, BlockReuse, InputChange, check_one_rank
 from .sampler import Run, SamplerWatch
 from .timed_budget import TimedBudget
 
 if TYPE_CHECKING:
     from ..calibration.match import RunCheck
     from ..models import Steering
+
+
+Choice = tuple[list[list[float]] | None, list[bool], Decision]
+"""Of a step: scores, for each sample whether they count, sizes."""
 
 
 class PatchHook:
@@ -49,6 +54,7 @@ class PatchHook:
         self.scales = decider.scales
         self.thresholds = thresholds
         self.quantile = quantile
+        check_one_rank(parts, decider)
         self.reuse = BlockReuse() if decider.skips else None
         self.inputs = InputChange() if decider.needs_signal and decider.source == "input" else None
         from_sampler = decider.needs_signal and decider.source != "input"
@@ -141,8 +147,7 @@ class PatchHook:
         rows = arguments["hidden_states"].shape[0]
         if run.index == 0 or self.record is None:
             self._begin_run(run, arguments)
-        scores, usable = self._signal(run, arguments)
-        decision = self.decider.decide(run.index, scores, usable)
+        scores, usable, decision = self._choose(run, arguments)
         if decision.scale == SKIP:
             decision = self._skip(run, decision)
         elif self.reuse is not None:
@@ -166,6 +171,20 @@ class PatchHook:
             )
         )
 
+    def _choose(self, run: Run, arguments: dict[str, Any]) -> Choice:
+        """A step's; of several ranks with one transformer the first chooses for all.
+
+        Their latents may differ by a rounding, their clocks do: with sizes of their own they would wait for each other.
+        """
+
+        def choose() -> Choice:
+            scores, usable = self._signal(run, arguments)
+            return scores, usable, self.decider.decide(run.index, scores, usable)
+
+        ranks = self.steering.ranks
+        alike = ranks is None or isinstance(self.decider.policy, FixedSchedule)
+        return choose() if alike else ranks.agreed(choose)
+
     def _skip(self, run: Run, decision: Decision) -> Decision:
         """The same decision, or to compute at size 1 where there is nothing to use again."""
         assert self.reuse is not None
@@ -183,22 +202,10 @@ class PatchHook:
             if kept is not None:
                 kept.clear()
 
-    def _input_change(self, arguments: dict[str, Any]) -> tuple[list[list[float]] | None, list[bool]]:
-        """As `_signal`: the one score of each sample, where there is something that a skipped step could use again."""
-        assert self.inputs is not None
-        try:
-            changes = self.inputs.step(self.part, arguments)
-        except ValueError as error:
-            self._remark(f"no signal: {error}")
-            return None, []
-        if changes is None or (self.reuse is not None and not self.reuse.ready(self.part)):
-            return None, []
-        return [[change] for change in changes], [True] * len(changes)
-
     def _signal(self, run: Run, arguments: dict[str, Any]) -> tuple[list[list[float]] | None, list[bool]]:
         """Scores, and for each sample whether they count; no scores where there are none or none would count."""
         if self.inputs is not None:
-            return self._input_change(arguments)
+            return self.inputs.scores(self.part, arguments, self.reuse, self._remark)
         if self.decider.source == "outputs" and run.index > 0 and not run.sampled:
             self._remark(
                 "no signal: source='outputs' needs the pipeline's sampler, which takes no part in this run"
@@ -221,6 +228,7 @@ class PatchHook:
 
     def _begin_run(self, run: Run, arguments: dict[str, Any]) -> None:
         self._forget()
+        check_one_rank(self.parts, self.decider)  # they may have come after patch()
         text, token_cost = self.steering.block_cost(arguments)
         self.record = RunRecord(
             scales=self.scales,
@@ -246,6 +254,9 @@ class PatchHook:
                 arguments["hidden_states"].shape[0],
             ):
                 self._remark(difference)
+        if self.decider.needs_signal and self.steering.ranks is not None:  # any size may come
+            for scale in self.scales[1:]:
+                self.steering.check_ranks(self.steering.grid(arguments), scale)
         if isinstance(self.decider.policy, TimedBudget):
             self.decider.policy.estimate(self._costs(arguments), arguments["hidden_states"].shape)
         self.decider.begin(run.total)

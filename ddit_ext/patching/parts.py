@@ -43,7 +43,7 @@ class Part:
 def find_parts(pipe: Any) -> list[Part]:
     """The transformers that denoise in `pipe`. TypeError for a pipeline that is not supported,
 
-    ValueError for a transformer's config, NotImplementedError for a parallel one.
+    ValueError for a transformer's config, NotImplementedError for one that is parallel otherwise than over its tokens.
     """
     held = {name: getattr(pipe, name, None) for name in NAMES}
     models = {
@@ -62,9 +62,10 @@ def find_parts(pipe: Any) -> list[Part]:
             )
     if not hasattr(getattr(pipe, "scheduler", None), "step"):
         raise TypeError(f"pipe must have a scheduler; got {type(pipe).__name__} without")
-    if any(getattr(model, "_parallel_config", None) is not None for model in models.values()):
-        raise NotImplementedError("context or tensor parallel transformers are not supported")
-    return [Part(name, held[name], steering_for(model)) for name, model in models.items()]
+    parts = [Part(name, held[name], steering_for(model)) for name, model in models.items()]
+    for part in parts:
+        _ = part.steering.ranks  # raises
+    return parts
 
 
 def give_weights(parts: Sequence[Part], adapter: Any, scales: Sequence[int], never_coarse: bool) -> None:

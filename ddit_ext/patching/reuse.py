@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,8 +12,21 @@ from torch import Tensor
 from ..models import blocks
 from .parts import Part
 
+if TYPE_CHECKING:
+    from .policy import Decider
+
 SKIP = 0
 """A decision in the place of a size: the step is not computed (`ddit::kSkip`)."""
+
+
+def check_one_rank(parts: Sequence[Part], decider: Decider) -> None:
+    """NotImplementedError for skipped steps with several ranks: each would need its part of what blocks add."""
+    skips = decider.skips or decider.source == "input"
+    if skips and any(part.steering.ranks is not None for part in parts):
+        raise NotImplementedError(
+            f"context parallelism: schedule={type(decider.policy).__name__} skips steps, and what the blocks add is "
+            "spread over the ranks; use a schedule that skips none"
+        )
 
 
 class BlockReuse:
@@ -79,6 +92,19 @@ class InputChange:
             return None
         before, after = last.float().flatten(1), now.float().flatten(1)
         return ((after - before).abs().mean(1) / before.abs().mean(1)).tolist()
+
+    def scores(
+        self, part: Part, arguments: dict[str, Any], reuse: BlockReuse | None, remark: Callable[[str], None]
+    ) -> tuple[list[list[float]] | None, list[bool]]:
+        """The one score of each sample, and that it counts; none where a skipped step had nothing to use again."""
+        try:
+            changes = self.step(part, arguments)
+        except ValueError as error:
+            remark(f"no signal: {error}")
+            return None, []
+        if changes is None or (reuse is not None and not reuse.ready(part)):
+            return None, []
+        return [[change] for change in changes], [True] * len(changes)
 
     def clear(self) -> None:
         """Free what is kept."""

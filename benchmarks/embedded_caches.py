@@ -1,0 +1,277 @@
+"""Steps, sizes, both together and diffusers' caches on one clock: fidelity against measured time, 1.1x to 6x.
+
+    python benchmarks/embedded_caches.py --prompts 32 --out benchmarks/results/embedded_caches.json
+
+On the embedded FLUX, in one interleaved run: fewer steps; sizes alone, on a budget and in a fixed schedule that is fine at both
+ends; presets of `ddit_ext.calibrate`, which choose both; each of diffusers' caches alone, and stacked on that fixed schedule or on
+a budget. A speed is the median over batches of the ratio to fixed p on the same batch; fidelity is to the fixed-p sample of
+the same noise. Every method is compared with fewer steps of equal measured time, by interpolation, and every preset with
+all other methods: which of them are no slower and closer?
+
+Presets take minutes to make: with --presets FOLDER those of an earlier run (benchmarks/embedded_calibrated.py --out, or this one)
+are measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _caches import Factory, magnitude_ratios, settings
+from _equal_time import Samples, above_line, beaten_by
+from _lines_plot import STACKED, plot_lines
+from _rows import judge, table
+from _runs import Batch, Method, batches, interleaved_runs, run
+from _thresholds import both_ends
+from _timing import write_json
+from diffusers.utils import logging
+from embedded_frontier import SCALES, step_costs
+
+import ddit_ext
+from ddit_ext import embedded
+from ddit_ext.policies import BudgetPolicy
+
+CALIBRATION_SEED, PROMPT_SEED = 8_000_000, 9_000_000
+FEWER, CALIBRATED = "fewer steps", "calibrated"
+CACHES = "cache"
+"""The group of methods that are diffusers' own, or stacked on ours: further lines, not ours."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method, the line it is a point of, and about how much of the full run's time it takes."""
+
+    line: str
+    method: Method
+    share: float
+    group: str = "ours"
+
+
+def steps_alone(steps: int, targets: Sequence[float]) -> list[Entry]:
+    """Fixed p at fewer steps."""
+    counts = sorted({max(1, round(steps / target)) for target in targets} - {steps}, reverse=True)
+    return [Entry(FEWER, Method(f"fewer steps, {n}", n), n / steps) for n in counts]
+
+
+def policies(
+    model: embedded.Embedded, steps: int, seconds: dict[int, float], targets: Sequence[float]
+) -> list[Entry]:
+    """Sizes alone, at the full number of steps. A further policy is a further line here."""
+    costs = [seconds[scale] / seconds[1] for scale in SCALES[1:]]
+    entries = []
+    for target in targets:
+        made: dict[str, Any] = {"sizes, fine at both ends": both_ends(steps, seconds, target)}
+        if target < 0.95 / costs[-1]:
+            made["sizes, on a budget"] = BudgetPolicy(list(SCALES), costs, target, mixed="hold")
+        for line, schedule in made.items():
+            if schedule is not None:
+                told = {"adapter": model.adapter, "schedule": schedule}
+                entries.append(Entry(line, Method(f"{line}, {target:g}x", steps, told), 1 / target))
+    return entries
+
+
+def both_together(model: embedded.Embedded, presets: Sequence[ddit_ext.Preset]) -> list[Entry]:
+    """Presets: how many steps, and their sizes."""
+    return [
+        Entry(
+            CALIBRATED,
+            Method(
+                f"calibrated, {preset.target_speedup:g}x",
+                preset.steps,
+                {"adapter": model.adapter, "preset": preset},
+            ),
+            1 / preset.target_speedup,
+        )
+        for preset in presets
+    ]
+
+
+def cached(
+    model: embedded.Embedded,
+    steps: int,
+    seconds: dict[int, float],
+    caches: dict[str, dict[str, Factory]],
+    stack: float,
+) -> list[Entry]:
+    """Each cache alone at all its settings, and its careful ones on sizes of `stack` times the speed of p."""
+    entries = [
+        Entry(name, Method(f"{name}, {setting}", steps, cache=factory), 0.6, CACHES)
+        for name, made in caches.items()
+        for setting, factory in made.items()
+    ]
+    schedule = both_ends(steps, seconds, stack)
+    if schedule is None:
+        raise ValueError(f"--stack {stack:g}: steps at 2p are not fast enough for it")
+    costs = [seconds[scale] / seconds[1] for scale in SCALES[1:]]
+    fixed = {"adapter": model.adapter, "schedule": schedule}
+    # A size is entered with a full pass: a stay of one step would gain nothing.
+    budget = BudgetPolicy(list(SCALES), costs, stack, mixed="hold", min_stay=3)
+    for name, made in caches.items():
+        for setting, factory in list(made.items())[:-1]:
+            method = Method(f"{name}, {setting}, on fine at both ends, {stack:g}x", steps, fixed, factory)
+            entries.append(Entry(name + STACKED, method, 0.8 / stack, CACHES))
+    setting, factory = next(iter(caches["FirstBlockCache"].items()))
+    told = {"adapter": model.adapter, "schedule": budget}
+    method = Method(f"FirstBlockCache, {setting}, on a budget, {stack:g}x", steps, told, factory)
+    return [*entries, Entry("FirstBlockCache" + STACKED, method, 0.8 / stack, CACHES)]
+
+
+def find_presets(
+    model: embedded.Embedded, arguments: argparse.Namespace, seen: Sequence[str]
+) -> list[ddit_ext.Preset]:
+    """Those of --presets, or one a target, calibrated on the prompts and saved beside --out."""
+    if arguments.presets is not None:
+        files = sorted(arguments.presets.glob("*.preset.json"))
+        if not files:
+            raise FileNotFoundError(f"--presets {arguments.presets}: no *.preset.json there")
+        return sorted(map(ddit_ext.Preset.load, files), key=lambda preset: preset.target_speedup)
+    presets = []
+    for target in arguments.targets:
+        try:
+            preset = ddit_ext.calibrate(
+                model.pipeline,
+                seen,
+                adapter=model.adapter,
+                target_speedup=target,
+                batch_size=arguments.batch,
+                num_inference_steps=arguments.steps,
+            )
+        except ValueError as error:
+            print(f"no preset for {target:g}x: {error}")
+            continue
+        print(f"{preset}\n")
+        presets.append(preset)
+        if arguments.out:
+            preset.save(arguments.out.with_name(f"{arguments.out.stem}_{target:g}x.preset.json"))
+    return presets
+
+
+def compare(rows: list[dict[str, Any]], entries: Sequence[Entry], each: dict[str, Any], batch: int) -> None:
+    """Add to the rows their lines, how they stand to fewer steps, and to presets who beats them."""
+    samples = {name: Samples.of(values["psnr"], values["speed"], batch) for name, values in each.items()}
+    fewer = [samples[entry.method.name] for entry in entries if entry.line == FEWER]
+    for row, entry in zip(rows, entries, strict=True):
+        row["line"] = entry.line
+        own = samples[entry.method.name]
+        row["above fewer steps"] = above_line(own, fewer) if entry.line not in (FEWER, "fixed p") else None
+        if entry.line == CALIBRATED:
+            for group in ("ours", CACHES):
+                others = {
+                    e.method.name: samples[e.method.name]
+                    for e in entries
+                    if e.group == group and e is not entry
+                }
+                row[f"beaten by {group}"] = beaten_by(own, others)
+
+
+def verdict(rows: Sequence[dict[str, Any]]) -> str:
+    """What the comparisons come to, in words."""
+    lines = []
+    for row in (row for row in rows if row["line"] == CALIBRATED):
+        ours, caches = ("; ".join(row[f"beaten by {group}"]) for group in ("ours", CACHES))
+        lines.append(f"* {row['method']}: " + (f"beaten by {ours}" if ours else "on the frontier of ours"))
+        lines[-1] += f"; no slower and closer with a cache: {caches}." if caches else "; no cache beats it."
+    compared = [row for row in rows if row["above fewer steps"] is not None]
+    for words, chosen in (
+        ("Closer than fewer steps of equal time", [r for r in compared if r["above fewer steps"]["low"] > 0]),
+        ("Less close than these", [r for r in compared if r["above fewer steps"]["high"] < 0]),
+    ):
+        lines.append(f"* {words}, beyond the interval: {'; '.join(r['method'] for r in chosen) or 'none'}.")
+    return "\n".join(lines)
+
+
+def minutes(pipe: Any, batch: Batch, entries: Sequence[Entry], count: int, steps: int) -> float:
+    """About how long all runs will take: by one short run at p, and the methods' shares of a full one."""
+    short = Method("fixed p", min(steps, 5))
+    run(pipe, batch, short)
+    started = time.perf_counter()
+    run(pipe, batch, short)
+    full = (time.perf_counter() - started) * steps / short.steps
+    warm = full * min(1, 5 / steps) * len(entries)
+    return (warm + full * count * sum(entry.share for entry in entries)) / 60
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=embedded.STEPS, help="of the full run")
+    parser.add_argument(
+        "--prompts", type=int, default=32, help="prompts to compare on; the time grows with them"
+    )
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument(
+        "--calibration", type=int, default=8, help="prompts for step costs, ratios and presets"
+    )
+    parser.add_argument("--fewer", type=float, nargs="+", default=[1.15, 1.5, 2, 2.5, 3, 4, 6])
+    parser.add_argument("--sizes", type=float, nargs="+", default=[1.5, 2, 3, 4])
+    parser.add_argument("--targets", type=float, nargs="+", default=[1.5, 2, 3, 4, 6], help="of the presets")
+    parser.add_argument(
+        "--presets", type=Path, default=None, help="folder with presets, instead of --targets"
+    )
+    parser.add_argument("--stack", type=float, default=2.0, help="speed of the sizes under a cache")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="JSON; .md, .png and .jsonl are written beside it"
+    )
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    logging.set_verbosity_error()  # FasterCache says at every run that it is experimental
+    model = embedded.load("flux")
+    pipe, steps = model.pipeline, arguments.steps
+    seen = model.reference(arguments.calibration, seed=CALIBRATION_SEED)[1]
+    made = batches(pipe, seen, arguments.batch, seed=14)
+    seconds = step_costs(pipe, made, model.adapter, 6)
+    caches = settings(magnitude_ratios(pipe, made, steps))
+    presets = find_presets(model, arguments, seen)
+    entries = [
+        Entry("fixed p", Method("fixed p", steps), 1.0),
+        *steps_alone(steps, arguments.fewer),
+        *policies(model, steps, seconds, arguments.sizes),
+        *both_together(model, presets),
+        *cached(model, steps, seconds, caches, arguments.stack),
+    ]
+    prompts = model.reference(arguments.prompts, seed=PROMPT_SEED)[1]
+    compared = batches(pipe, prompts, arguments.batch, seed=15)
+    expected = minutes(pipe, made[0], entries, len(compared), steps)
+    print(f"{len(entries)} methods on {len(compared)} batches: about {expected:.0f} minutes", flush=True)
+    methods = [entry.method for entry in entries]
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="ddit_ext: the preset is for"
+        )  # the short runs that warm up
+        outcomes = interleaved_runs(pipe, compared, methods)
+    each: dict[str, dict[str, list[float]]] = {}
+    rows = judge(model, outcomes, methods, prompts, each=each)
+    compare(rows, entries, each, arguments.batch)
+    order = list(dict.fromkeys(entry.line for entry in entries))
+    rows.sort(key=lambda row: (order.index(row["line"]), row["speed"]["mean"]))
+    shown = table(rows, {"above fewer steps": ("dB above fewer steps of equal time", 2)})
+    shown += f"\n\n{verdict(rows)}\n"
+    print(shown)
+    if arguments.out:
+        plan = {
+            "seconds per step": seconds,
+            "fine at both ends, stacked": both_ends(steps, seconds, arguments.stack),
+            "presets": [preset.to_dict() | {"candidates": None} for preset in presets],
+        }
+        write_json(arguments.out, {"plan": plan, "rows": rows, "verdict": verdict(rows).splitlines()})
+        arguments.out.with_suffix(".md").write_text(shown)
+        arguments.out.with_suffix(".jsonl").write_text(
+            "".join(json.dumps({"method": name} | _rounded(values)) + "\n" for name, values in each.items())
+        )
+        lines = [row for row in rows if row["line"] != "fixed p"]
+        plot_lines(lines, arguments.out.with_suffix(".png"), ("psnr", "accuracy"), (FEWER, CALIBRATED))
+
+
+def _rounded(values: dict[str, list[float]]) -> dict[str, list[float]]:
+    return {name: np.round(numbers, 4).tolist() for name, numbers in values.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""What the benchmarks of the frontier count with: methods at equal time, schedules, and runs with diffusers' caches."""
+
+from pathlib import Path
+
+import cache_cases
+import flux_pipelines
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("skimage", reason="the benchmarks' measures need it")
+
+pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_on_the_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def samples(psnr, speed, prompts=8):
+    """Prompts that differ from each other by the same in every method."""
+    from _equal_time import Samples
+
+    return Samples.of(psnr + np.linspace(-1, 1, prompts), [speed] * (prompts // 2), batch=2)
+
+
+def test_samples_repeat_the_speed_of_their_batch_and_count_at_most_alike():
+    from _quality import ALIKE
+
+    from _equal_time import Samples  # isort: skip
+
+    made = Samples.of([100.0, 20.0, 30.0], [1.5, 2.5], batch=2)
+    assert made.psnr.tolist() == [ALIKE, 20, 30] and made.speed.tolist() == [1.5, 1.5, 2.5]
+    assert made.at(np.array([1, 2])) == (2.0, 25.0)
+
+
+def test_the_line_is_interpolated_over_the_logarithm_of_the_speed():
+    from _equal_time import above_line
+
+    line = [samples(10, 8.0), samples(30, 2.0)]  # in any order
+    found = above_line(samples(23, 4.0), line)
+    assert [found[name] for name in ("mean", "low", "high")] == pytest.approx([3, 3, 3])
+    assert above_line(samples(17, 4.0), line)["high"] == pytest.approx(-3)
+    assert above_line(samples(30, 2.0), line)["mean"] == pytest.approx(0)
+    assert above_line(samples(40, 1.9), line) is None and above_line(samples(40, 8.1), line) is None
+
+
+def test_a_difference_within_the_noise_has_an_interval_about_zero():
+    from _equal_time import Samples, above_line
+
+    noise = np.array([3.0, -3.0] * 8)
+    line = [Samples.of([20.0] * 16, [2.0] * 8, 2), Samples.of([20.0] * 16, [4.0] * 8, 2)]
+    found = above_line(Samples.of(20.5 + noise, [3.0] * 8, 2), line)
+    assert found["mean"] == pytest.approx(0.5) and found["low"] < 0 < found["high"]
+
+
+def test_what_is_no_slower_and_closer_beyond_the_interval_beats():
+    from _equal_time import beaten_by
+
+    others = {
+        "closer and faster": samples(21, 2.1),
+        "closer, equally fast": samples(20.5, 2.0),
+        "closer but slower": samples(25, 1.9),
+        "faster but no closer": samples(20, 3.0),
+        "within the noise": samples(20.1, 2.1),
+    }
+    others["within the noise"].psnr[:4] -= 2
+    others["within the noise"].psnr[4:] += 2
+    assert beaten_by(samples(20, 2.0), others) == ["closer and faster", "closer, equally fast"]
+
+
+@pytest.mark.parametrize("target", [1.2, 1.5, 2.0, 2.4])
+def test_fine_at_both_ends_costs_what_the_target_allows(target):
+    from _thresholds import both_ends
+
+    seconds = {1: 0.2, 2: 0.07, 4: 0.04}
+    schedule = both_ends(28, seconds, target)
+    cost = sum(seconds[scale] for scale in schedule)
+    assert abs(cost - 28 * 0.2 / target) <= (0.2 - 0.07) / 2 + 1e-9
+    first, last = schedule.index(2), schedule[::-1].index(2)
+    assert first >= last >= 1 and set(schedule[first : 28 - last]) == {2}
+
+
+def test_fine_at_both_ends_is_none_where_the_coarse_steps_are_too_slow():
+    from _thresholds import both_ends
+
+    assert both_ends(28, {1: 0.2, 2: 0.1}, 2.0) is None
+
+
+def tiny_batch(steps):
+    from _runs import Batch
+
+    call = flux_pipelines.make_call(steps=steps)
+    noise = torch.randn(1, 24, flux_pipelines.FEATURES, generator=torch.Generator().manual_seed(5))
+    left_out = ("num_inference_steps", "generator", "output_type")
+    return Batch(["one"], {k: v for k, v in call.items() if k not in left_out} | {"latents": noise})
+
+
+@pytest.mark.parametrize(
+    "name", ["FirstBlockCache", "MagCache", "TaylorSeer", "PyramidAttentionBroadcast", "FasterCache"]
+)
+def test_a_cache_is_on_for_its_run_alone_and_forgets_the_last(name):
+    from _caches import settings
+    from _runs import Method, run
+
+    steps = 9
+    pipe, batch = cache_cases.make("flux"), tiny_batch(steps)
+    bold = list(settings([1.0] * steps)[name].values())[-1]
+    if name == "FirstBlockCache":
+        from _caches import first_block
+
+        bold = first_block(5.0)  # of random blocks all differences are large
+    plain = Method("plain", steps)
+    with flux_pipelines.one_thread():
+        without, seconds, report = run(pipe, batch, plain)
+        first, _, _ = run(pipe, batch, Method(name, steps, cache=bold))
+        again, _, _ = run(pipe, batch, Method(name, steps, cache=bold))
+        stacked, _, report = run(
+            pipe, batch, Method(name, steps, {"schedule": [1] * 3 + [2] * 4 + [1] * 2}, bold)
+        )
+        after, _, _ = run(pipe, batch, plain)
+    assert torch.equal(first, again) and not torch.equal(first, without)
+    assert [step["scale"] for step in report["steps"]] == [1] * 3 + [2] * 4 + [1] * 2
+    assert not torch.equal(stacked, first)
+    assert torch.equal(after, without) and not pipe.transformer.is_cache_enabled
+
+
+def test_a_cache_is_off_after_a_run_that_failed():
+    from _caches import first_block
+    from _runs import cached
+
+    pipe = cache_cases.make("flux")
+    with pytest.raises(KeyError), cached(pipe, first_block(0.1)):
+        assert pipe.transformer.is_cache_enabled
+        raise KeyError
+    assert not pipe.transformer.is_cache_enabled
+
+
+def test_magnitude_ratios_are_the_mean_of_what_the_calibration_measures():
+    from _caches import magnitude_ratios
+
+    pipe, batch = cache_cases.make("flux"), tiny_batch(4)
+    residuals = []
+    blocks = pipe.transformer
+    entered = []
+    hooks = [
+        blocks.transformer_blocks[0].register_forward_pre_hook(
+            lambda module, args, kwargs: entered.append(kwargs["hidden_states"]), with_kwargs=True
+        ),
+        blocks.single_transformer_blocks[-1].register_forward_hook(
+            lambda module, args, output: residuals.append(output[1] - entered[-1])
+        ),
+    ]
+    with flux_pipelines.one_thread():
+        found = magnitude_ratios(pipe, [batch], 4)
+    for hook in hooks:
+        hook.remove()
+    norms = [residual.norm(dim=-1) for residual in residuals]
+    expected = [1.0] + [float((new / old).mean()) for old, new in zip(norms, norms[1:], strict=False)]
+    assert found == pytest.approx(expected, rel=1e-5)
+    with flux_pipelines.one_thread():
+        twice = magnitude_ratios(pipe, [batch, batch], 4)
+    assert twice == pytest.approx(found) and not pipe.transformer.is_cache_enabled
