@@ -3,7 +3,7 @@
     python benchmarks/embedded_caches.py --prompts 32 --out benchmarks/results/embedded_caches.json
 
 On the embedded FLUX, in one interleaved run: fewer steps; sizes alone, on a budget and in a fixed schedule that is fine at both
-ends; presets of `ddit_ext.calibrate`, which choose both; each of diffusers' caches alone, and stacked on that fixed schedule or on
+ends; presets of `ddit_ext.calibrate`, which choose both; TeaCache's rule, alone and with sizes; each of diffusers' caches alone, and stacked on that fixed schedule or on
 a budget. A speed is the median over batches of the ratio to fixed p on the same batch; fidelity is to the fixed-p sample of
 the same noise. Every method is compared with fewer steps of equal measured time, by interpolation, and every preset with
 all other methods: which of them are no slower and closer?
@@ -37,7 +37,7 @@ from embedded_frontier import SCALES, step_costs
 
 import ddit_ext
 from ddit_ext import embedded
-from ddit_ext.policies import BudgetPolicy
+from ddit_ext.policies import BudgetPolicy, TeaCachePolicy
 
 CALIBRATION_SEED, PROMPT_SEED = 8_000_000, 9_000_000
 FEWER, CALIBRATED = "fewer steps", "calibrated"
@@ -75,6 +75,25 @@ def policies(
             if schedule is not None:
                 told = {"adapter": model.adapter, "schedule": schedule}
                 entries.append(Entry(line, Method(f"{line}, {target:g}x", steps, told), 1 / target))
+    return entries
+
+
+def skipping(model: embedded.Embedded, steps: int) -> list[Entry]:
+    """TeaCache's rule, our policy: steps are skipped, or skipped and the others at 2p while little has changed."""
+    entries = []
+    for threshold, computed in ((0.07, 0.75), (0.1, 0.5), (0.15, 0.35), (0.2, 0.3), (0.3, 0.2)):
+        told = {"schedule": TeaCachePolicy(threshold)}
+        entries.append(
+            Entry("TeaCache's rule", Method(f"TeaCache's rule, {threshold:g}", steps, told), computed)
+        )
+    for threshold, coarse in ((0.06, 0.12), (0.1, 0.2)):
+        policy = TeaCachePolicy(threshold, SCALES[:2], (coarse,))
+        method = Method(
+            f"TeaCache's rule, {threshold:g}, at 2p below {coarse:g}",
+            steps,
+            {"adapter": model.adapter, "schedule": policy},
+        )
+        entries.append(Entry("TeaCache's rule" + STACKED, method, 0.3))
     return entries
 
 
@@ -233,6 +252,7 @@ def main() -> None:
         Entry("fixed p", Method("fixed p", steps), 1.0),
         *steps_alone(steps, arguments.fewer),
         *policies(model, steps, seconds, arguments.sizes),
+        *skipping(model, steps),
         *both_together(model, presets),
         *cached(model, steps, seconds, caches, arguments.stack),
     ]
