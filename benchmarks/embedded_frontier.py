@@ -4,10 +4,10 @@
     python benchmarks/embedded_frontier.py --model wan --prompts 32 --batch 4 --out benchmarks/results/embedded_wan.json
 
 Per target speed (1.5, 2, 3): dynamic on a budget (`BudgetPolicy`) with the adapter and training-free, the paper's rule at
-the threshold that comes nearest (differences across a change of size left out), fewer fixed steps of equal time, and a
-fixed coarse-first schedule of equal time. Fidelity is to the fixed-p sample of the same seed and step count. Times
-are whole denoising loops at batch 8, methods taking turns; a speed is the median over batches of the ratio to
-fixed p on the same batch. For clips also flicker and motion against the fixed-p clip (ddit_ext/fidelity.py).
+the threshold that comes nearest (differences across a change of size left out), fewer fixed steps of equal time, and fixed
+schedules of equal time, coarse first or fine at both ends with 2p between. Fidelity is to the fixed-p sample of the same
+seed and step count. Times are whole denoising loops at batch 8, methods taking turns; a speed is the median over batches of
+the ratio to fixed p on the same batch. For clips also flicker and motion against the fixed-p clip (ddit_ext/fidelity.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from _lines_plot import plot_lines
 from _rows import judge, table
 from _runs import Method, batches, interleaved_runs, run
-from _thresholds import coarse_first, threshold_for
+from _thresholds import both_ends, coarse_first, threshold_for
 from _timing import write_json
 
 from ddit_ext import embedded
@@ -79,6 +79,14 @@ def plan(pipe, adapter, steps: int, targets: list[float], calibration) -> tuple[
             Method(f"fewer steps, {target:g}x", fewer),
             Method(f"coarse first, adapter, {target:g}x", steps, {"adapter": adapter, "schedule": schedule}),
         ]
+        ends = both_ends(steps, seconds, target)
+        if ends is not None:
+            chosen["targets"][str(target)]["fine at both ends"] = ends
+            methods.append(
+                Method(
+                    f"fine at both ends, adapter, {target:g}x", steps, {"adapter": adapter, "schedule": ends}
+                )
+            )
     return methods, chosen
 
 
