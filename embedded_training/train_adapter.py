@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=96)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--hidden", type=int, default=512, help="width of the residual's perceptron")
     parser.add_argument(

@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=96)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument(
         "--grow", type=Path, default=None, help="an adapter to start from, of no larger widths"
