@@ -118,7 +118,7 @@ def skipping_alone(pipe, made, steps):
             meter = Meter(pipe, None, made, (1, 2, 4), 0.4, 0, clock, lambda: None)
             first = meter.run(0, 1, steps)
             full = Full(steps, [first], {1: first.seconds / steps}, 2.0)
-            return by_change(meter, full, steps, Search(meter, full)._screened)
+            return by_change(meter, full, Search(meter, full).screened)
     finally:
         clock.remove()
 

@@ -83,14 +83,14 @@ class Search:
         return tried
 
     def _dynamic(self, fixed: Sequence[Choice]) -> list[Candidate]:
-        """Budgets at the full number of steps and at that of the best fixed choice; thresholds at the better one's;
-        then all steps, of which some are skipped."""
+        """Budgets at the full number of steps and at that of the best fixed choice; thresholds at the better one's; all
+        steps of which some are skipped."""
         tried = [self.screen(choice) for choice in budgets(self.meter, self.full, fixed)]
         if tried:
             best = max(tried, key=lambda candidate: (candidate.reached, candidate.psnr))
             found = by_threshold(self.meter, self.full, best.choice.steps)
             tried += [self.screen(found)] if found is not None else []
-        return tried + skipping.by_change(self.meter, self.full, self.full.steps, self._screened)
+        return tried + skipping.by_change(self.meter, self.full, self.screened)
 
     def screen(self, choice: Choice) -> Candidate:
         """One run on the first call; its speed by the step costs of the full run."""
@@ -100,7 +100,8 @@ class Search:
         speed = len(reference.steps) * self.full.seconds[1] / done.seconds
         return self._note(choice, [speed], [done], [reference])
 
-    def _screened(self, choice: Choice) -> tuple[Candidate, Measured]:
+    def screened(self, choice: Choice) -> tuple[Candidate, Measured]:
+        """The same, and that run."""
         candidate = self.screen(choice)
         return candidate, self.runs[repr(candidate.choice)]
 

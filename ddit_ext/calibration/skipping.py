@@ -25,29 +25,25 @@ Changes = list[list[list[float]] | None]
 
 
 def by_change(
-    meter: Meter, full: Full, steps: int, screen: Callable[[Choice], tuple[Candidate, Measured]]
+    meter: Meter, full: Full, screen: Callable[[Choice], tuple[Candidate, Measured]]
 ) -> list[Candidate]:
-    """What was tried at `steps` steps; nothing where steps can't be skipped.
-
-    Where fewer steps than those of the full run are asked for, its changes make the first guess: they add up to the
-    same over a run, so that the same threshold computes about as many.
-    """
+    """What was tried, at the full run's number of steps; nothing where steps can't be skipped."""
     if full.changes is None:
         full.changes = _changes_at_p(meter, full.steps)
     changes = full.changes
     if not changes:
         return []
     tried: dict[str, Candidate] = {}
-    count = _affordable(full, steps / full.steps, 0.0)
+    count = _affordable(full, 0.0)
     for _ in range(RUNS):
-        choice = with_computed(steps, changes, count)
+        choice = with_computed(full.steps, changes, count)
         if choice is None or repr(choice) in tried:
             break
         candidate, done = screen(choice)
         tried[repr(choice)] = candidate
         changes, computed = changes_of(done), computed_in(done)
         idle = [step["seconds"] for step in done.steps if step["scale"] == 0]
-        count = _affordable(full, steps / full.steps, statistics.median(idle) if idle else 0.0)
+        count = _affordable(full, statistics.median(idle) if idle else 0.0)
         if not candidate.reached:
             count = min(count, computed - 1)
         elif count <= computed:
@@ -61,7 +57,7 @@ def with_computed(steps: int, changes: Changes, count: int) -> Choice | None:
     None where even the largest threshold computes more, or where nothing has to be skipped.
     """
     most = 2 * sum(max(score[0] for score in scores) for scores in changes if scores)
-    if most <= 0 or count >= len(changes) or _computed(most, changes) > count:
+    if not 0 < most < math.inf or count >= len(changes) or _computed(most, changes) > count:
         return None
     enough = _least(most, changes, count)
     computed = _computed(enough, changes)
@@ -105,20 +101,20 @@ def _computed(threshold: float, changes: Changes) -> int:
     return sum(policy.decide(step, scores) != 0 for step, scores in enumerate(changes))
 
 
-def _affordable(full: Full, share: float, idle: float) -> int:
-    """Computed steps in the time; share: steps of the run a step of the full run, idle: seconds of a skipped one."""
+def _affordable(full: Full, idle: float) -> int:
+    """Computed steps in the time; idle: seconds of a skipped one."""
     reference, fine = full.runs[0], full.seconds[1]
     assert reference is not None
     whole = len(reference.steps)
-    return math.floor((whole * fine / full.target - whole * share * idle) / max(fine - idle, 1e-9) + 1e-9)
+    if idle >= fine:
+        return 0
+    return math.floor(whole * (fine / full.target - idle) / (fine - idle) + 1e-9)
 
 
 def _changes_at_p(meter: Meter, steps: int) -> Changes:
-    """Those of a run in which next to nothing is skipped; none where steps can't be skipped, or nothing changes."""
+    """Those of a run in which next to nothing is skipped; none where steps can't be skipped."""
     try:
         done = meter.run(0, skips(steps, 1e-30).schedule(meter.scales), steps, pictures=False)
     except NotImplementedError:  # a cache of diffusers, several ranks
         return []
-    changes = changes_of(done)
-    seen = [score[0] for scores in changes for score in scores or ()]
-    return changes if seen and all(math.isfinite(score) for score in seen) else []
+    return changes_of(done)
