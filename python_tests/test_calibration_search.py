@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from ddit_ext.calibration.calibrate import _choose
+from ddit_ext.calibration.choices import budget
+from ddit_ext.calibration.dynamic import faster_dynamic
 from ddit_ext.calibration.measure import Measured, Turns
 from ddit_ext.calibration.search import Full, Search
 
@@ -121,6 +123,18 @@ def test_a_search_takes_no_more_runs_than_it_has_to():
     # The full run, 10 fixed schedules, scores at p, 2 budgets, 5 for a threshold, 4 for skipped steps; then 2 calls of
     # 4 finalists and the full run, and once more for what was too slow.
     assert model.runs <= 1 + 10 + 1 + 2 + 5 + 4 + 2 * (2 * 5)
+
+
+def test_sizes_alone_that_can_not_reach_the_target_leave_the_rest():
+    looked, _, chosen = search(Model({1: 1.0, 2: 0.6, 4: 0.5}, {1: 0, 2: 1, 4: 2}, 10, 28), 3.0)
+    assert chosen.reached
+    assert not any(c.choice.kind == "budget" and c.choice.steps == 28 for c in looked.tried.values())
+
+
+def test_a_budget_that_can_not_be_made_faster():
+    fast = budget(28, [0.6, 0.5], 1.8, [])
+    assert faster_dynamic(fast, 1.01).settings["target"] == pytest.approx(1.8 * 1.01 * 1.01)
+    assert faster_dynamic(fast, 1.2) is None
 
 
 def test_nothing_reached_says_what_was():
