@@ -86,7 +86,7 @@ def test_the_closest_that_is_fast_enough_is_chosen(preset):
     assert preset.speed >= 2.0 * 0.98
     assert all(candidate.reached == (candidate.speed >= 2.0 * 0.98) for candidate in preset.candidates)
     kinds = {candidate.choice.kind for candidate in preset.candidates}
-    assert {"coarse_first", "fine_ends", "budget"} <= kinds
+    assert {"coarse_first", "fine_ends", "budget", "skips"} <= kinds
     assert any(candidate.choice.fine for candidate in ended)
     lengths = {candidate.choice.steps for candidate in preset.candidates}
     assert {5, STEPS} <= lengths

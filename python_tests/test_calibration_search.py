@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from ddit_ext.calibration.calibrate import _choose
+from ddit_ext.calibration.choices import budget
+from ddit_ext.calibration.dynamic import faster_dynamic
 from ddit_ext.calibration.measure import Measured, Turns
 from ddit_ext.calibration.search import Full, Search
 
@@ -13,32 +15,45 @@ SCALES = (1, 2, 4)
 class Model:
     """Stands in for a Meter. costs: seconds of a step as it runs; wrong: error that a coarse step adds, by scale;
     fewer: error that leaving out steps adds; place: factor of `wrong` from how much of the run is over, 0 to 1.
+    skipped: seconds of a skipped step and the error that it adds; None: steps can't be skipped. The input changes by
+    1 a step of the full run, and by `drift` more after a skipped one.
     """
 
     scales = SCALES
     calls = [{}, {}]
 
-    def __init__(self, costs, wrong, fewer, full, place=lambda over: 1):
+    def __init__(self, costs, wrong, fewer, full, place=lambda over: 1, skipped=(0.0, 60), drift=0.0):
+        self.skipped, self.drift = skipped, drift
         self.costs, self.wrong, self.fewer, self.full, self.place = costs, wrong, fewer, full, place
         self.runs = 0
 
     def run(self, number, schedule, steps, *, pictures=True):
         self.runs += 1
+        by_input = getattr(schedule, "source", None) == "input"
+        if by_input and self.skipped is None:
+            raise NotImplementedError("a cache")
         if hasattr(schedule, "begin"):
             schedule.begin(steps)
+        seconds, wrong = (
+            {0: value} | of
+            for value, of in zip(self.skipped or (0, 0), (self.costs, self.wrong), strict=True)
+        )
         done = []
         for step in range(steps):
             scores = [[1.0, 1.0, 1.0]] if step > 2 else None
+            if by_input:
+                change = self.full / steps + (self.drift if done and done[-1]["scale"] == 0 else 0)
+                scores = [[change]] if step else None
             if hasattr(schedule, "decide"):
                 scale = schedule.decide(step, scores or [])
             else:
                 scale = schedule(step) if callable(schedule) else schedule
-            done.append(dict(index=step, scale=scale, scores=scores, seconds=self.costs[scale]))
+            done.append(dict(index=step, scale=scale, scores=scores, seconds=seconds[scale]))
         error = self.fewer * (self.full / steps - 1)
-        error += sum(self.wrong[step["scale"]] * self.place(step["index"] / (steps - 1)) for step in done)
+        error += sum(wrong[step["scale"]] * self.place(step["index"] / (steps - 1)) for step in done)
         drawn = np.full((1, 4, 4, 3), 128 + min(round(error), 127), np.uint8)
-        seconds = sum(step["seconds"] for step in done)
-        return Measured(drawn if pictures else None, seconds, seconds, done, (1, 4, 4))
+        taken = sum(step["seconds"] for step in done)
+        return Measured(drawn if pictures else None, taken, taken, done, (1, 4, 4))
 
 
 def search(model, target, seconds=None):
@@ -105,9 +120,21 @@ def test_what_is_slower_than_its_prediction_is_made_faster():
 def test_a_search_takes_no_more_runs_than_it_has_to():
     model = Model(COSTS, {1: 0, 2: 3, 4: 4}, 40, 28)
     search(model, 2.0)
-    # The full run, 10 fixed schedules, scores at p, 2 budgets, 5 for a threshold; then 2 calls of 4 finalists and the
-    # full run, and once more for what was too slow.
-    assert model.runs <= 1 + 10 + 1 + 2 + 5 + 2 * (2 * 5)
+    # The full run, 10 fixed schedules, scores at p, 2 budgets, 5 for a threshold, 4 for skipped steps; then 2 calls of
+    # 4 finalists and the full run, and once more for what was too slow.
+    assert model.runs <= 1 + 10 + 1 + 2 + 5 + 4 + 2 * (2 * 5)
+
+
+def test_sizes_alone_that_can_not_reach_the_target_leave_the_rest():
+    looked, _, chosen = search(Model({1: 1.0, 2: 0.6, 4: 0.5}, {1: 0, 2: 1, 4: 2}, 10, 28), 3.0)
+    assert chosen.reached
+    assert not any(c.choice.kind == "budget" and c.choice.steps == 28 for c in looked.tried.values())
+
+
+def test_a_budget_that_can_not_be_made_faster():
+    fast = budget(28, [0.6, 0.5], 1.8, [])
+    assert faster_dynamic(fast, 1.01).settings["target"] == pytest.approx(1.8 * 1.01 * 1.01)
+    assert faster_dynamic(fast, 1.2) is None
 
 
 def test_nothing_reached_says_what_was():

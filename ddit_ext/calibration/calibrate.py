@@ -48,8 +48,9 @@ def calibrate(
     """Find, by running, what is closest to the full sample at `target_speedup` times its speed.
 
     The full sample is what the pipeline draws at p with the steps of `call`. Tried are fewer steps at p, fixed
-    schedules that begin with coarse steps, sizes chosen by scores, and fewer steps of which some are coarse. Speed is
-    that of the denoising loop, measured on this machine; closeness is PSNR over all pictures of all prompts.
+    schedules with coarse steps, sizes chosen by scores, fewer steps of which some are coarse, and steps that are skipped
+    while the model's input hardly changes. Speed is that of the denoising loop, measured on this machine; closeness is
+    PSNR over all pictures of all prompts.
 
     Args:
         pipe: as for `patch`; not patched, and as it was afterwards.
@@ -196,10 +197,9 @@ def _explain(chosen: Candidate, tried: Sequence[Candidate], full: Full) -> str:
     fewer = choice.steps < full.steps
     if choice.fine:
         kind = "Fewer steps, all of them at p"
-    elif fewer:
-        kind = "Fewer steps, and some of them coarser"
     else:
-        kind = "As many steps, some of them coarser"
+        some = "coarser" if choice.may_be_coarse else "skipped"
+        kind = f"Fewer steps, and some of them {some}" if fewer else f"As many steps, some of them {some}"
     text = (
         f"{kind}: {choice.words()}. {chosen.speed:.2f} times as fast as {full.steps} steps at p, "
         f"{chosen.psnr:.1f} dB to their pictures."

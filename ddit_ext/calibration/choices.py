@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-KINDS = ("coarse_first", "fine_ends", "thresholds", "budget")
+KINDS = ("coarse_first", "fine_ends", "thresholds", "budget", "skips")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Choice:
                 sizes keep the last size, and a run never goes back to a larger one.
             budget: {"costs": [one per coarse scale, of a step at p], "target": speed, "reference": [[score a scale] a
                 step]}; each step's threshold follows from what is left of the time.
+            skips: {"threshold", "coefficients", "protect_first", "protect_last"}, as in TeaCachePolicy, and "skipped":
+                about how many steps that skips. Those that are computed are at p.
             The last step of all of them is at p: what a coarse one gets wrong is in the picture.
     """
 
@@ -47,6 +49,11 @@ class Choice:
         return self.kind in ("coarse_first", "fine_ends")
 
     @property
+    def may_be_coarse(self) -> bool:
+        """Whether a step may be at another size than p, and need an adapter."""
+        return not self.fine and self.kind != "skips"
+
+    @property
     def before(self) -> int:
         """Steps at p before the first coarse one of a fixed schedule."""
         return self.settings.get("before", 0)
@@ -63,6 +70,11 @@ class Choice:
         if self.kind == "thresholds":
             shown = "/".join(f"{value:.2g}" for value in self.settings["thresholds"])
             return f"{self.steps} steps, sizes by scores against {shown}"
+        if self.kind == "skips":
+            return (
+                f"{self.steps} steps, of which about {self.settings['skipped']} are skipped when the input has changed "
+                f"by less than {self.settings['threshold']:#.2g}"
+            )
         if self.fine:
             return f"{self.steps} steps at p"
         parts = ", ".join(f"{count} at {scale}p" for scale, count in self.coarse.items())
@@ -71,13 +83,26 @@ class Choice:
         after = self.steps - self.before - sum(self.coarse.values())
         return f"{self.steps} steps: {self.before} at p, {parts}, then {after} at p"
 
+    def ran(self, sizes: Sequence[int]) -> Choice:
+        """The same, knowing from the sizes of a run how many steps it skips."""
+        if self.kind != "skips":
+            return self
+        return replace(self, settings={**self.settings, "skipped": sizes.count(0)})
+
     def schedule(self, scales: Sequence[int]) -> Any:
-        """What `ddit_ext.patch(schedule=…)` is given."""
+        """What `ddit_ext.patch(schedule=…)` is given; one with `scales` of its own brings them."""
         if self.fixed:
             return 1 if self.fine else Stretches([(1, self.before), *self.coarse.items()])
         from .. import policies
 
         settings = self.settings
+        if self.kind == "skips":
+            return policies.TeaCachePolicy(
+                settings["threshold"],
+                coefficients=settings["coefficients"],
+                protect_first=settings["protect_first"],
+                protect_last=settings["protect_last"],
+            )
         if self.kind == "budget":
             return policies.BudgetPolicy(
                 list(scales),
@@ -116,6 +141,8 @@ class Choice:
             return fine_ends(steps, _whole("before", settings["before"]), dict(_pairs(settings["coarse"])))
         if kind == "thresholds":
             return thresholds(steps, settings["thresholds"], settings["warmup_scale"])
+        if kind == "skips":
+            return skips(steps, **settings)
         return budget(steps, settings["costs"], settings["target"], settings["reference"])
 
 
@@ -177,6 +204,26 @@ def budget(
     return Choice(steps, "budget", settings)
 
 
+def skips(
+    steps: int,
+    threshold: float,
+    skipped: int = 0,
+    coefficients: Sequence[float] = (1.0, 0.0),
+    protect_first: int = 1,
+    protect_last: int = 1,
+) -> Choice:
+    """Steps skipped by TeaCache's rule, which come to about `skipped`; the others at p."""
+    (threshold,) = _numbers("threshold", [threshold])
+    settings = {
+        "threshold": threshold,
+        "coefficients": _numbers("coefficients", coefficients, least=-math.inf),
+        "protect_first": _whole("protect_first", protect_first, 0),
+        "protect_last": _whole("protect_last", protect_last, 0),
+        "skipped": _whole("skipped", skipped, 0),
+    }
+    return Choice(steps, "skips", settings)
+
+
 def cost(choice: Choice, costs: Mapping[int, float]) -> float:
     """Of a fixed choice, in units of `costs` {scale: one step's}."""
     coarse = choice.coarse
@@ -191,19 +238,19 @@ def _pairs(first: Any) -> list[tuple[int, int]]:
     return [(_whole("scale", scale), _whole("steps", count)) for scale, count in first]
 
 
-def _whole(name: str, value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+def _whole(name: str, value: Any, least: int = 1) -> int:
+    if type(value) is not int or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return value
 
 
-def _numbers(name: str, values: Any) -> list[float]:
+def _numbers(name: str, values: Any, least: float = 0) -> list[float]:
     for value in values:
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
             or not math.isfinite(value)
-            or value < 0
+            or value < least
         ):
-            raise ValueError(f"{name} must hold numbers of at least 0, got {value!r}")
+            raise ValueError(f"{name} must hold numbers of at least {least:g}, got {value!r}")
     return [float(value) for value in values]

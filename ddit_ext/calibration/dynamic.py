@@ -32,7 +32,11 @@ def budgets(meter: Meter, full: Full, fixed: Sequence[Choice]) -> list[Choice]:
     lengths = dict.fromkeys([full.steps, *(choice.steps for choice in fixed[:1])])
     # The speed is of what is left to gain by sizes alone.
     speeds = {steps: full.target * steps / full.steps for steps in lengths}
-    return [budget(steps, costs, speed, full.scores) for steps, speed in speeds.items() if speed > 1]
+    return [
+        budget(steps, costs, speed, full.scores)
+        for steps, speed in speeds.items()
+        if 1 < speed and _can_keep(steps, costs, speed)
+    ]
 
 
 def by_threshold(meter: Meter, full: Full, steps: int) -> Choice | None:
@@ -58,14 +62,20 @@ def by_threshold(meter: Meter, full: Full, steps: int) -> Choice | None:
 
 
 def faster_dynamic(choice: Choice, shortfall: float) -> Choice | None:
-    """The same with less time, or larger thresholds; shortfall: target over measured speed."""
+    """The same with less time, or larger thresholds; None where sizes can't; shortfall: target over measured speed."""
     settings = choice.settings
     if choice.kind == "budget":
-        return budget(
-            choice.steps, settings["costs"], settings["target"] * shortfall * 1.01, settings["reference"]
-        )
+        costs, speed = settings["costs"], settings["target"] * shortfall * 1.01
+        if not _can_keep(choice.steps, costs, speed):
+            return None
+        return budget(choice.steps, costs, speed, settings["reference"])
     larger = [value * shortfall**2 for value in settings["thresholds"]]
     return thresholds(choice.steps, larger, settings["warmup_scale"])
+
+
+def _can_keep(steps: int, costs: Sequence[float], speed: float) -> bool:
+    """Whether so many steps can be as fast: all but the last at the cheapest size."""
+    return steps / speed >= 1 + (steps - 1) * costs[-1]
 
 
 def _scores_at_p(meter: Meter, steps: int) -> list[list[float]]:

@@ -76,7 +76,7 @@ def check_patch(preset: Preset, transformer: nn.Module, adapter: Adapter | None)
     except ValueError as error:
         text = str(error).replace("adapter was made", "preset was made")
         raise PresetError(text) from error
-    if not preset.choice.fine:  # with every step at p no adapter is used
+    if preset.choice.may_be_coarse:  # else no adapter is used
         found = adapter_digest(adapter)
         if found != preset.adapter:
             raise PresetError(

@@ -76,7 +76,7 @@ class Meter:
             handle = patch(
                 self.pipe,
                 self.adapter,
-                scales=self.scales,
+                scales=tuple(getattr(schedule, "scales", self.scales)),
                 quantile=self.quantile,
                 schedule=schedule,
             )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..fidelity import psnr
-from . import plan
+from . import plan, skipping
 from .choices import Choice, cost
 from .dynamic import budgets, by_threshold, faster_dynamic
 from .measure import Measured, Meter
@@ -34,6 +34,7 @@ class Full:
     seconds: Mapping[int, float]
     target: float
     scores: list[list[float]] | None = None  # [step][scale] of a run at p, once they were needed
+    changes: skipping.Changes | None = None  # of the input, likewise
 
     @property
     def few(self) -> bool:
@@ -82,13 +83,14 @@ class Search:
         return tried
 
     def _dynamic(self, fixed: Sequence[Choice]) -> list[Candidate]:
-        """Budgets at the full number of steps and at that of the best fixed choice; thresholds at the better one's."""
+        """Budgets at the full number of steps and at that of the best fixed choice; thresholds at the better one's; all
+        steps of which some are skipped."""
         tried = [self.screen(choice) for choice in budgets(self.meter, self.full, fixed)]
         if tried:
             best = max(tried, key=lambda candidate: (candidate.reached, candidate.psnr))
             found = by_threshold(self.meter, self.full, best.choice.steps)
             tried += [self.screen(found)] if found is not None else []
-        return tried
+        return tried + skipping.by_change(self.meter, self.full, self.screened)
 
     def screen(self, choice: Choice) -> Candidate:
         """One run on the first call; its speed by the step costs of the full run."""
@@ -97,6 +99,11 @@ class Search:
         assert reference is not None and reference.pictures is not None and done.pictures is not None
         speed = len(reference.steps) * self.full.seconds[1] / done.seconds
         return self._note(choice, [speed], [done], [reference])
+
+    def screened(self, choice: Choice) -> tuple[Candidate, Measured]:
+        """The same, and that run."""
+        candidate = self.screen(choice)
+        return candidate, self.runs[repr(candidate.choice)]
 
     def finals(self, choices: Sequence[Choice]) -> list[Candidate]:
         """Each choice on every call, taking turns with the full run; too slow ones again, made faster."""
@@ -138,6 +145,7 @@ class Search:
     ) -> Candidate:
         pairs = [psnr(run.pictures, full.pictures) for run, full in zip(runs, references, strict=True)]
         speed = statistics.median(speeds)
+        choice = choice.ran(runs[0].scales)
         candidate = Candidate(
             choice=choice,
             predicted_speed=self.full.speed(choice) if choice.fixed else None,
@@ -154,4 +162,6 @@ class Search:
         choice = candidate.choice
         if choice.fixed:
             return plan.faster(choice, self.full.steps, self.full.seconds)
+        if choice.kind == "skips":
+            return skipping.faster(choice, self.runs[repr(choice)])
         return faster_dynamic(choice, self.full.target / candidate.speed)

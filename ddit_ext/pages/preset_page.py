@@ -15,6 +15,7 @@ KINDS = {
     "fewer steps at p": "#3b4cc0",
     "fixed sizes": "#e08a4f",
     "sizes by the scores": "#8e44ad",
+    "steps skipped": "#2e8b57",
 }
 
 
@@ -48,6 +49,8 @@ def preset_page(preset: Preset, pictures: Mapping[str, Any] | Sequence[Any] | No
 def _kind(candidate: Candidate) -> str:
     if candidate.choice.fine:
         return "fewer steps at p"
+    if not candidate.choice.may_be_coarse:
+        return "steps skipped"
     return "fixed sizes" if candidate.choice.fixed else "sizes by the scores"
 
 
@@ -69,6 +72,8 @@ def _chart(preset: Preset) -> str:
 
 
 def _schedule(preset: Preset) -> str:
+    if not preset.choice.may_be_coarse and not preset.choice.fixed:
+        return "<p class='lead'>p, or skipped: chosen anew in each run, by how much the model's input changes.</p>"
     if not preset.choice.fixed:
         return "<p class='lead'>Chosen anew in each run, by the scores of its latents.</p>"
     schedule = preset.choice.schedule(preset.scales)

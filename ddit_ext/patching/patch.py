@@ -123,8 +123,8 @@ def patch(
             raise ValueError(
                 "preset says scales, quantile and which steps are fine: leave out scales, quantile, protect"
             )
-        scales, quantile = preset.scales, preset.quantile
-        schedule = preset.choice.schedule(scales)
+        schedule, quantile = preset.choice.schedule(preset.scales), preset.quantile
+        scales = tuple(getattr(schedule, "scales", preset.scales))
     if target_speedup is not None:
         _speedup(target_speedup, scales)
     if any(find_hook(part.module) is not None for part in parts):
