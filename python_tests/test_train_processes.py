@@ -56,3 +56,10 @@ def test_a_sharded_run_that_was_stopped_ends_as_one_that_was_not(runs):
     stored = [Adapter.load(runs / name / "adapter", tiny_flux()) for name in ("sharded", "resumed")]
     for ours, theirs in zip(*(adapter.parameters() for adapter in stored), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_processes_that_do_not_share_the_folder_are_told(runs):
+    for rank in range(2):
+        told = (runs / f"unshared-{rank}.txt").read_text()
+        assert told.startswith("out_dir: expected a folder that all processes share")
+        assert "checkpoints of step 0 for one process and of step 3 for another" in told

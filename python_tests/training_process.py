@@ -100,6 +100,10 @@ def take_part(folder, rank, processes):
         train(folder / "resumed", accelerator, sharded=True, config=often, stop=2)
     except Stopped:
         train(folder / "resumed", accelerator, sharded=True, config=often, first=2)
+    try:  # folders that are not shared: one process has checkpoints of step 2, the other has none
+        train(folder / ("resumed" if rank == 0 else "elsewhere"), accelerator, config=often)
+    except ValueError as error:
+        (folder / f"unshared-{rank}.txt").write_text(str(error))
     torch.distributed.destroy_process_group()
 
 

@@ -95,8 +95,20 @@ class Trainer:
         self._state = RunState(self.adapter, self.average, self.optimizer, self.level_means)
 
     def resume(self) -> int:
-        """Steps already done: those of the newest checkpoint, if there is one."""
-        return resume(self.folder, self._state) if self.folder is not None else 0
+        """Steps already done: those of the newest checkpoint, if there is one. The same in all processes.
+
+        Raises:
+            ValueError: processes that found different checkpoints.
+        """
+        self.processes.wait()  # one of them may still be writing
+        done = resume(self.folder, self._state) if self.folder is not None else 0
+        last, first = self.processes.highest(done), -self.processes.highest(-done)
+        if first != last:
+            raise ValueError(
+                f"out_dir: expected a folder that all processes share, got one at {self.folder} with checkpoints of "
+                f"step {first} for one process and of step {last} for another"
+            )
+        return done
 
     def step(self, step: int, batches: Sequence[Batch]) -> list[StepOutcome]:
         """One optimiser step on this process's ``batches``: for each, one pass of the teacher, and of the student
