@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--targets", type=float, nargs="+", default=[1.5, 2.0, 3.0])
     parser.add_argument("--calibration", type=int, default=16, help="prompts to calibrate on")
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--adapter", type=Path, default=None, help="default: the embedded one")
     parser.add_argument("--fifty", action="store_true", help="also fixed p at 50 steps")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
@@ -107,7 +108,9 @@ def main() -> None:
     calibration = batches(
         pipe, model.reference(arguments.calibration, seed=CALIBRATION_SEED)[1], arguments.batch, seed=11
     )
-    methods, chosen = plan(pipe, model.adapter, arguments.steps, arguments.targets, calibration)
+    methods, chosen = plan(
+        pipe, arguments.adapter or model.adapter, arguments.steps, arguments.targets, calibration
+    )
     print(json.dumps(chosen, indent=1))
     if arguments.fifty:
         methods.insert(1, Method("fixed p, 50 steps", 50))
