@@ -1,9 +1,11 @@
-"""Runs one of the test programs whose processes meet on this machine."""
+"""The test programs whose processes meet on this machine: how a test runs one, and how it forks."""
 
 import os
 import socket
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import ddit_ext
@@ -28,3 +30,19 @@ def run_together(program: Path, folder: Path, processes: int) -> None:
         timeout=400,
     )
     assert done.returncode == 0, done.stderr
+
+
+def fork(take_part: Callable[[Path, int, int], None]) -> None:
+    """What such a program is: take_part(folder, rank, processes) in each process; the status is 1 where one failed."""
+    folder, processes = Path(sys.argv[1]), int(sys.argv[2])
+    started = []
+    for rank in range(processes):
+        started.append(os.fork())
+        if not started[-1]:
+            try:
+                take_part(folder, rank, processes)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+    raise SystemExit(max(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) != 0 for process in started))

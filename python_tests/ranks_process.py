@@ -6,12 +6,8 @@ Each writes what it saw to FOLDER/<rank>.pt: case -> {"latents", "sizes", "score
 that has everything imported and has not computed anything.
 """
 
-import os
-import sys
-import traceback
 import warnings
 from datetime import timedelta
-from pathlib import Path
 from unittest import mock
 
 import flux_pipelines
@@ -19,6 +15,7 @@ import torch
 import torch.distributed as dist
 import wan_pipelines
 from diffusers import ContextParallelConfig, ParallelConfig
+from processes import fork
 
 import ddit_ext
 from ddit_ext import policies
@@ -167,20 +164,5 @@ def trained(pipe):
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-def main():
-    folder, processes = Path(sys.argv[1]), int(sys.argv[2])
-    started = []
-    for rank in range(processes):
-        started.append(os.fork())
-        if not started[-1]:
-            try:
-                take_part(folder, rank, processes)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-    raise SystemExit(max(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) != 0 for process in started))
-
-
 if __name__ == "__main__":
-    main()
+    fork(take_part)

@@ -7,14 +7,12 @@ They are forked from one that has everything imported and has not computed anyth
 """
 
 import os
-import sys
-import traceback
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 import torch.distributed.fsdp  # before the fork: it is large
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from processes import fork
 from tiny_flux import conditions, tiny_flux, training_batch
 
 from ddit_ext.multiscale import Adapter
@@ -100,27 +98,12 @@ def take_part(folder, rank, processes):
         train(folder / "resumed", accelerator, sharded=True, config=often, stop=2)
     except Stopped:
         train(folder / "resumed", accelerator, sharded=True, config=often, first=2)
-    try:  # folders that are not shared: one process has checkpoints of step 2, the other has none
+    try:  # folders that are not shared: one process has checkpoints up to step 3, the other has none
         train(folder / ("resumed" if rank == 0 else "elsewhere"), accelerator, config=often)
     except ValueError as error:
         (folder / f"unshared-{rank}.txt").write_text(str(error))
     torch.distributed.destroy_process_group()
 
 
-def main():
-    folder, processes = Path(sys.argv[1]), int(sys.argv[2])
-    started = []
-    for rank in range(processes):
-        started.append(os.fork())
-        if not started[-1]:
-            try:
-                take_part(folder, rank, processes)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-    raise SystemExit(max(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) != 0 for process in started))
-
-
 if __name__ == "__main__":
-    main()
+    fork(take_part)
