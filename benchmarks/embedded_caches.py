@@ -33,6 +33,7 @@ from _runs import Batch, Method, batches, interleaved_runs, run
 from _thresholds import both_ends
 from _timing import write_json
 from diffusers.utils import logging
+from embedded_calibrated import calibrated
 from embedded_frontier import SCALES, step_costs
 
 import ddit_ext
@@ -152,25 +153,14 @@ def find_presets(
         if not files:
             raise FileNotFoundError(f"--presets {arguments.presets}: no *.preset.json there")
         return sorted(map(ddit_ext.Preset.load, files), key=lambda preset: preset.target_speedup)
-    presets = []
-    for target in arguments.targets:
-        try:
-            preset = ddit_ext.calibrate(
-                model.pipeline,
-                seen,
-                adapter=model.adapter,
-                target_speedup=target,
-                batch_size=arguments.batch,
-                num_inference_steps=arguments.steps,
-            )
-        except ValueError as error:
-            print(f"no preset for {target:g}x: {error}")
-            continue
+    made, missing = calibrated(model, arguments.targets, seen, arguments.batch, arguments.steps)
+    for target, reason in missing.items():
+        print(f"no preset for {target:g}x: {reason}")
+    for target, preset in made.items():
         print(f"{preset}\n")
-        presets.append(preset)
         if arguments.out:
             preset.save(arguments.out.with_name(f"{arguments.out.stem}_{target:g}x.preset.json"))
-    return presets
+    return list(made.values())
 
 
 def compare(rows: list[dict[str, Any]], entries: Sequence[Entry], each: dict[str, Any], batch: int) -> None:
