@@ -129,7 +129,9 @@ def _short(method: Method) -> Method:
     told, sigmas = method.patch, method.sigmas
     if told and isinstance(told.get("schedule"), list):
         sizes = told["schedule"]
-        told = told | {"schedule": [*sizes[:4], sizes[-1]]}  # one that skips ends with a skip, and does so here
+        told = told | {
+            "schedule": [*sizes[:4], sizes[-1]]
+        }  # one that skips ends with a skip, and does so here
     return replace(method, steps=min(method.steps, 5), patch=told, sigmas=sigmas and sigmas[:5])
 
 
