@@ -1,0 +1,82 @@
+"""Skipped steps on the embedded FLUX: how close runs come by number of computed steps, growth of their gaps and forecast.
+
+    python benchmarks/forecast_trials.py --prompts 8 --out benchmarks/results/forecast_trials.json
+
+PSNR of pictures to the run that computes all steps, from the same noise. Nothing is timed: the cost of a run is its number of
+computed steps. Fewer steps of that number stand beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _runs import Method, batches, decode, run
+from _timing import write_json
+
+from ddit_ext import embedded
+from ddit_ext.fidelity import psnr
+from ddit_ext.policies import growing_gaps
+
+COMPUTED = (15, 11, 8, 7, 6, 5)
+GROWTHS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
+FORECASTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """For each number of computed steps and forecast the best growth, and beside it what even gaps give."""
+    lines = ["| computed | fewer steps | " + " | ".join(f"forecast {f:g}" for f in FORECASTS) + " |"]
+    lines.append("|---" * (2 + len(FORECASTS)) + "|")
+    for row in rows:
+        cells = []
+        for forecast in FORECASTS:
+            found = {growth: row["psnr"][f"{growth:g}"][f"{forecast:g}"] for growth in GROWTHS}
+            best = max(found, key=found.__getitem__)
+            cells.append(f"{found[best]:.1f} at {best:g} ({found[1.0]:.1f} even)")
+        lines.append(f"| {row['computed']} | {row['fewer steps']:.1f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=embedded.STEPS)
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=None, help="JSON; .md is written beside it")
+    arguments = parser.parse_args()
+    model = embedded.load("flux")
+    pipe, steps = model.pipeline, arguments.steps
+    prompts = model.reference(arguments.prompts, seed=3_000_000)[1]
+    (batch,) = batches(pipe, prompts, len(prompts), seed=16)
+
+    def pictures(method: Method) -> np.ndarray:
+        return decode(pipe, run(pipe, batch, method)[0])
+
+    full = pictures(Method("full", steps))
+    rows = []
+    for computed in COMPUTED:
+        row: dict[str, Any] = {"computed": computed, "psnr": {}}
+        row["fewer steps"] = float(np.mean(psnr(pictures(Method("fewer", computed)), full)))
+        for growth in GROWTHS:
+            schedule = growing_gaps(steps, computed, growth)
+            row["psnr"][f"{growth:g}"] = {
+                f"{forecast:g}": float(
+                    np.mean(
+                        psnr(
+                            pictures(Method("trial", steps, {"schedule": schedule, "forecast": forecast})),
+                            full,
+                        )
+                    )
+                )
+                for forecast in FORECASTS
+            }
+        rows.append(row)
+        print(markdown([row]).splitlines()[-1], flush=True)
+    if arguments.out:
+        write_json(arguments.out, {"rows": rows})
+        arguments.out.with_suffix(".md").write_text(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
