@@ -28,6 +28,7 @@ class StepRecord:
     scales: list[int]
     tokens: float
     seconds: float = 0.0
+    changes: list[float] | None = None  # of each sample's input, where a stacked policy asked for them
 
 
 @dataclass
@@ -65,7 +66,8 @@ class Report:
 
         steps: [{index, noise_level (σ in [0, 1]), scores ([[one per scale] per sample], None where there was
         no signal), scale, scales (what each sample alone would have taken), tokens (image tokens a sample),
-        seconds}]. scales, thresholds, steps_per_scale {scale: count}, seconds (all steps), dynamic, source (of the
+        seconds, changes (of `policies.Stacked`: each sample's change of the input, by which a step is skipped; such a
+        step has no scores. None where not asked for or not known)}]. scales, thresholds, steps_per_scale {scale: count}, seconds (all steps), dynamic, source (of the
         scores: "latents", "outputs"; "input" has one score a sample, its change; None: not asked for), policy (in
         words), batch ("finest" or "split"), grid (frames, rows and columns of
         base tokens; None where positions are no grid), warnings.
@@ -139,10 +141,11 @@ class Report:
                 if self._run.batch == "split"
                 else step["scale"] or "skip"
             )
+            changes = f"  change of the input {_short(step['changes'])}" if step["changes"] else ""
             scores = "-" if step["scores"] is None else "  ".join(_short(row) for row in step["scores"])
             lines.append(
                 f"{step['index']:>4}  {step['noise_level']:>6.3f}  {size:>4}  {step['tokens']:>6.6g}  "
-                f"{step['seconds']:>8.3f}  {scores}"
+                f"{step['seconds']:>8.3f}  {scores}{changes}"
             )
         data = self.to_dict()
         counts = ", ".join(
