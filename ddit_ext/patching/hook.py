@@ -224,6 +224,7 @@ class PatchHook:
             dynamic=self.decider.needs_signal,
             source=self.decider.source if self.decider.needs_signal else None,
             skips=self.decider.skips,
+            stacked=self.decider.stacked,
             token_cost=token_cost,
             text_tokens=text,
             fine_tokens=self.steering.tokens(arguments, 1),
