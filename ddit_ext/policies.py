@@ -6,9 +6,10 @@
     LinearRamp       coarse at the start, fine at the end
     RandomSchedule   a control: the steps of a LinearRamp in random order
     TeaCachePolicy   TeaCache's rule: skips steps while the model's input hardly changes
+    Stacked          TeaCache's rule skips steps, any policy sizes the others
     Policy           the base for one of your own
 
-All but the last are C++ objects, the same that a C++ program uses (`ddit_ext/policy.h`). A policy object holds
+All but the last two are C++ objects, the same that a C++ program uses (`ddit_ext/policy.h`). A policy object holds
 the state of one run; `patch` takes a copy (copy.deepcopy), so that one object may be given to several pipelines.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from ._core import (
     BudgetPolicy,
@@ -36,6 +38,7 @@ __all__ = [
     "PatchScheduler",
     "Policy",
     "RandomSchedule",
+    "Stacked",
     "TeaCachePolicy",
     "coarse_share",
     "growing_gaps",
@@ -74,6 +77,102 @@ class Policy(ABC):
         where mixed is "hold" and the last differences are of two sizes.
         0, where skips: what the model's blocks added at the last computed step is added again.
         """
+
+
+class Stacked(Policy):
+    """Two policies, each with scores of its own source: one skips steps, the other sizes those that are not skipped.
+
+    skip: a TeaCachePolicy (or one of your own with source "input" that answers 0 or 1). sizes: what `patch` takes as
+    schedule, None being the paper's rule; it looks at latents or outputs, or at nothing.
+
+    Steps that `sizes` protects are at size 1 and not skipped; those that `skip` protects are not skipped. `sizes` is
+    not asked at a skipped step, and a budget counts none: what skipped steps save goes to the others. With
+    mixed="hold" a skipped step counts as a size of its own.
+    """
+
+    def __init__(self, skip: Any, sizes: Any = None) -> None:
+        if getattr(skip, "source", None) != "input" or not hasattr(skip, "skips"):
+            raise TypeError(
+                f"Stacked: skip must be a policy with source 'input', such as TeaCachePolicy, got {skip!r}"
+            )
+        if tuple(getattr(skip, "scales", (1,))) != (1,):
+            raise ValueError(
+                f"Stacked: skip must have no scales but (1,), as sizes decides them, got {tuple(skip.scales)}"
+            )
+        if getattr(sizes, "skips", False) or getattr(sizes, "source", None) == "input":
+            raise ValueError(f"Stacked: sizes must skip no steps and not look at the input, got {sizes!r}")
+        self.skip = skip
+        self.sizes = sizes
+        self._total = 0
+
+    @property
+    def needs_signal(self) -> bool:
+        """Whether `sizes` does."""
+        return getattr(self.sizes, "needs_signal", Policy.needs_signal)
+
+    @property
+    def source(self) -> str:
+        """Of the scores that `sizes` has; those of `skip` are of the input."""
+        return getattr(self.sizes, "source", Policy.source)
+
+    @property
+    def order(self) -> int:
+        """Of `sizes`."""
+        return getattr(self.sizes, "order", Policy.order)
+
+    @property
+    def mixed(self) -> str:
+        """Of `sizes`."""
+        return getattr(self.sizes, "mixed", Policy.mixed)
+
+    @property
+    def skips(self) -> bool:
+        """Whether `skip` may."""
+        return self.skip.skips
+
+    @property
+    def scales(self) -> Sequence[int]:
+        """Of `sizes`."""
+        return self.sizes.scales
+
+    @property
+    def thresholds(self) -> Sequence[float]:
+        """Of `sizes`."""
+        return getattr(self.sizes, "thresholds", ())
+
+    @property
+    def per_sample(self) -> Sequence[int]:
+        """Of `sizes`, at its last decision."""
+        return getattr(self.sizes, "per_sample", ())
+
+    @property
+    def protect_first(self) -> int:
+        """The steps at the beginning that neither skips."""
+        return max(getattr(policy, "protect_first", 0) for policy in (self.skip, self.sizes))
+
+    @property
+    def protect_last(self) -> int:
+        """The steps at the end that neither skips."""
+        return max(getattr(policy, "protect_last", 0) for policy in (self.skip, self.sizes))
+
+    def begin(self, total_steps: int) -> None:
+        """Begin a run with both."""
+        self.skip.begin(total_steps)
+        self.sizes.begin(total_steps)
+        self._total = total_steps
+
+    def skipped(self, step: int, changes: Sequence[Sequence[float]] | None) -> bool:
+        """Whether a step is skipped; changes: [sample][0], of the input. Asked once a step, before `decide`."""
+        last = getattr(self.sizes, "protect_last", 0)
+        fine = step < getattr(self.sizes, "protect_first", 0) or (last and step >= self._total - last)
+        return self.skip.decide(step, None if fine else changes) == 0
+
+    def decide(self, step: int, scores: Sequence[Sequence[float]] | None) -> int:
+        """The size of a step that is not skipped, by scores of `source`."""
+        return self.sizes.decide(step, scores)
+
+    def __repr__(self) -> str:
+        return f"Stacked(skip={self.skip!r}, sizes={self.sizes!r})"
 
 
 Policy.register(RunPolicy)

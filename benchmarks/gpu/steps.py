@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -184,8 +185,10 @@ def _decision(part: Part, case: Case) -> None:
     for _ in range(4):
         history.push(torch.randn_like(case.arguments["hidden_states"], dtype=torch.float32))
 
+    view = partial(case.model.view, case.model)
+
     def decide() -> Any:
-        return history.scores(lambda latent: case.model.view(case.model, latent), SCALES, QUANTILE)
+        return history.scores(view, SCALES, QUANTILE)
 
     part.results[case.model.name]["decision"] = _timed(part, {"scores on the host": decide}, 0.02)
     part.save()

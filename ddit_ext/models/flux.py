@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .. import cells as cell_views
 from .grid import Grid, centres, pool_tokens
 from .ranks import Ranks
-from .steering import Steering, check_here, needed
+from .steering import Steering, check_here, needed, on_grid
 
 if TYPE_CHECKING:
     from ..multiscale.coarse_step import CoarseStep
@@ -141,19 +141,7 @@ class FluxSteering(Steering):
 
     def signal_view(self, arguments: dict[str, Any]) -> Callable[[Tensor], Tensor]:
         """As `Steering.signal_view`, for packed tokens [B, N, >= C_out*p*p] or pictures [B, C_out, H, W]."""
-        grid = self.grid(arguments)
-
-        def view(latents: Tensor) -> Tensor:
-            if latents.ndim == 3 and latents.shape[1] >= grid.tokens:
-                own = latents[:, : grid.tokens, : self.features]
-                return self._on_grid(cell_views.from_packed(own, grid.rows, grid.columns, PATCH), grid)
-            if latents.ndim != 4:
-                raise ValueError(
-                    f"latents of shape {tuple(latents.shape)} don't lie on a grid of {grid.tokens} tokens"
-                )
-            return self._on_grid(cell_views.from_latents(latents, PATCH), grid)
-
-        return view
+        return self._kept_view(_signal_cells, self.grid(arguments), self.features, self.out_channels)
 
     def first_input(self, arguments: dict[str, Any]) -> Tensor:
         """[B, N, D]: the tokens as the first block's norm modulates them, references among them."""
@@ -244,6 +232,17 @@ def image_ids(rows: int, columns: int) -> Tensor:
     ids[..., 1] = torch.arange(rows)[:, None]
     ids[..., 2] = torch.arange(columns)
     return ids.view(-1, 3)
+
+
+def _signal_cells(grid: Grid, features: int, channels: int, latents: Tensor) -> Tensor:
+    if latents.ndim == 3 and latents.shape[1] >= grid.tokens:
+        own = latents[:, : grid.tokens, :features]
+        return on_grid(cell_views.from_packed(own, grid.rows, grid.columns, PATCH), grid, channels)
+    if latents.ndim != 4:
+        raise ValueError(
+            f"latents of shape {tuple(latents.shape)} don't lie on a grid of {grid.tokens} tokens"
+        )
+    return on_grid(cell_views.from_latents(latents, PATCH), grid, channels)
 
 
 def _read_grid(ids: Tensor, tokens: int) -> Grid:

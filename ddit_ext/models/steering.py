@@ -10,6 +10,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -53,6 +54,7 @@ class Steering(ABC):
         self._merged = {name: _adapter_state(transformer, name) for name in self.REPLACED}
         self.low_rank = LowRankLayers()
         self._ranks: tuple[Any, Ranks | None] = (None, None)
+        self._view: partial[Tensor] | None = None
 
     @property
     def transformer(self) -> nn.Module:
@@ -141,7 +143,8 @@ class Steering(ABC):
         """A function from a latent, as a sampler or a transformer call has it, to its cells
 
         [B, F', h, w, C_out, p, p]. Frames that are given, not generated, are left out: they stand still whatever
-        the model does. It raises ValueError for a latent that does not lie on the call's grid.
+        the model does. It raises ValueError for a latent that does not lie on the call's grid. While calls need the
+        same, it is the same object.
         """
 
     @abstractmethod
@@ -161,12 +164,11 @@ class Steering(ABC):
     ) -> tuple[dict[str, Any], dict[str, nn.Module]]:
         """The arguments of the coarse call that differ, and the modules that stand in for the model's own."""
 
-    def _on_grid(self, cells: Tensor, grid: Grid) -> Tensor:
-        """Cells of a noisy latent, as they are; ValueError where they are not those of the call's grid."""
-        expected = (grid.frames, grid.rows, grid.columns, self.out_channels)
-        if tuple(cells.shape[1:5]) != expected:
-            raise ValueError(f"cells of the latents must be [B, {expected}, p, p], got {tuple(cells.shape)}")
-        return cells
+    def _kept_view(self, cells: Callable[..., Tensor], *settings: Any) -> Callable[[Tensor], Tensor]:
+        """latents -> cells(*settings, latents); what it was before while the settings are equal."""
+        if self._view is None or self._view.args != settings:
+            self._view = partial(cells, *settings)
+        return self._view
 
     def check(self, arguments: dict[str, Any], weights: ScaleWeights) -> None:
         """Raise NotImplementedError, by name, for what a coarse call would silently get wrong."""
@@ -226,6 +228,14 @@ def needed(arguments: dict[str, Any], name: str) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"transformer: {name} must be a tensor, got {type(value).__name__}")
     return value
+
+
+def on_grid(cells: Tensor, grid: Grid, channels: int) -> Tensor:
+    """Cells of a noisy latent, as they are; ValueError where they are not those of the call's grid."""
+    expected = (grid.frames, grid.rows, grid.columns, channels)
+    if tuple(cells.shape[1:5]) != expected:
+        raise ValueError(f"cells of the latents must be [B, {expected}, p, p], got {tuple(cells.shape)}")
+    return cells
 
 
 def check_here(layer: nn.Module, tensor: Tensor) -> None:

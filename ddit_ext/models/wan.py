@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .. import cells as cell_views
 from .grid import Grid, pool_latents
 from .ranks import Ranks
-from .steering import Steering, check_here, needed
+from .steering import Steering, check_here, needed, on_grid
 
 if TYPE_CHECKING:
     from ..multiscale.coarse_step import CoarseStep
@@ -164,16 +164,11 @@ class WanSteering(Steering):
         With a timestep a token, frames at a lower one than others are given.
         """
         grid = self.grid(arguments)
-        generated: list[int] | None = None
+        generated: tuple[int, ...] | None = None
         if needed(arguments, "timestep").ndim == 2:
             levels = self.noise_level(arguments).amax(0).tolist()
-            generated = [frame for frame, level in enumerate(levels) if level == max(levels)]
-
-        def view(latents: Tensor) -> Tensor:
-            cells = self._on_grid(cell_views.from_latents(latents, PATCH), grid)
-            return cells if generated is None or len(generated) == grid.frames else cells[:, generated]
-
-        return view
+            generated = tuple(frame for frame, level in enumerate(levels) if level == max(levels))
+        return self._kept_view(_signal_cells, grid, generated, self.out_channels)
 
     def first_input(self, arguments: dict[str, Any]) -> Tensor:
         """[B, 6·D]: what modulates the blocks, without the tokens.
@@ -268,3 +263,8 @@ def rotary_tables(
 def _of_size(latents: Tensor, frames: int, rows: int, columns: int) -> Tensor:
     """A latent of so many cells that takes no memory: `rope` reads its shape alone."""
     return latents.new_empty(()).expand(1, 1, frames, rows * PATCH, columns * PATCH)
+
+
+def _signal_cells(grid: Grid, frames: tuple[int, ...] | None, channels: int, latents: Tensor) -> Tensor:
+    cells = on_grid(cell_views.from_latents(latents, PATCH), grid, channels)
+    return cells if frames is None or len(frames) == grid.frames else cells[:, list(frames)]

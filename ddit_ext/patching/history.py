@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from .. import ops
+
+View = Callable[[Tensor], Tensor]
 
 
 class History:
@@ -16,11 +19,17 @@ class History:
 
     A trajectory is kept by adding each step's difference in float32 to the first latent: rounding a latent to
     bf16 at each step would by itself give a larger third difference than the trajectory has.
+
+    The tensors are a ring: memory is taken at a run's first order + 1 steps, then the oldest tensor is written
+    over. Their cells are views that are made once for all the steps that ask with the same `view`.
     """
 
     def __init__(self, order: int = 3) -> None:
         self.order = order
-        self._latents: deque[Tensor] = deque(maxlen=order + 1)
+        self._latents: list[Tensor] = []  # newest first
+        self._steps: list[Tensor] = []  # room for the two first differences of a second one
+        self._view: View | None = None
+        self._cells: dict[int, Tensor] = {}  # by the id of a tensor of this ring
 
     def __len__(self) -> int:
         return len(self._latents)
@@ -36,46 +45,80 @@ class History:
         return len(self._latents) == self.order + 1
 
     def push(self, latent: Tensor) -> None:
-        """Take a copy of the newest latent as it is."""
-        self._latents.appendleft(latent.detach().to(torch.float32, copy=True))
+        """Take a copy of the newest latent as it is; latents of another shape or device are forgotten."""
+        if self._latents and (latent.shape != self.shape or latent.device != self._latents[0].device):
+            self.clear()
+        self._slot(latent).copy_(latent.detach())
 
-    def add(self, difference: Tensor) -> None:
-        """Append the newest latent plus a float32 difference of the same shape."""
-        self._latents.appendleft(self._latents[0] + difference.detach())
+    def add(self, difference: Tensor, factor: float | None = None) -> None:
+        """Append the newest latent plus a difference of the same shape, in float32, times `factor`."""
+        newest = self._latents[0]
+        if difference.shape != newest.shape:
+            raise ValueError(
+                f"difference must have shape {tuple(newest.shape)}, got {tuple(difference.shape)}"
+            )
+        difference = difference.detach()
+        slot = self._slot(newest)
+        if factor is None:
+            torch.add(newest, difference, out=slot)
+        elif difference.dtype == torch.float32:
+            torch.mul(difference, factor, out=slot).add_(newest)
+        else:
+            slot.copy_(difference).mul_(factor).add_(newest)
+
+    def _slot(self, like: Tensor) -> Tensor:
+        """Of the newest latent, to be written: the oldest one's, or new memory."""
+        if self.ready:
+            slot = self._latents.pop()
+        else:
+            with torch.inference_mode(False):  # may be written to in any mode, whichever this step is in
+                slot = torch.empty(like.shape, dtype=torch.float32, device=like.device)
+        self._latents.insert(0, slot)
+        return slot
 
     def clear(self) -> None:
         """Free the latents."""
         self._latents.clear()
+        self._steps.clear()
+        self._cells.clear()
+        self._view = None
 
-    def scores(
-        self, view: Callable[[Tensor], Tensor], scales: Sequence[int], quantile: float
-    ) -> list[list[float]] | None:
+    def scores(self, view: View, scales: Sequence[int], quantile: float) -> list[list[float]] | None:
         """[sample][scale]: the quantile over patches of the difference's deviation; None so far.
 
-        view: from a latent to its cells [B, F, h, w, C, p, p]. On a GPU this waits for the result.
+        view: from a latent to its cells [B, F, h, w, C, p, p], the same object as long as it does the same. One
+        that gives no view of the latent's memory is called at each step. On a GPU this waits for the result.
         """
         if not self.ready:
             return None
-        from .. import ops
+        if view is not self._view:
+            self._cells.clear()
+            self._view = view
+        if self.order == 3:
+            cells = [self._cells_of(latent) for latent in self._latents]
+        else:
+            # a - 3b + 3c - d of (a, 0, 0, d) is the first difference of a and d.
+            newest, oldest = self._latents if self.order == 1 else self._first_differences()
+            a, d = self._cells_of(newest), self._cells_of(oldest)
+            nothing = a.new_zeros(()).expand(a.shape)
+            cells = [a, nothing, nothing, d]
+        return ops.acceleration_quantiles(*cells, scales, quantile).tolist()
 
-        cells = [view(latent) for latent in _as_third_difference(list(self._latents))]
-        return ops.acceleration_quantiles(*cells, list(scales), quantile).tolist()
+    def _first_differences(self) -> list[Tensor]:
+        if not self._steps:
+            with torch.inference_mode(False):
+                self._steps = [torch.empty_like(self._latents[0]) for _ in range(2)]
+        for age, step in enumerate(self._steps):
+            torch.sub(self._latents[age], self._latents[age + 1], out=step)
+        return self._steps
 
-
-def _as_third_difference(newest_first: list[Tensor]) -> list[Tensor]:
-    """Four tensors whose third difference a - 3b + 3c - d is the difference of the two to four given ones.
-
-    (a, 0, 0, d) has a - d: the first difference of two tensors. The second is that of two first differences.
-    """
-    if len(newest_first) == 4:
-        return newest_first
-    a, d = newest_first if len(newest_first) == 2 else _steps(newest_first)
-    nothing = torch.zeros((), dtype=a.dtype, device=a.device).expand(a.shape)
-    return [a, nothing, nothing, d]
-
-
-def _steps(newest_first: list[Tensor]) -> list[Tensor]:
-    return [new - old for new, old in zip(newest_first, newest_first[1:], strict=False)]
+    def _cells_of(self, latent: Tensor) -> Tensor:
+        cells = self._cells.get(id(latent))
+        if cells is None:
+            cells = self._view(latent)
+            if cells.untyped_storage().data_ptr() == latent.untyped_storage().data_ptr():
+                self._cells[id(latent)] = cells
+        return cells
 
 
 def of_one_size(sizes: Mapping[int, int | list[int]], steps: Sequence[int], samples: int) -> list[bool]:

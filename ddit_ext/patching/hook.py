@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from ..policies import FixedSchedule
 from .calls import SizedCalls
 from .forward_hooks import AfterCall, BeforeCall
-from .history import of_one_size
 from .parts import Part
-from .policy import Decider, Decision
+from .policy import Decider, Decision, Scores
 from .report import RunRecord, StepRecord, arithmetic
-from .reuse import SKIP, BlockReuse, InputChange, check_one_rank
+from .reuse import SKIP, BlockReuse, check_one_rank
 from .sampler import Run, SamplerWatch
+from .signals import Signal, Signals
 from .timed_budget import TimedBudget
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from ..models import Steering
 
 
-Choice = tuple[list[list[float]] | None, list[bool], Decision]
-"""Of a step: scores, for each sample whether they count, sizes."""
+Choice = tuple[Scores, Scores, list[bool], Decision]
+"""Of a step: changes of the input (of a stacked policy), scores, for each sample whether they count, sizes."""
 
 
 class PatchHook:
@@ -54,10 +54,10 @@ class PatchHook:
         self.decider = decider
         self.scales = decider.scales
         self.thresholds = thresholds
-        self.quantile = quantile
         check_one_rank(parts, decider)
         self.reuse = BlockReuse(forecast) if decider.skips else None
-        self.inputs = InputChange() if decider.needs_signal and decider.source == "input" else None
+        self.signals = Signals(decider, quantile, self._remark)
+        self.inputs = self.signals.inputs
         from_sampler = decider.needs_signal and decider.source != "input"
         self.watch = SamplerWatch(pipe, from_sampler, self._stepped, decider.source, decider.order)
         self.pipe = weakref.ref(pipe)
@@ -148,7 +148,7 @@ class PatchHook:
         rows = arguments["hidden_states"].shape[0]
         if run.index == 0 or self.record is None:
             self._begin_run(run, arguments)
-        scores, usable, decision = self._choose(run, arguments)
+        changes, scores, usable, decision = self._choose(run, arguments)
         if self.reuse is not None:
             self.reuse.level = run.level
         if decision.scale == SKIP:
@@ -167,6 +167,7 @@ class PatchHook:
                 index=run.index,
                 noise_level=run.level,
                 scores=scores,
+                changes=[change for (change,) in changes] if changes else None,
                 scale=decision.scale,
                 scales=decision.taken or decision.alone or [decision.scale] * (len(usable) or rows),
                 tokens=tokens[0] if len(set(tokens)) == 1 else sum(tokens) / len(tokens),
@@ -180,8 +181,13 @@ class PatchHook:
         """
 
         def choose() -> Choice:
+            changes = None
+            if self.decider.stacked:
+                changes, usable = self.signals.of_input(self.part, arguments, self.reuse)
+                if self.decider.skipped(run.index, changes):
+                    return changes, None, usable, Decision(SKIP)
             scores, usable = self._signal(run, arguments)
-            return scores, usable, self.decider.decide(run.index, scores, usable)
+            return changes, scores, usable, self.decider.decide(run.index, scores, usable)
 
         ranks = self.steering.ranks
         alike = ranks is None or isinstance(self.decider.policy, FixedSchedule)
@@ -204,29 +210,11 @@ class PatchHook:
             if kept is not None:
                 kept.clear()
 
-    def _signal(self, run: Run, arguments: dict[str, Any]) -> tuple[list[list[float]] | None, list[bool]]:
-        """Scores, and for each sample whether they count; no scores where there are none or none would count."""
-        if self.inputs is not None:
-            return self.inputs.scores(self.part, arguments, self.reuse, self._remark)
-        if self.decider.source == "outputs" and run.index > 0 and not run.sampled:
-            self._remark(
-                "no signal: source='outputs' needs the pipeline's sampler, which takes no part in this run"
-            )
-        if not run.history.ready:
-            return None, []
-        samples = run.history.shape[0]
-        usable = [True] * samples
-        if self.decider.holds:
-            differences = run.history.order + (self.decider.source == "outputs")
-            usable = of_one_size(run.sizes, range(run.index - differences, run.index), samples)
-            if not any(usable):
-                return None, usable
-        view = self.steering.signal_view(arguments)
-        try:
-            return run.history.scores(view, self.scales, self.quantile), usable
-        except ValueError as error:
-            self._remark(f"no signal: {error}")
-            return None, []
+    def _signal(self, run: Run, arguments: dict[str, Any]) -> Signal:
+        """Of the policy's source."""
+        if self.decider.source == "input" and self.inputs is not None:
+            return self.signals.of_input(self.part, arguments, self.reuse)
+        return self.signals.of_history(run, self.part, arguments)
 
     def _begin_run(self, run: Run, arguments: dict[str, Any]) -> None:
         self._forget()
@@ -238,6 +226,7 @@ class PatchHook:
             dynamic=self.decider.needs_signal,
             source=self.decider.source if self.decider.needs_signal else None,
             skips=self.decider.skips,
+            stacked=self.decider.stacked,
             token_cost=token_cost,
             text_tokens=text,
             fine_tokens=self.steering.tokens(arguments, 1),
@@ -267,7 +256,8 @@ class PatchHook:
         if getattr(self.decider.policy, "remark", None):
             self._remark(self.decider.policy.remark)
         first = self.decider.order + (self.decider.source == "outputs")
-        if self.decider.needs_signal and self.inputs is None and 0 < run.total < first + 2:
+        from_history = self.decider.needs_signal and self.decider.source != "input"
+        if from_history and 0 < run.total < first + 2:
             self._remark(
                 f"no signal: a run of {run.total} steps is too short for a dynamic schedule, which has none "
                 f"before step {first} (from 0); use a fixed schedule"

@@ -86,6 +86,9 @@ def make_policy(
     """
     if schedule is None:
         return policies.PatchScheduler(scales, thresholds, *protect)
+    if isinstance(schedule, policies.Stacked):
+        sizes = make_policy(schedule.sizes, scales, thresholds, protect)
+        return policies.Stacked(copy.deepcopy(schedule.skip), sizes)
     if isinstance(schedule, policies.RunPolicy):
         own = tuple(schedule.scales)
         if scales not in (own, DEFAULT_SCALES):
@@ -122,6 +125,8 @@ def make_policy(
 
 def always_fine(policy: Any) -> bool:
     """Whether no step can be coarse, whatever happens."""
+    if isinstance(policy, policies.Stacked):
+        return always_fine(policy.sizes)
     if isinstance(policy, policies.FixedSchedule):
         schedule = policy.schedule
         return schedule == 1 if isinstance(schedule, int) else max(schedule) == 1
@@ -164,6 +169,8 @@ class Decider:
         self.order: int = getattr(policy, "order", 3)
         self.source: str = getattr(policy, "source", SOURCES[0])
         self.skips: bool = bool(getattr(policy, "skips", False))
+        self.stacked = self.skips and isinstance(policy, policies.Stacked)  # asked by skipped(), too
+        self.compares_input = self.stacked or (self.needs_signal and self.source == "input")
         self.holds: bool = getattr(policy, "mixed", MIXED[0]) == "hold"
         if split and self.skips:
             raise NotImplementedError(
@@ -183,6 +190,10 @@ class Decider:
             )
         self._copies = None
         self.policy.begin(total)
+
+    def skipped(self, step: int, changes: Scores) -> bool:
+        """Of a stacked policy: whether the step is skipped, by how much the model's input changed [sample][0]."""
+        return self.policy.skipped(step, changes)
 
     def decide(self, step: int, scores: Scores, usable: Sequence[bool]) -> Decision:
         """usable: whether each sample's scores count (all of them unless differences of two sizes are left out)."""

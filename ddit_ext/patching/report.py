@@ -28,6 +28,7 @@ class StepRecord:
     scales: list[int]
     tokens: float
     seconds: float = 0.0
+    changes: list[float] | None = None  # of each sample's input, where a stacked policy asked for them
 
 
 @dataclass
@@ -47,6 +48,7 @@ class RunRecord:
     batch: str = "finest"
     source: str | None = None  # what the scores are made of
     skips: bool = False  # whether steps may be skipped
+    stacked: bool = False  # by changes of the input, while the scores are of another source
     tokens_at: dict[int, int] = field(default_factory=dict)  # image tokens a sample, by size
     steps: list[StepRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -58,6 +60,9 @@ class Report:
     def __init__(self, run: RunRecord | None) -> None:
         self._run = run or RunRecord((1,), (), False, 1.0)
         self._steps = [asdict(step) for step in self._run.steps]
+        if not self._run.stacked:
+            for step in self._steps:
+                del step["changes"]
         self._warnings = self._run.warnings + _remarks(self._run)
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,7 +70,8 @@ class Report:
 
         steps: [{index, noise_level (σ in [0, 1]), scores ([[one per scale] per sample], None where there was
         no signal), scale, scales (what each sample alone would have taken), tokens (image tokens a sample),
-        seconds}]. scales, thresholds, steps_per_scale {scale: count}, seconds (all steps), dynamic, source (of the
+        seconds; with `policies.Stacked` also changes (each sample's change of the input, by which a step is skipped,
+        None where there was none; a skipped step has no scores)}]. scales, thresholds, steps_per_scale {scale: count}, seconds (all steps), dynamic, source (of the
         scores: "latents", "outputs"; "input" has one score a sample, its change; None: not asked for), policy (in
         words), batch ("finest" or "split"), grid (frames, rows and columns of
         base tokens; None where positions are no grid), warnings.
@@ -139,10 +145,11 @@ class Report:
                 if self._run.batch == "split"
                 else step["scale"] or "skip"
             )
+            changes = f"  change of the input {_short(step['changes'])}" if step.get("changes") else ""
             scores = "-" if step["scores"] is None else "  ".join(_short(row) for row in step["scores"])
             lines.append(
                 f"{step['index']:>4}  {step['noise_level']:>6.3f}  {size:>4}  {step['tokens']:>6.6g}  "
-                f"{step['seconds']:>8.3f}  {scores}"
+                f"{step['seconds']:>8.3f}  {scores}{changes}"
             )
         data = self.to_dict()
         counts = ", ".join(

@@ -256,14 +256,14 @@ class SamplerWatch:
             return
         length = _euler_length(run, named)
         if length is not None:
-            difference = output.detach().float() * length
+            difference = output
         else:
             after = result[0] if isinstance(result, tuple) else result.prev_sample
             difference = after.detach().float() - sample.detach().float()
         if run.history.shape != difference.shape:
             run.history.clear()
             run.history.push(sample.expand_as(difference))
-        run.history.add(difference)
+        run.history.add(difference, length)
 
 
 def _euler_length(run: Run, named: dict[str, Any]) -> float | None:

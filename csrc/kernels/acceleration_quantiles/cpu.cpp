@@ -35,7 +35,11 @@ struct Workspace {
   Workspace(const Plan& plan, const CellsShape& sizes) {
     const int64_t channels = sizes[kChannel];
     const int64_t pixels = sizes[kPixelRow] * sizes[kPixelColumn];
-    int64_t total = channels * pixels + std::max(channels, sizes[kColumn]) * pixels;
+    const int64_t in_origin = cells_at_a_time(sizes) * channels * pixels;
+    // Cells that are read at a time and a number for each of their channels, or rows of pixels.
+    const int64_t in_scratch =
+        std::max(cells_at_a_time(sizes) * channels * (pixels + 1), sizes[kColumn] * pixels);
+    int64_t total = in_origin + in_scratch;
     for (const Level& level : plan.levels) {
       total += ceil_div(plan.band_rows, level.scale) * level.columns * (channels + 1);
     }
@@ -46,8 +50,8 @@ struct Workspace {
       next += count;
       return taken;
     };
-    origin = take(channels * pixels);
-    scratch = take(std::max(channels, sizes[kColumn]) * pixels);
+    origin = take(in_origin);
+    scratch = take(in_scratch);
     for (const Level& level : plan.levels) {
       const int64_t patches = ceil_div(plan.band_rows, level.scale) * level.columns;
       A* means = take(patches * channels);
@@ -62,19 +66,21 @@ inline void band_body(const Params& params, const Plan& plan, Layout layout, con
   const CellsShape& sizes = params.sizes;
   const Cursor<T> cursor(params);
   const Sources<T> frame = cursor.moved(cursor.moved(cursor.at, kSample, band.sample), kFrame, band.frame);
-  choose_origin(cursor, cursor.moved(frame, kRow, band.first_row), sizes, work.origin);
-  const bool two_by_two = sizes[kPixelRow] == 2 && sizes[kPixelColumn] == 2;
+  const Sources<T> first = cursor.moved(frame, kRow, band.first_row);
+  choose_origin(cursor, first, sizes, cells_at_a_time(sizes), work.origin);
   const LevelMoments<A>& base = work.levels[0];
-  for (int64_t i = 0; i < band.rows; ++i) {
-    const Sources<T> row = cursor.moved(frame, kRow, band.first_row + i);
+  const bool two_by_two = sizes[kPixelRow] == 2 && sizes[kPixelColumn] == 2;
+  if (layout == Layout::kPlanar) {
+    band_by_pixel_rows(cursor, first, band.rows, sizes, work.origin, work.scratch, base.means, base.spread);
+  }
+  for (int64_t i = 0; i < band.rows && layout != Layout::kPlanar; ++i) {
+    const Sources<T> row = cursor.moved(first, kRow, i);
     A* means = base.means + i * sizes[kColumn] * sizes[kChannel];
     A* spread = base.spread + i * sizes[kColumn];
-    if (layout == Layout::kPlanar) {
-      row_by_pixel_rows(cursor, row, sizes, work.origin, work.scratch, means, spread);
-    } else if (two_by_two) {
-      row_by_cells<4>(cursor, row, sizes, layout, work.origin, work.scratch, means, spread);
+    if (layout == Layout::kPacked && two_by_two) {
+      row_by_packed_cells(cursor, row, sizes, work.origin, work.scratch, means, spread);
     } else {
-      row_by_cells<0>(cursor, row, sizes, layout, work.origin, work.scratch, means, spread);
+      row_by_cells(cursor, row, sizes, layout, work.origin, work.scratch, means, spread);
     }
   }
   for (size_t k = 0; k < plan.levels.size(); ++k) {

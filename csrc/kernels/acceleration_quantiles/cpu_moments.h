@@ -31,39 +31,54 @@ inline A square(A x) {
   return x * x;
 }
 
-// One channel of a cell: its mean, and the sum of squared deviations as the return value.
-template <int kPixels, class A>
-inline A channel_moments(const A* pixels, int64_t pixel_count, A* mean) {
-  if constexpr (kPixels == 4) {
-    const A m = ((pixels[0] + pixels[1]) + (pixels[2] + pixels[3])) * A(0.25);
-    *mean = m;
-    return (square(pixels[0] - m) + square(pixels[1] - m)) + (square(pixels[2] - m) + square(pixels[3] - m));
-  } else {
-    A sum = 0;
-    for (int64_t k = 0; k < pixel_count; ++k) sum += pixels[k];
-    const A m = sum / A(pixel_count);
-    A spread = 0;
-    for (int64_t k = 0; k < pixel_count; ++k) spread += square(pixels[k] - m);
-    *mean = m;
-    return spread;
+// Channels of four pixels each: their means, and their sums of squared deviations.
+template <class A>
+inline void moments_of_four(const A* __restrict__ pixels, int64_t channels, A* __restrict__ means,
+                            A* __restrict__ within) {
+  for (int64_t c = 0; c < channels; ++c) {
+    const A* x = pixels + 4 * c;
+    const A m = ((x[0] + x[1]) + (x[2] + x[3])) * A(0.25);
+    means[c] = m;
+    within[c] = (square(x[0] - m) + square(x[1] - m)) + (square(x[2] - m) + square(x[3] - m));
   }
 }
 
-// A base cell whose pixels lie as [channel][pixel]; kPixels is 4 for the common p = 2, else 0.
-template <int kPixels, class A>
+// One channel of a cell: its mean, and the sum of squared deviations as the return value.
+template <class A>
+inline A channel_moments(const A* pixels, int64_t pixel_count, A* mean) {
+  A sum = 0;
+  for (int64_t k = 0; k < pixel_count; ++k) sum += pixels[k];
+  const A m = sum / A(pixel_count);
+  A spread = 0;
+  for (int64_t k = 0; k < pixel_count; ++k) spread += square(pixels[k] - m);
+  *mean = m;
+  return spread;
+}
+
+// A base cell whose pixels lie as [channel][pixel].
+template <class A>
 inline A cell_moments(const A* __restrict__ pixels, int64_t channels, int64_t pixel_count,
                       A* __restrict__ means) {
-  const int64_t stride = kPixels ? kPixels : pixel_count;
-  LaneSum<A> sum;
-  int64_t c = 0;
-  for (; c + kLanes <= channels; c += kLanes) {
-    for (int64_t l = 0; l < kLanes; ++l) {
-      sum.lane[l] += channel_moments<kPixels>(pixels + (c + l) * stride, pixel_count, means + c + l);
-    }
-  }
   A spread = 0;
-  for (; c < channels; ++c) spread += channel_moments<kPixels>(pixels + c * stride, pixel_count, means + c);
-  return spread + sum.total();
+  for (int64_t c = 0; c < channels; ++c) {
+    spread += channel_moments(pixels + c * pixel_count, pixel_count, means + c);
+  }
+  return spread;
+}
+
+template <class A>
+inline A sum_of(const A* __restrict__ values, int64_t count) {
+  A rest = 0;
+  int64_t i = 0;
+  if (count >= kLanes) {
+    LaneSum<A> sum;
+    for (; i + kLanes <= count; i += kLanes) {
+      for (int64_t l = 0; l < kLanes; ++l) sum.lane[l] += values[i + l];
+    }
+    rest = sum.total();
+  }
+  for (; i < count; ++i) rest += values[i];
+  return rest;
 }
 
 // Four equally large patches into one: the step from a scale to its double, away from ragged edges.
@@ -78,14 +93,17 @@ inline A merge_four(const A* const (&child)[4], int64_t channels, A child_pixels
     means[i] = m;
     return (square(a[i] - m) + square(b[i] - m)) + (square(c[i] - m) + square(d[i] - m));
   };
-  LaneSum<A> sum;
-  int64_t i = 0;
-  for (; i + kLanes <= channels; i += kLanes) {
-    for (int64_t l = 0; l < kLanes; ++l) sum.lane[l] += merge_channel(i + l);
-  }
   A between = 0;
+  int64_t i = 0;
+  if (channels >= kLanes) {
+    LaneSum<A> sum;
+    for (; i + kLanes <= channels; i += kLanes) {
+      for (int64_t l = 0; l < kLanes; ++l) sum.lane[l] += merge_channel(i + l);
+    }
+    between = sum.total();
+  }
   for (; i < channels; ++i) between += merge_channel(i);
-  return child_pixels * (between + sum.total());
+  return child_pixels * between;
 }
 
 // means += weight * child

@@ -10,6 +10,8 @@
 
 namespace ddit::kernels::acceleration_quantiles {
 
+constexpr int64_t kElementsPerBand = 1 << 14;
+
 // The patches of one scale. A patch is merged from patches of the parent level, whose scale divides its own.
 struct Level {
   int64_t scale;
@@ -52,6 +54,10 @@ inline Plan make_plan(const Params& params) {
     // The cap comes first: a scale beyond the frame must not overflow the least common multiple.
     plan.band_rows = scale >= h || plan.band_rows >= h ? h : std::min(h, std::lcm(plan.band_rows, scale));
   }
+  // Few bands, for longer stretches of memory, as long as one's moments stay in the cache.
+  const int64_t row_elements = w * params.sizes[4] * params.sizes[5] * params.sizes[6];
+  const int64_t fit = std::max<int64_t>(1, kElementsPerBand / (plan.band_rows * row_elements));
+  plan.band_rows = std::min(h, plan.band_rows * std::min(fit, h));
   plan.bands = ceil_div(h, plan.band_rows);
   return plan;
 }
