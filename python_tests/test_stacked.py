@@ -163,7 +163,7 @@ def test_report_copies_and_a_second_run(tmp_path):
     # A copy is in use: the given one stands at its beginning, and takes steps from 0 on.
     assert handle.policy.skip is not given.skip and handle.policy.sizes is not given.sizes
     assert copy.deepcopy(given).decide(0, None) == given.decide(0, None) == 1
-    assert not handle._hook.reuse._added and handle._hook.inputs._last is None
+    assert not handle._hook.reuse._steps and handle._hook.inputs._last is None
 
 
 def test_what_cannot_work_says_so():
