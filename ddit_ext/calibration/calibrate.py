@@ -48,8 +48,8 @@ def calibrate(
     """Find, by running, what is closest to the full sample at `target_speedup` times its speed.
 
     The full sample is what the pipeline draws at p with the steps of `call`. Tried are fewer steps at p, fixed
-    schedules with coarse steps, sizes chosen by scores, fewer steps of which some are coarse, and steps that are skipped
-    while the model's input hardly changes. Speed is that of the denoising loop, measured on this machine; closeness is
+    schedules with coarse steps, sizes chosen by scores, fewer steps of which some are coarse, steps that are skipped
+    while the model's input hardly changes, and steps that are forecast from those computed before. Speed is that of the denoising loop, measured on this machine; closeness is
     PSNR over all pictures of all prompts.
 
     Args:
@@ -198,7 +198,8 @@ def _explain(chosen: Candidate, tried: Sequence[Candidate], full: Full) -> str:
     if choice.fine:
         kind = "Fewer steps, all of them at p"
     else:
-        some = "coarser" if choice.may_be_coarse else "skipped"
+        skipped = {"skips": "skipped", "forecasts": "forecast"}
+        some = skipped.get(choice.kind, "coarser")
         kind = f"Fewer steps, and some of them {some}" if fewer else f"As many steps, some of them {some}"
     text = (
         f"{kind}: {choice.words()}. {chosen.speed:.2f} times as fast as {full.steps} steps at p, "

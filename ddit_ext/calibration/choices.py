@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-KINDS = ("coarse_first", "fine_ends", "thresholds", "budget", "skips")
+from ..patching.reuse import SKIP
+from .schedules import Spread, Stretches
+
+KINDS = ("coarse_first", "fine_ends", "thresholds", "budget", "skips", "forecasts")
+
+HIGHEST_ORDER = 3
+"""Of a forecast, as `patch` takes it."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,9 @@ class Choice:
                 step]}; each step's threshold follows from what is left of the time.
             skips: {"threshold", "coefficients", "protect_first", "protect_last"}, as in TeaCachePolicy, and "skipped":
                 about how many steps that skips. Those that are computed are at p.
+            forecasts: {"before": steps that are computed in a row, "computed": all that are, spread evenly between those
+                and the last step, "order" of the forecast of the others, "coarse": [[scale, steps], …] of the computed
+                ones, the finest first; the others of these are at p.
             The last step of all of them is at p: what a coarse one gets wrong is in the picture.
     """
 
@@ -41,21 +50,31 @@ class Choice:
     @property
     def fine(self) -> bool:
         """Whether every step is at p."""
-        return self.fixed and not self.coarse
+        return self.fixed and not self.coarse and self.kind != "forecasts"
 
     @property
     def fixed(self) -> bool:
         """Whether the sizes are known before the run."""
-        return self.kind in ("coarse_first", "fine_ends")
+        return self.kind in ("coarse_first", "fine_ends", "forecasts")
 
     @property
     def may_be_coarse(self) -> bool:
         """Whether a step may be at another size than p, and need an adapter."""
-        return not self.fine and self.kind != "skips"
+        return bool(self.coarse) or not (self.fixed or self.kind == "skips")
+
+    @property
+    def computed(self) -> int:
+        """How many steps of a fixed schedule are not skipped."""
+        return self.settings.get("computed", self.steps)
+
+    @property
+    def forecast(self) -> int:
+        """The order by which skipped steps are made from computed ones; 0: the last one again."""
+        return self.settings.get("order", 0)
 
     @property
     def before(self) -> int:
-        """Steps at p before the first coarse one of a fixed schedule."""
+        """Steps at p before the first coarse or skipped one of a fixed schedule."""
         return self.settings.get("before", 0)
 
     @property
@@ -75,6 +94,13 @@ class Choice:
                 f"{self.steps} steps, of which about {self.settings['skipped']} are skipped when the input has changed "
                 f"by less than {self.settings['threshold']:#.2g}"
             )
+        if self.kind == "forecasts":
+            fine = self.computed - sum(self.coarse.values())
+            coarse = "".join(f" and {count} at {scale}p" for scale, count in self.coarse.items())
+            return (
+                f"{self.steps} steps, {fine} computed at p{coarse}, the others forecast (order {self.forecast}, "
+                f"after {self.before} in a row)"
+            )
         if self.fine:
             return f"{self.steps} steps at p"
         parts = ", ".join(f"{count} at {scale}p" for scale, count in self.coarse.items())
@@ -91,6 +117,8 @@ class Choice:
 
     def schedule(self, scales: Sequence[int]) -> Any:
         """What `ddit_ext.patch(schedule=…)` is given; one with `scales` of its own brings them."""
+        if self.kind == "forecasts":
+            return Spread(self.steps, self.before, self.computed, list(self.coarse.items()))
         if self.fixed:
             return 1 if self.fine else Stretches([(1, self.before), *self.coarse.items()])
         from .. import policies
@@ -143,20 +171,9 @@ class Choice:
             return thresholds(steps, settings["thresholds"], settings["warmup_scale"])
         if kind == "skips":
             return skips(steps, **settings)
+        if kind == "forecasts":
+            return forecasts(steps, **{**settings, "coarse": dict(_pairs(settings["coarse"]))})
         return budget(steps, settings["costs"], settings["target"], settings["reference"])
-
-
-class Stretches:
-    """Schedule: step -> scale, by stretches [[scale, steps], …]; every step after them is at 1."""
-
-    def __init__(self, stretches: Sequence[Sequence[int]]) -> None:
-        self._sizes = [scale for scale, count in stretches for _ in range(count)]
-
-    def __call__(self, step: int) -> int:
-        return self._sizes[step] if step < len(self._sizes) else 1
-
-    def __repr__(self) -> str:
-        return f"Stretches({self._sizes})"
 
 
 def coarse_first(steps: int, counts: Mapping[int, int]) -> Choice:
@@ -224,11 +241,32 @@ def skips(
     return Choice(steps, "skips", settings)
 
 
+def forecasts(
+    steps: int, before: int, computed: int, order: int, coarse: Mapping[int, int] | None = None
+) -> Choice:
+    """So many steps computed, the first `before` in a row and the others spread evenly, the rest forecast.
+
+    Of the computed ones so many at each scale of `coarse`, the finest first, the rest at p: `before` and the last at
+    least.
+    """
+    sizes = sorted(coarse_first(steps, coarse or {}).settings["first"])
+    if _whole("order", order, 0) > HIGHEST_ORDER:
+        raise ValueError(f"order must be a whole number of 0 to {HIGHEST_ORDER}, got {order!r}")
+    fine = _whole("computed", computed) - sum(count for _, count in sizes)
+    if computed >= steps or fine <= _whole("before", before):
+        raise ValueError(
+            f"computed: expected less than {steps} steps, and more than {before} in a row and {sizes}, got {computed}"
+        )
+    settings = {"before": before, "computed": computed, "order": order, "coarse": sizes}
+    return Choice(steps, "forecasts", settings)
+
+
 def cost(choice: Choice, costs: Mapping[int, float]) -> float:
-    """Of a fixed choice, in units of `costs` {scale: one step's}."""
+    """Of a fixed choice, in units of `costs` {scale: one step's}; 0 in the place of a scale: of a skipped one."""
     coarse = choice.coarse
-    fine = choice.steps - sum(coarse.values())
-    return fine * costs[1] + sum(count * costs[scale] for scale, count in coarse.items())
+    fine, skipped = choice.computed - sum(coarse.values()), choice.steps - choice.computed
+    some = sum(count * costs[scale] for scale, count in coarse.items())
+    return fine * costs[1] + some + (skipped * costs[SKIP] if skipped else 0.0)
 
 
 def _pairs(first: Any) -> list[tuple[int, int]]:

@@ -14,8 +14,8 @@ from ..multiscale.adapter_file import replace_file
 from .choices import Choice
 
 FORMAT = "ddit_ext.preset"
-FORMAT_VERSION = 2
-"""Since 2 steps may be skipped; files of 1 have the same fields."""
+FORMAT_VERSION = 3
+"""Since 2 steps may be skipped, since 3 forecast; files of 1 and 2 have the same fields."""
 
 
 class PresetError(ValueError):

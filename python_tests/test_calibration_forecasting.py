@@ -1,0 +1,199 @@
+"""Forecast steps among a calibration's choices: where the computed ones are, which are run, and when they win."""
+
+import pytest
+from test_calibration_search import COSTS, Model, search
+
+from ddit_ext.calibration import forecasting
+from ddit_ext.calibration.calibrate import _choose
+from ddit_ext.calibration.choices import Choice, coarse_first, cost, forecasts
+from ddit_ext.calibration.schedules import Spread, sizes_of, spread
+from ddit_ext.calibration.search import Full, Search
+
+WRONG = {1: 0, 2: 20, 4: 40}
+
+
+def sizes(choice, total=None):
+    return sizes_of(choice.schedule((1, 2, 4)), total or choice.steps)
+
+
+def model(orders, idle=0.05, fewer=40, wrong=WRONG, **settings):
+    """A machine and a model whose skipped steps take `idle` and go wrong by `orders`."""
+    made = Model(COSTS, wrong, fewer, 28, **settings)
+    made.idle, made.forecasts = idle, orders
+    return made
+
+
+def full_at(target, idle=0.05, steps=28, seconds=COSTS):
+    """What a search knows before it begins."""
+    return Full(steps, [], seconds, target, idle=idle)
+
+
+def tried_by_forecast(looked):
+    return [candidate for candidate in looked.tried.values() if candidate.choice.kind == "forecasts"]
+
+
+def test_where_the_computed_steps_are():
+    assert spread(12, 3, 6, []) == [1, 1, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1]
+    assert spread(10, 2, 4, []) == [1, 1, 0, 0, 0, 1, 0, 0, 0, 1]
+    assert spread(10, 2, 6, [(2, 3)]) == [1, 1, 0, 2, 0, 2, 0, 2, 0, 1]
+    assert spread(11, 2, 8, [(2, 3), (4, 2)]) == [1, 1, 0, 2, 2, 0, 2, 4, 0, 4, 1]
+    assert spread(4, 1, 2, []) == [1, 0, 0, 1]
+    # Of many fine ones five sevenths are before the coarse ones.
+    assert [size for size in spread(28, 3, 12, [(2, 5)]) if size] == [1] * 5 + [2] * 5 + [1] * 2
+
+
+@pytest.mark.parametrize("steps", [5, 12, 28, 50])
+def test_computed_steps_are_spread_evenly(steps):
+    for before in range(1, 4):
+        for computed in range(before + 1, steps):
+            taken = spread(steps, before, computed, [])
+            assert len(taken) == steps and steps - taken.count(0) == computed
+            assert taken[:before] == [1] * before and taken[-1] == 1
+            places = [step for step, size in enumerate(taken) if size][before - 1 :]
+            gaps = [later - earlier for earlier, later in zip(places, places[1:], strict=False)]
+            assert max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize("choice", [forecasts(28, 3, 11, 2), forecasts(28, 2, 16, 1, {2: 8, 4: 4})])
+@pytest.mark.parametrize("total", [1, 2, 3, 4, 7, 14, 27, 28, 29, 56])
+def test_a_run_of_another_length_has_the_same_shares(choice, total):
+    taken = sizes(choice, total)
+    assert len(taken) == total and (taken[0], taken[-1]) == (1, 1)
+    assert abs((total - taken.count(0)) / total - choice.computed / 28) <= 2 / total
+    for scale, count in choice.coarse.items():
+        assert abs(taken.count(scale) / total - count / 28) <= 1 / total
+
+
+def test_a_schedule_serves_one_run_after_the_other():
+    schedule = forecasts(12, 3, 6, 2).schedule((1, 2, 4))
+    assert isinstance(schedule, Spread) and schedule.scales == (1,) and schedule.skips
+    assert sizes_of(schedule, 6) == spread(6, 2, 3, [])
+    assert sizes_of(schedule, 12) == spread(12, 3, 6, [])
+    schedule.begin(0)  # a length that is not known
+    assert [schedule.decide(step, None) for step in range(14)] == [*spread(12, 3, 6, []), 1, 1]
+    assert forecasts(12, 3, 8, 2, {4: 3}).schedule((1, 2, 4)).scales == (1, 4)
+
+
+def test_a_choice_knows_itself():
+    plain, mixed = forecasts(28, 3, 11, 2), forecasts(28, 2, 14, 1, {4: 2, 2: 6})
+    assert plain.words() == "28 steps, 11 computed at p, the others forecast (order 2, after 3 in a row)"
+    assert mixed.words() == (
+        "28 steps, 6 computed at p and 6 at 2p and 2 at 4p, the others forecast (order 1, after 2 in a row)"
+    )
+    assert plain.fixed and not plain.fine and not plain.may_be_coarse and plain.scales() == (1,)
+    assert mixed.fixed and mixed.may_be_coarse and mixed.scales() == (1, 2, 4)
+    assert (plain.forecast, plain.computed, mixed.coarse) == (2, 11, {2: 6, 4: 2})
+    assert (coarse_first(14, {}).forecast, coarse_first(14, {}).computed) == (0, 14)
+    costs = {0: 0.05, **COSTS}
+    assert cost(plain, costs) == pytest.approx(11 + 17 * 0.05)
+    assert cost(mixed, costs) == pytest.approx(6 + 6 * 0.4 + 2 * 0.2 + 14 * 0.05)
+    for choice in (plain, mixed):
+        assert Choice.from_dict(choice.to_dict()) == choice
+
+
+GOOD = {"before": 3, "computed": 11, "order": 2, "coarse": []}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"order": 4}, ValueError, "order.*0 to 3, got 4"),
+        ({"order": 1.5}, ValueError, "order.*1.5"),
+        ({"before": 0}, ValueError, "before.*at least 1, got 0"),
+        ({"computed": 28}, ValueError, "computed.*less than 28.*got 28"),
+        ({"computed": 3}, ValueError, "computed.*more than 3 in a row.*got 3"),
+        ({"coarse": [[2, 8]]}, ValueError, r"computed.*more than 3 in a row and \[\[2, 8\]\], got 11"),
+        ({"coarse": [[1, 2]]}, ValueError, "coarse scales"),
+        ({"coarse": [[2]]}, ValueError, "pairs"),
+        ({"more": 1}, TypeError, "more"),
+    ],
+)
+def test_bad_data(change, error, text):
+    with pytest.raises(error, match=text):
+        Choice.from_dict({"steps": 28, "kind": "forecasts", "settings": GOOD | change})
+
+
+@pytest.mark.parametrize("idle", [0.0, 0.1])
+@pytest.mark.parametrize("target", [1.3, 2.0, 3.0, 5.0])
+def test_what_is_run_fits_the_time(target, idle):
+    full = full_at(target, idle)
+    for steps in (28, 20, 12):
+        choice = forecasting.fitted(full, steps, 3, 2)
+        if choice is None:
+            continue
+        assert cost(choice, full.costs) <= 28 / target + 1e-9
+        assert cost(choice, full.costs) + 1 - idle > 28 / target - 1e-9  # one more would not fit
+    assert forecasting.fitted(full, int(28 / target), 3, 2) is None  # all are computed
+    assert forecasting.fitted(full_at(20.0), 28, 3, 2) is None  # not even two are
+
+
+@pytest.mark.parametrize("target", [1.5, 2.0, 2.5, 4.0])
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+def test_forecast_steps_win_where_they_are_closest(target, order):
+    errors = {other: 0.01 + 0.1 * abs(other - order) for other in range(4)}
+    looked, ended, chosen = search(model(errors), target)
+    assert chosen.choice.kind == "forecasts" and chosen.choice.forecast == order
+    assert chosen in ended and chosen.reached and chosen.runs == 2
+    assert chosen.speed == pytest.approx(chosen.predicted_speed)
+    tried = tried_by_forecast(looked)
+    assert len(tried) <= forecasting.MOST
+    assert {3, 2} <= {candidate.choice.before for candidate in tried}
+    assert any(candidate.choice.steps < 28 for candidate in tried)
+    # Beside it fewer steps are told, measured as it was.
+    assert any(candidate.choice.fine and candidate.runs == 2 for candidate in ended)
+
+
+def test_forecast_steps_that_go_wrong_are_not_chosen():
+    looked, _, chosen = search(model(dict.fromkeys(range(4), 60)), 2.0)
+    assert tried_by_forecast(looked) and chosen.choice.fine
+
+
+def test_fewer_steps_are_forecast_where_long_gaps_go_wrong():
+    _, _, chosen = search(model(dict.fromkeys(range(4), 3), fewer=1), 2.0)
+    assert chosen.choice.steps < 28
+
+
+@pytest.mark.parametrize(("target", "sizes"), [(2.0, 0), (3.0, 2)])
+def test_coarse_steps_between_are_tried_where_few_can_be_computed(target, sizes):
+    looked, _, chosen = search(model(dict.fromkeys(range(4), 0.2), wrong={1: 0, 2: 0.2, 4: 0.5}), target)
+    coarse = [candidate for candidate in tried_by_forecast(looked) if candidate.choice.coarse]
+    assert len(coarse) == sizes
+    fitting = {c.choice.steps: c.choice.computed for c in tried_by_forecast(looked) if not c.choice.coarse}
+    for candidate in coarse:
+        assert candidate.reached and candidate.choice.computed > fitting[candidate.choice.steps]
+    if sizes:
+        assert chosen.choice.may_be_coarse
+
+
+def test_a_skipped_step_that_takes_longer_than_it_was_timed():
+    made = model({1: 0.2, 2: 0.1, 3: 0.3}, idle=0.15)
+    first = made.run(0, 1, 28)
+    full = Full(28, [first, None], dict(COSTS), 2.0, idle=0.05)
+    looked = Search(made, full)
+    chosen = _choose(looked.go(), full)
+    assert chosen.choice.kind == "forecasts" and chosen.reached
+    assert chosen.choice.computed < forecasting.fitted(full, 28, 3, 2).computed
+    assert any(not candidate.reached for candidate in tried_by_forecast(looked))
+
+
+@pytest.mark.parametrize("start", [forecasts(28, 3, 11, 2), forecasts(12, 2, 9, 1, {2: 3, 4: 2})])
+def test_faster_gets_cheaper_until_nothing_is_left(start):
+    costs, choice, seen = {0: 0.05, **COSTS}, start, 0
+    while (nxt := forecasting.faster(choice, costs)) is not None:
+        assert cost(nxt, costs) < cost(choice, costs)
+        assert nxt.kind == "forecasts" and nxt.forecast == start.forecast
+        choice, seen = nxt, seen + 1
+        assert seen < 100
+    assert (choice.steps, choice.computed) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    "full",
+    [
+        full_at(2.0, steps=8),  # a model of few steps
+        full_at(2.0, idle=None),  # steps can't be skipped
+        full_at(2.0, idle=1.0),  # that saves nothing
+    ],
+)
+def test_where_none_are_worth_a_run(full):
+    assert forecasting.by_forecast(full, None) == []
