@@ -143,6 +143,13 @@ def test_forecast_steps_win_where_they_are_closest(target, order):
     assert any(candidate.choice.fine and candidate.runs == 2 for candidate in ended)
 
 
+def test_fewer_steps_where_skipped_ones_would_take_up_the_time():
+    looked, _, _ = search(model({1: 0.2, 2: 0.1, 3: 0.3}, idle=0.2), 5.0)
+    tried = tried_by_forecast(looked)
+    assert len(tried) > 2 and all(candidate.choice.steps < 28 for candidate in tried)
+    assert tried[0].choice.computed == 2 and any(candidate.choice.computed > 2 for candidate in tried)
+
+
 def test_forecast_steps_that_go_wrong_are_not_chosen():
     looked, _, chosen = search(model(dict.fromkeys(range(4), 60)), 2.0)
     assert tried_by_forecast(looked) and chosen.choice.fine

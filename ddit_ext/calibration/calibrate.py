@@ -253,7 +253,7 @@ def _preset(
         target_speedup=full.target,
         speed=chosen.speed,
         psnr=chosen.psnr,
-        step_seconds=dict(full.seconds),
+        step_seconds=dict(full.seconds) if full.idle is None else full.costs,
         device=device_name(device_of(pipe)),
         threads=torch.get_num_threads(),
         candidates=tuple(tried),

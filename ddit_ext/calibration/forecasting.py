@@ -41,7 +41,7 @@ def by_forecast(full: Full, screen: Callable[[Choice], Candidate]) -> list[Candi
             if choice is not None and repr(choice) not in tried and len(tried) < MOST:
                 tried[repr(choice)] = screen(choice)
 
-    run(fitted(full, full.steps, IN_A_ROW, order) for order in ORDERS)
+    run(fitted(full, _most_steps(full), IN_A_ROW, order) for order in ORDERS)
     for vary in (_in_a_row, _fewer_steps, _near, _orders, _coarse) if tried else ():
         run(vary(full, max(tried.values(), key=lambda candidate: candidate.psnr).choice))
     return list(tried.values())
@@ -58,6 +58,11 @@ def fitted(
     if fine < 2 or fine + some >= steps:
         return None
     return forecasts(steps, min(before, fine - 1), fine + some, order, coarse)
+
+
+def _most_steps(full: Full) -> int:
+    """The full run's, or where skipped steps alone would take up the time, as many as leave enough for two others."""
+    return next((steps for steps in range(full.steps, 2, -1) if fitted(full, steps, IN_A_ROW, 0)), full.steps)
 
 
 def faster(choice: Choice, costs: Mapping[int, float]) -> Choice | None:

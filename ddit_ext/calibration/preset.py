@@ -60,7 +60,8 @@ class Preset:
         scales, quantile: as for `patch`.
         choice: what was chosen. explanation: the same in words.
         target_speedup, speed, psnr: asked for; measured over the calibration's prompts.
-        step_seconds: {scale: seconds of one step} on `device`, with `threads` CPU threads.
+        step_seconds: {scale: seconds of one step} on `device`, with `threads` CPU threads; 0: of a skipped one, where
+            it was timed.
         candidates: all that was tried. versions: of the libraries.
         pictures: {caption: picture} of the full sample and the chosen one; not in the file.
     """

@@ -35,7 +35,7 @@ def by_change(
     if not changes:
         return []
     tried: dict[str, Candidate] = {}
-    count = _affordable(full, 0.0)
+    count = _affordable(full, full.idle or 0.0)
     for _ in range(RUNS):
         choice = with_computed(full.steps, changes, count)
         if choice is None or repr(choice) in tried:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .page import facts, gallery, page, section, table
-from .svg import Chart, size_colour, strip
+from .svg import Chart, size_colour, size_name, strip
 
 if TYPE_CHECKING:
     from ..calibration.preset import Candidate, Preset
@@ -100,7 +100,7 @@ def _candidates(preset: Preset) -> str:
 def _step_costs(preset: Preset) -> str:
     fine = preset.step_seconds[1]
     rows = [
-        ["p" if scale == 1 else f"{scale}p", f"{seconds:.4g}", f"{seconds / fine:.2f}"]
+        [size_name(scale), f"{seconds:.4g}", f"{seconds / fine:.2f}"]
         for scale, seconds in sorted(preset.step_seconds.items())
     ]
     return table(["size", "seconds", "of a step at p"], rows)
