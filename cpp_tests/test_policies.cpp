@@ -2,8 +2,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -11,6 +14,7 @@
 #include "ddit_ext/budget_policy.h"
 #include "ddit_ext/patch_scheduler.h"
 #include "ddit_ext/planned_policy.h"
+#include "ddit_ext/skipped_steps.h"
 #include "ddit_ext/tea_cache_policy.h"
 #include "scheduler_cases.h"
 
@@ -162,6 +166,54 @@ TEST(CoarseShare, ReachesTheSpeedup) {
   expect_error([&] { ddit::coarse_share(costs, 3.5); }, "target_speedup must be in [1, 3.33333]");
   expect_error([&] { ddit::coarse_share({1.0}, 1.0); }, "costs must be between 0 and 1, got [1]");
   expect_error([&] { ddit::coarse_share({}, 1.0); }, "costs must hold one number per scale > 1");
+}
+
+TEST(FixedSchedule, MaySkipStepsOfAListButTheFirst) {
+  ddit::FixedSchedule policy({1, 2}, std::vector<int64_t>{1, 0, 2, 0});
+  EXPECT_TRUE(policy.skips() && !policy.needs_signal());
+  policy.begin(4);
+  EXPECT_EQ(policy.decide(1, {}), ddit::kSkip);
+  EXPECT_EQ(policy.decide(2, {}), 2);
+  EXPECT_FALSE(ddit::FixedSchedule({1, 2}, std::vector<int64_t>{1, 2}).skips());
+  expect_error([] { ddit::FixedSchedule({1, 2}, std::vector<int64_t>{0, 1}); },
+               "schedule[0] must be a scale, got 0: the first step can't be skipped");
+  expect_error([] { ddit::FixedSchedule({1, 2}, 0); }, "schedule: expected one of the scales (1, 2), got 0");
+}
+
+TEST(GrowingGaps, PlacesTheComputedSteps) {
+  // By hand: 8 * (k / 4)^2 = 0, 0.5, 2, 4.5.
+  EXPECT_EQ(ddit::growing_gaps(8, 4, 2.0), (std::vector<int64_t>{1, 1, 1, 0, 0, 1, 0, 0}));
+  EXPECT_EQ(ddit::growing_gaps(6, 3, 1.0), (std::vector<int64_t>{1, 0, 1, 0, 1, 0}));
+  for (int64_t total = 1; total <= 30; ++total) {
+    for (int64_t computed = 1; computed <= total; ++computed) {
+      for (const double growth : {1.0, 1.75, 4.0}) {
+        const std::vector<int64_t> made = ddit::growing_gaps(total, computed, growth);
+        ASSERT_EQ(static_cast<int64_t>(made.size()), total);
+        ASSERT_EQ(std::accumulate(made.begin(), made.end(), int64_t{0}), computed);
+        ASSERT_EQ(made.front(), 1);
+      }
+    }
+  }
+  expect_error([] { ddit::growing_gaps(0, 1); }, "total_steps must be 1 or more, got 0");
+  expect_error([] { ddit::growing_gaps(8, 9); }, "computed must be in [1, total_steps = 8], got 9");
+  expect_error([] { ddit::growing_gaps(8, 4, 0.5); }, "growth must be in [1, 4], got 0.5");
+  expect_error([] { ddit::growing_gaps(8, 4, std::nan("")); }, "growth must be in [1, 4]");
+}
+
+TEST(ExtrapolationWeights, GiveThePolynomialThroughTheValues) {
+  EXPECT_EQ(ddit::extrapolation_weights({0.7}, 0.5), std::vector<double>{1.0});
+  const auto cube = [](double x) { return 2.0 + x * (3.0 + x * (-5.0 + 7.0 * x)); };
+  const std::vector<double> levels{0.5, 0.62, 0.8, 0.95};
+  const std::vector<double> weights = ddit::extrapolation_weights(levels, 0.37);
+  double value = 0.0;
+  for (size_t i = 0; i < levels.size(); ++i) value += weights[i] * cube(levels[i]);
+  EXPECT_NEAR(value, cube(0.37), 1e-12);
+  const std::vector<double> line = ddit::extrapolation_weights({0.75, 1.0}, 0.5);
+  EXPECT_NEAR(line[0], 2.0, 1e-12);
+  EXPECT_NEAR(line[1], -1.0, 1e-12);
+  expect_error([] { ddit::extrapolation_weights({}, 0.5); }, "levels must hold one number at least");
+  expect_error([] { ddit::extrapolation_weights({0.5, 0.5}, 0.3); },
+               "levels must be finite and all different, got [0.5, 0.5]");
 }
 
 TEST(TeaCachePolicy, ShowsItsSumAndKeepsItWhereACallFails) {

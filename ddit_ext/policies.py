@@ -2,7 +2,7 @@
 
     PatchScheduler   the paper's rule, scores against thresholds, with options against flicker
     BudgetPolicy     a given speedup; the scores say where the fine steps go
-    FixedSchedule    one size, or a list of one size a step
+    FixedSchedule    one size, or a list of one size a step, in which 0 skips it (`growing_gaps` makes one)
     LinearRamp       coarse at the start, fine at the end
     RandomSchedule   a control: the steps of a LinearRamp in random order
     TeaCachePolicy   TeaCache's rule: skips steps while the model's input hardly changes
@@ -26,6 +26,7 @@ from ._core import (
     RunPolicy,
     TeaCachePolicy,
     coarse_share,
+    growing_gaps,
 )
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "RandomSchedule",
     "TeaCachePolicy",
     "coarse_share",
+    "growing_gaps",
 ]
 
 

@@ -50,6 +50,15 @@ def main() -> None:
         metavar=("SCALE", "LOW", "HIGH"),
         help="train this patch size on these noise levels only; may be given for each",
     )
+    parser.add_argument(
+        "--share",
+        nargs=2,
+        type=float,
+        action="append",
+        default=[],
+        metavar=("SCALE", "SHARE"),
+        help="how often this patch size is trained (default: all as often)",
+    )
     arguments = parser.parse_args()
 
     pipe = embedded.load("flux").pipeline
@@ -85,6 +94,7 @@ def main() -> None:
         lr_residual=arguments.residual_rate,
         normalise=arguments.normalise,
         noise_range={int(scale): (low, high) for scale, low, high in arguments.noise_range},
+        scale_shares={int(scale): share for scale, share in arguments.share} or None,
         sigma_shift=SHIFT,
         checkpoint_every=250,
     )

@@ -47,7 +47,7 @@ def test_above_all_changes_only_the_ends_are_computed(family, guided):
     run(family, pipe, arguments(family, guided, STEPS))
     assert sizes_of(handle) == [1, 1, 0, 0, 0, 1]
     assert counts == [3 * (1 + guided)] * len(counts)
-    assert not handle._hook.reuse._added and handle._hook.inputs._last is None
+    assert not handle._hook.reuse._steps and handle._hook.inputs._last is None
 
 
 def test_the_scores_are_the_changes_of_the_modulated_input():

@@ -48,11 +48,15 @@ FixedSchedule::FixedSchedule(std::vector<int64_t> scales, std::vector<int64_t> s
                              int64_t protect_first, int64_t protect_last)
     : PlannedPolicy("FixedSchedule", std::move(scales), protect_first, protect_last) {
   check(name(), !schedule.empty(), "schedule must hold one scale a step, got an empty list");
+  check(name(), schedule.front() != kSkip,
+        "schedule[0] must be a scale, got 0: the first step can't be skipped");
   for (size_t i = 0; i < schedule.size(); ++i) {
-    check_scale(this->scales(), schedule[i], "schedule[" + std::to_string(i) + "]");
+    if (schedule[i] != kSkip) check_scale(this->scales(), schedule[i], "schedule[" + std::to_string(i) + "]");
   }
   sizes_ = std::move(schedule);
 }
+
+bool FixedSchedule::skips() const { return std::find(sizes_.begin(), sizes_.end(), kSkip) != sizes_.end(); }
 
 void FixedSchedule::plan(int64_t total_steps) {
   const int64_t entries = static_cast<int64_t>(sizes_.size());

@@ -47,6 +47,7 @@ class PatchHook:
         check: RunCheck | None = None,
         target_speedup: float | None = None,
         full_steps: int | None = None,
+        forecast: int = 0,
     ) -> None:
         self.parts = list(parts)
         self.part = parts[0]  # of the transformer that is called
@@ -55,7 +56,7 @@ class PatchHook:
         self.thresholds = thresholds
         self.quantile = quantile
         check_one_rank(parts, decider)
-        self.reuse = BlockReuse() if decider.skips else None
+        self.reuse = BlockReuse(forecast) if decider.skips else None
         self.inputs = InputChange() if decider.needs_signal and decider.source == "input" else None
         from_sampler = decider.needs_signal and decider.source != "input"
         self.watch = SamplerWatch(pipe, from_sampler, self._stepped, decider.source, decider.order)
@@ -148,13 +149,14 @@ class PatchHook:
         if run.index == 0 or self.record is None:
             self._begin_run(run, arguments)
         scores, usable, decision = self._choose(run, arguments)
+        if self.reuse is not None:
+            self.reuse.level = run.level
         if decision.scale == SKIP:
             decision = self._skip(run, decision)
         elif self.reuse is not None:
             self.reuse.begin_step(self.part, decision.scale)
         self._sizes = decision.taken or [decision.scale]
         run.sizes[run.index] = decision.taken or decision.scale
-        level = run.noise_level
         self._started = started
         for scale in set(self._sizes):
             tokens_at = 0 if scale == SKIP else self.steering.tokens(arguments, scale)
@@ -163,7 +165,7 @@ class PatchHook:
         self.record.steps.append(
             StepRecord(
                 index=run.index,
-                noise_level=run.told if level is None else level,
+                noise_level=run.level,
                 scores=scores,
                 scale=decision.scale,
                 scales=decision.taken or decision.alone or [decision.scale] * (len(usable) or rows),

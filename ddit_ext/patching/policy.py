@@ -111,7 +111,8 @@ def make_policy(
     if _is_integer(schedule):
         return policies.FixedSchedule(scales, supported(schedule, scales, "schedule"), *protect)
     if isinstance(schedule, Sequence) and not isinstance(schedule, str | bytes):
-        sizes = [supported(size, scales, f"schedule[{i}]") for i, size in enumerate(schedule)]
+        answers = (SKIP, *scales)
+        sizes = [supported(size, answers, f"schedule[{i}]") for i, size in enumerate(schedule)]
         return policies.FixedSchedule(scales, sizes, *protect)
     raise TypeError(
         "schedule must be None, an int, a list of one scale a step, a callable(step) -> scale or a policy "
@@ -123,14 +124,16 @@ def always_fine(policy: Any) -> bool:
     """Whether no step can be coarse, whatever happens."""
     if isinstance(policy, policies.FixedSchedule):
         schedule = policy.schedule
-        return schedule == 1 if isinstance(schedule, int) else all(size == 1 for size in schedule)
+        return schedule == 1 if isinstance(schedule, int) else max(schedule) == 1
     return False
 
 
 def supported(scale: Any, scales: tuple[int, ...], name: str) -> int:
     """The scale as an int; ValueError, that says where it came from, where it is none of `scales`."""
     if not _is_integer(scale) or int(scale) not in scales:
-        raise ValueError(f"{name}: expected one of the scales {scales}, got {scale!r}")
+        skip = f", or {SKIP} to skip the step" if SKIP in scales else ""
+        sizes = tuple(size for size in scales if size != SKIP)
+        raise ValueError(f"{name}: expected one of the scales {sizes}{skip}, got {scale!r}")
     return int(scale)
 
 

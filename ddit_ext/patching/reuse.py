@@ -1,7 +1,8 @@
-"""Steps that are skipped: what the blocks added at the last computed step is added again, without running them."""
+"""Steps that are skipped: what the blocks would add follows from what they added at computed steps."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .._core import extrapolation_weights
 from ..models import blocks
 from .parts import Part
 
@@ -30,46 +32,73 @@ def check_one_rank(parts: Sequence[Part], decider: Decider) -> None:
 
 
 class BlockReuse:
-    """For one run: by call of a step (guidance makes two), what the blocks added at the last computed step.
+    """For one run: by call of a step (guidance makes two), what the blocks added at the last computed steps.
 
-    That step's `scale` is the one of the skipped steps after it: their tokens are of the same number.
+    Their `scale` is the one of the skipped steps after them: tokens are of the same number.
+
+    order: 0 adds the last of them again; n lays a polynomial of degree n in the noise level through the last n + 1
+    (fewer, until there are so many of one size) and adds its value.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, order: int = 0) -> None:
+        self.order = order
         self.scale = 1
+        self.level = 0.0
+        """The noise level of the step under way; to be set at each."""
         self._part: str | None = None
-        self._added: dict[int, Tensor] = {}
+        self._steps: deque[tuple[float, dict[int, Tensor]]] = deque()  # computed ones, the newest first
 
     def ready(self, part: Part) -> bool:
         """Whether the last computed step was one of this transformer, and left something."""
-        return part.name == self._part and bool(self._added)
+        return part.name == self._part and bool(self._steps) and bool(self._steps[0][1])
 
     def has(self, part: Part, call: int) -> bool:
         """Whether so did its call number `call`."""
-        return part.name == self._part and call in self._added
+        return self.ready(part) and call in self._steps[0][1]
 
     def begin_step(self, part: Part, scale: int) -> None:
-        """A step that is computed begins: what the one before it left is freed."""
-        self.clear()
+        """A step that is computed begins: what it makes useless of those before is freed."""
+        if (part.name, scale) != (self._part, self.scale):
+            self.clear()
+        while len(self._steps) > self.order:
+            self._steps.pop()
         self._part, self.scale = part.name, scale
+        self._steps.appendleft((self.level, {}))
 
     def clear(self) -> None:
         """Free all that is kept."""
-        self._part, self._added = None, {}
+        self._part = None
+        self._steps.clear()
 
     @contextmanager
     def call(self, part: Part, number: int, skipped: bool) -> Iterator[None]:
         """Inside, call `number` of the step under way leaves out the blocks, or is seen."""
         transformer, names = part.steering.transformer, part.steering.BLOCKS
         if skipped:
-            with blocks.left_out(transformer, names, self._added[number]):
+            with blocks.left_out(transformer, names, self._forecast(number)):
                 yield
             return
         after, watching = blocks.seen(transformer, names)
         with watching:
             yield
         if after.added is not None:
-            self._added[number] = after.added
+            self._steps[0][1][number] = after.added
+
+    def _forecast(self, call: int) -> Tensor:
+        """What the blocks would add at the level of the step under way, in the dtype in which it is kept."""
+        known: dict[float, Tensor] = {}
+        for level, added in self._steps:
+            if call not in added:
+                break
+            known.setdefault(level, added[call])  # a sampler may call a model twice at one level
+        if len(known) == 1:
+            return next(iter(known.values()))
+        total: Tensor | None = None
+        weights = extrapolation_weights(list(known), self.level)
+        for weight, added in zip(weights, known.values(), strict=True):  # in float32: the weights are large
+            total = added.float() * weight if total is None else total.add_(added, alpha=weight)
+        assert total is not None
+        return total.to(self._steps[0][1][call].dtype)
 
 
 class InputChange:

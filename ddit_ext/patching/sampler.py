@@ -62,6 +62,11 @@ class Run:
         """σ in [0, 1] of the current step as the sampler has it; None where only the timestep is known."""
         return self.levels[self.index] if self.index < len(self.levels) else None
 
+    @property
+    def level(self) -> float:
+        """σ of the current step: the sampler's, or as the transformer was told."""
+        return self.told if self.noise_level is None else self.noise_level
+
 
 class StepWatch:
     """Stands in for `step` on one scheduler instance: calls it as it is, then shows what came and went."""

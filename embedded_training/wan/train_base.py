@@ -1,4 +1,4 @@
-"""Trains the embedded Wan on clips: small ones, then full ones with small ones and single frames mixed in.
+"""Trains the embedded Wan on clips: small ones, then full ones with single frames mixed in.
 
     python -m embedded_training.wan.train_base --minutes 80
 
@@ -21,9 +21,9 @@ from . import architecture
 from .corpus import Corpus, encode_text
 
 SMALL_ONLY = 0.45  # share of the time spent on small clips alone
-CLIPS = {"small": 6144, "full": 5120}
+CLIPS = {"small": 6144, "full": 8192}
 BATCH = {"small": 48, "frame": 36, "full": 12}
-LATER = ("full", "full", "full", "frame", "small")  # what a batch is drawn from afterwards
+LATER = ("full", "full", "frame")  # what a batch is drawn from afterwards
 
 
 def build() -> Modules:
@@ -47,15 +47,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/embedded/wan"))
     parser.add_argument("--drawn", type=Path, default=Path("runs/embedded/clips"))
-    parser.add_argument("--chunks", type=int, default=96)
-    parser.add_argument("--minutes", type=float, default=80)
+    parser.add_argument("--chunks", type=int, default=128)
+    parser.add_argument("--minutes", type=float, default=200)
     parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--compile", action="store_true", help="a third faster, after two minutes a size")
     arguments = parser.parse_args()
 
     torch.manual_seed(0)
     vae = ClipAutoencoder.from_pretrained(arguments.run / "vae").eval()
     corpus = Corpus(arguments.run, arguments.drawn, arguments.chunks, vae)
-    corpus.latents("small", CLIPS["small"])
+    modules = build()
+    if arguments.compile:
+        modules["transformer"].compile(dynamic=False)
 
     def loss_of(done: float, modules: Modules, _: Modules) -> tuple[str, torch.Tensor]:
         size = "small" if done < SMALL_ONLY else LATER[int(torch.randint(len(LATER), ()))]
@@ -65,7 +68,7 @@ def main() -> None:
             latents = corpus.latents(size, CLIPS[size])
         return size, flow_loss(modules, *corpus.batch(latents, BATCH[size]))
 
-    train(build(), loss_of, arguments.run, "base", arguments.minutes, arguments.rate, "blocks")
+    train(modules, loss_of, arguments.run, "base", arguments.minutes, arguments.rate, "blocks")
 
 
 if __name__ == "__main__":

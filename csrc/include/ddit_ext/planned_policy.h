@@ -23,7 +23,8 @@ class PlannedPolicy : public RunPolicy {
   std::vector<int64_t> sizes_;  // one a step of the run
 };
 
-// One scale for all steps, or a list of one scale a step (it may be longer than the run, not shorter).
+// One scale for all steps, or a list of one scale a step (it may be longer than the run, not shorter). In a
+// list kSkip stands for a step that is skipped; the first can't be.
 class FixedSchedule : public PlannedPolicy {
  public:
   FixedSchedule(std::vector<int64_t> scales, int64_t schedule, int64_t protect_first = 0,
@@ -34,6 +35,7 @@ class FixedSchedule : public PlannedPolicy {
   // As given: one entry for all steps where is_constant().
   const std::vector<int64_t>& schedule() const { return sizes_; }
   bool is_constant() const { return constant_; }
+  bool skips() const override;
 
   std::unique_ptr<Policy> clone() const override { return std::make_unique<FixedSchedule>(*this); }
   std::string repr() const override;
