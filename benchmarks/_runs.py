@@ -20,12 +20,14 @@ class Method:
     """One way to spend a denoising loop: so many steps, and what ``ddit_ext.patch`` is told (None: not patched).
 
     cache: pipeline -> a configuration of one of diffusers' caches, made anew for every run (None: no cache).
+    sigmas: where the steps lie, one a step, before the sampler's shift (None: where the pipeline has them).
     """
 
     name: str
     steps: int
     patch: dict[str, Any] | None = None
     cache: Callable[[Any], Any] | None = None
+    sigmas: tuple[float, ...] | None = None
 
 
 @dataclass
@@ -98,6 +100,8 @@ def run(pipe: Any, batch: Batch, method: Method) -> tuple[torch.Tensor, float, d
     with patched(pipe, method.patch) as handle, cached(pipe, method.cache):
         started = time.perf_counter()
         inputs = batch.inputs | {"latents": batch.inputs["latents"].clone()}
+        if method.sigmas is not None:
+            inputs["sigmas"] = list(method.sigmas)
         output = pipe(**inputs, num_inference_steps=method.steps, output_type="latent")
         seconds = time.perf_counter() - started
         latents = output.frames if isinstance(pipe, WanPipeline) else output.images
@@ -108,7 +112,7 @@ def interleaved_runs(pipe: Any, made: list[Batch], methods: list[Method]) -> dic
     """Every method on every batch, taking turns; the first batch is run once more beforehand to warm up."""
     outcomes = {method.name: Outcome() for method in methods}
     for method in methods:
-        run(pipe, made[0], replace(method, steps=min(method.steps, 5), patch=_short(method.patch)))
+        run(pipe, made[0], _short(method))
     for number, batch in enumerate(made):
         for method in methods if number % 2 == 0 else reversed(methods):
             latents, seconds, report = run(pipe, batch, method)
@@ -120,10 +124,15 @@ def interleaved_runs(pipe: Any, made: list[Batch], methods: list[Method]) -> dic
     return outcomes
 
 
-def _short(settings: dict[str, Any] | None) -> dict[str, Any] | None:
-    if settings and isinstance(settings.get("schedule"), list):
-        return settings | {"schedule": settings["schedule"][:5]}
-    return settings
+def _short(method: Method) -> Method:
+    """The same, of five steps at most."""
+    told, sigmas = method.patch, method.sigmas
+    if told and isinstance(told.get("schedule"), list):
+        sizes = told["schedule"]
+        told = told | {
+            "schedule": [*sizes[:4], sizes[-1]]
+        }  # one that skips ends with a skip, and does so here
+    return replace(method, steps=min(method.steps, 5), patch=told, sigmas=sigmas and sigmas[:5])
 
 
 @torch.no_grad()

@@ -3,8 +3,8 @@
     python benchmarks/embedded_caches.py --prompts 32 --out benchmarks/results/embedded_caches.json
 
 On the embedded FLUX, in one interleaved run: fewer steps; sizes alone, on a budget and in a fixed schedule that is fine at both
-ends; presets of `ddit_ext.calibrate`, which choose both; TeaCache's rule, alone and with sizes; each of diffusers' caches
-alone, and stacked on that fixed schedule or on a budget. A speed is the median over batches of the ratio to fixed p on the
+ends; presets of `ddit_ext.calibrate`, which choose both; TeaCache's rule, alone and with sizes; skipped steps that are
+forecast, with their controls; each of diffusers' caches alone, and stacked on that fixed schedule or on a budget. A speed is the median over batches of the ratio to fixed p on the
 same batch; fidelity is to the fixed-p sample of the same noise. Every method is compared with fewer steps of equal measured
 time, by interpolation, and every preset with all other methods: which of them are no slower and closer?
 
@@ -19,129 +19,38 @@ import json
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from _caches import Factory, magnitude_ratios, settings
+from _caches import magnitude_ratios, settings
+from _entries import (
+    CACHES,
+    CALIBRATED,
+    FEWER,
+    Entry,
+    both_together,
+    cached,
+    forecasting,
+    policies,
+    skipping,
+    steps_alone,
+)
 from _equal_time import Samples, above_line, beaten_by
-from _lines_plot import STACKED, plot_lines
+from _lines_plot import plot_lines
 from _rows import judge, table
 from _runs import Batch, Method, batches, interleaved_runs, run
 from _thresholds import both_ends
 from _timing import write_json
 from diffusers.utils import logging
 from embedded_calibrated import calibrated
-from embedded_frontier import SCALES, step_costs
+from embedded_frontier import step_costs
 
 import ddit_ext
 from ddit_ext import embedded
-from ddit_ext.policies import BudgetPolicy, TeaCachePolicy
 
 CALIBRATION_SEED, PROMPT_SEED = 8_000_000, 9_000_000
-FEWER, CALIBRATED = "fewer steps", "calibrated"
-CACHES = "cache"
-"""The group of methods that are diffusers' own, or stacked on ours: further lines, not ours."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A method, the line it is a point of, and about how much of the full run's time it takes."""
-
-    line: str
-    method: Method
-    share: float
-    group: str = "ours"
-
-
-def steps_alone(steps: int, targets: Sequence[float]) -> list[Entry]:
-    """Fixed p at fewer steps."""
-    counts = sorted({max(1, round(steps / target)) for target in targets} - {steps}, reverse=True)
-    return [Entry(FEWER, Method(f"fewer steps, {n}", n), n / steps) for n in counts]
-
-
-def policies(
-    model: embedded.Embedded, steps: int, seconds: dict[int, float], targets: Sequence[float]
-) -> list[Entry]:
-    """Sizes alone, at the full number of steps. A further policy is a further line here."""
-    costs = [seconds[scale] / seconds[1] for scale in SCALES[1:]]
-    entries = []
-    for target in targets:
-        made: dict[str, Any] = {"sizes, fine at both ends": both_ends(steps, seconds, target)}
-        if target < 0.95 / costs[-1]:
-            made["sizes, on a budget"] = BudgetPolicy(list(SCALES), costs, target, mixed="hold")
-        for line, schedule in made.items():
-            if schedule is not None:
-                told = {"adapter": model.adapter, "schedule": schedule}
-                entries.append(Entry(line, Method(f"{line}, {target:g}x", steps, told), 1 / target))
-    return entries
-
-
-def skipping(model: embedded.Embedded, steps: int) -> list[Entry]:
-    """TeaCache's rule, our policy: steps are skipped, or skipped and the others at 2p while little has changed."""
-    entries = []
-    for threshold, computed in ((0.07, 0.75), (0.1, 0.5), (0.15, 0.35), (0.2, 0.3), (0.3, 0.2)):
-        told = {"schedule": TeaCachePolicy(threshold)}
-        entries.append(
-            Entry("TeaCache's rule", Method(f"TeaCache's rule, {threshold:g}", steps, told), computed)
-        )
-    for threshold, coarse in ((0.06, 0.12), (0.1, 0.2)):
-        policy = TeaCachePolicy(threshold, SCALES[:2], (coarse,))
-        method = Method(
-            f"TeaCache's rule, {threshold:g}, at 2p below {coarse:g}",
-            steps,
-            {"adapter": model.adapter, "schedule": policy},
-        )
-        entries.append(Entry("TeaCache's rule" + STACKED, method, 0.3))
-    return entries
-
-
-def both_together(model: embedded.Embedded, presets: Sequence[ddit_ext.Preset]) -> list[Entry]:
-    """Presets: how many steps, and their sizes."""
-    return [
-        Entry(
-            CALIBRATED,
-            Method(
-                f"calibrated, {preset.target_speedup:g}x",
-                preset.steps,
-                {"adapter": model.adapter, "preset": preset},
-            ),
-            1 / preset.target_speedup,
-        )
-        for preset in presets
-    ]
-
-
-def cached(
-    model: embedded.Embedded,
-    steps: int,
-    seconds: dict[int, float],
-    caches: dict[str, dict[str, Factory]],
-    stack: float,
-) -> list[Entry]:
-    """Each cache alone at all its settings, and its careful ones on sizes of `stack` times the speed of p."""
-    entries = [
-        Entry(name, Method(f"{name}, {setting}", steps, cache=factory), 0.6, CACHES)
-        for name, made in caches.items()
-        for setting, factory in made.items()
-    ]
-    schedule = both_ends(steps, seconds, stack)
-    if schedule is None:
-        raise ValueError(f"--stack {stack:g}: steps at 2p are not fast enough for it")
-    costs = [seconds[scale] / seconds[1] for scale in SCALES[1:]]
-    fixed = {"adapter": model.adapter, "schedule": schedule}
-    # A size is entered with a full pass: a stay of one step would gain nothing.
-    budget = BudgetPolicy(list(SCALES), costs, stack, mixed="hold", min_stay=3)
-    for name, made in caches.items():
-        for setting, factory in list(made.items())[:-1]:
-            method = Method(f"{name}, {setting}, on fine at both ends, {stack:g}x", steps, fixed, factory)
-            entries.append(Entry(name + STACKED, method, 0.8 / stack, CACHES))
-    setting, factory = next(iter(caches["FirstBlockCache"].items()))
-    told = {"adapter": model.adapter, "schedule": budget}
-    method = Method(f"FirstBlockCache, {setting}, on a budget, {stack:g}x", steps, told, factory)
-    return [*entries, Entry("FirstBlockCache" + STACKED, method, 0.8 / stack, CACHES)]
 
 
 def find_presets(
@@ -243,6 +152,7 @@ def main() -> None:
         *steps_alone(steps, arguments.fewer),
         *policies(model, steps, seconds, arguments.sizes),
         *skipping(model, steps),
+        *forecasting(model, steps),
         *both_together(model, presets),
         *cached(model, steps, seconds, caches, arguments.stack),
     ]
