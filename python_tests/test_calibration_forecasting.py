@@ -3,6 +3,7 @@
 import pytest
 from test_calibration_search import COSTS, Model, search
 
+from ddit_ext import policies
 from ddit_ext.calibration import forecasting
 from ddit_ext.calibration.calibrate import _choose
 from ddit_ext.calibration.choices import Choice, coarse_first, cost, forecasts
@@ -33,52 +34,40 @@ def tried_by_forecast(looked):
 
 
 def test_where_the_computed_steps_are():
-    assert spread(12, 3, 6, []) == [1, 1, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1]
-    assert spread(10, 2, 4, []) == [1, 1, 0, 0, 0, 1, 0, 0, 0, 1]
-    assert spread(10, 2, 6, [(2, 3)]) == [1, 1, 0, 2, 0, 2, 0, 2, 0, 1]
-    assert spread(11, 2, 8, [(2, 3), (4, 2)]) == [1, 1, 0, 2, 2, 0, 2, 4, 0, 4, 1]
-    assert spread(4, 1, 2, []) == [1, 0, 0, 1]
+    assert spread(12, 6, 1.0) == [1, 0] * 6
+    assert spread(12, 5, 1.75) == policies.growing_gaps(12, 5, 1.75)
+    assert spread(10, 5, 1.0, [(2, 2)]) == [1, 0, 1, 0, 2, 0, 2, 0, 1, 0]
+    assert spread(12, 6, 1.0, [(2, 3), (4, 1)]) == [1, 0, 2, 0, 2, 0, 2, 0, 4, 0, 1, 0]
     # Of many fine ones five sevenths are before the coarse ones.
-    assert [size for size in spread(28, 3, 12, [(2, 5)]) if size] == [1] * 5 + [2] * 5 + [1] * 2
+    assert [size for size in spread(28, 12, 1.75, [(2, 5)]) if size] == [1] * 5 + [2] * 5 + [1] * 2
 
 
-@pytest.mark.parametrize("steps", [5, 12, 28, 50])
-def test_computed_steps_are_spread_evenly(steps):
-    for before in range(1, 4):
-        for computed in range(before + 1, steps):
-            taken = spread(steps, before, computed, [])
-            assert len(taken) == steps and steps - taken.count(0) == computed
-            assert taken[:before] == [1] * before and taken[-1] == 1
-            places = [step for step, size in enumerate(taken) if size][before - 1 :]
-            gaps = [later - earlier for earlier, later in zip(places, places[1:], strict=False)]
-            assert max(gaps) - min(gaps) <= 1
-
-
-@pytest.mark.parametrize("choice", [forecasts(28, 3, 11, 2), forecasts(28, 2, 16, 1, {2: 8, 4: 4})])
+@pytest.mark.parametrize("choice", [forecasts(28, 11, 2, 1.75), forecasts(28, 16, 1, 1.25, {2: 8, 4: 4})])
 @pytest.mark.parametrize("total", [1, 2, 3, 4, 7, 14, 27, 28, 29, 56])
 def test_a_run_of_another_length_has_the_same_shares(choice, total):
     taken = sizes(choice, total)
-    assert len(taken) == total and (taken[0], taken[-1]) == (1, 1)
+    computed = [size for size in taken if size]
+    assert len(taken) == total and (taken[0], computed[-1]) == (1, 1)
     assert abs((total - taken.count(0)) / total - choice.computed / 28) <= 2 / total
     for scale, count in choice.coarse.items():
         assert abs(taken.count(scale) / total - count / 28) <= 1 / total
 
 
 def test_a_schedule_serves_one_run_after_the_other():
-    schedule = forecasts(12, 3, 6, 2).schedule((1, 2, 4))
+    schedule = forecasts(12, 6, 2, 1.75).schedule((1, 2, 4))
     assert isinstance(schedule, Spread) and schedule.scales == (1,) and schedule.skips
-    assert sizes_of(schedule, 6) == spread(6, 2, 3, [])
-    assert sizes_of(schedule, 12) == spread(12, 3, 6, [])
+    assert sizes_of(schedule, 6) == spread(6, 3, 1.75)
+    assert sizes_of(schedule, 12) == spread(12, 6, 1.75)
     schedule.begin(0)  # a length that is not known
-    assert [schedule.decide(step, None) for step in range(14)] == [*spread(12, 3, 6, []), 1, 1]
-    assert forecasts(12, 3, 8, 2, {4: 3}).schedule((1, 2, 4)).scales == (1, 4)
+    assert [schedule.decide(step, None) for step in range(14)] == [*spread(12, 6, 1.75), 1, 1]
+    assert forecasts(12, 8, 2, 1.75, {4: 3}).schedule((1, 2, 4)).scales == (1, 4)
 
 
 def test_a_choice_knows_itself():
-    plain, mixed = forecasts(28, 3, 11, 2), forecasts(28, 2, 14, 1, {4: 2, 2: 6})
-    assert plain.words() == "28 steps, 11 computed at p, the others forecast (order 2, after 3 in a row)"
+    plain, mixed = forecasts(28, 11, 2, 1.75), forecasts(28, 14, 1, 1.25, {4: 2, 2: 6})
+    assert plain.words() == "28 steps, 11 computed at p, the others forecast (order 2, growth 1.75)"
     assert mixed.words() == (
-        "28 steps, 6 computed at p and 6 at 2p and 2 at 4p, the others forecast (order 1, after 2 in a row)"
+        "28 steps, 6 computed at p and 6 at 2p and 2 at 4p, the others forecast (order 1, growth 1.25)"
     )
     assert plain.fixed and not plain.fine and not plain.may_be_coarse and plain.scales() == (1,)
     assert mixed.fixed and mixed.may_be_coarse and mixed.scales() == (1, 2, 4)
@@ -91,7 +80,7 @@ def test_a_choice_knows_itself():
         assert Choice.from_dict(choice.to_dict()) == choice
 
 
-GOOD = {"before": 3, "computed": 11, "order": 2, "coarse": []}
+GOOD = {"computed": 11, "order": 2, "growth": 1.75, "coarse": []}
 
 
 @pytest.mark.parametrize(
@@ -99,10 +88,12 @@ GOOD = {"before": 3, "computed": 11, "order": 2, "coarse": []}
     [
         ({"order": 4}, ValueError, "order.*0 to 3, got 4"),
         ({"order": 1.5}, ValueError, "order.*1.5"),
-        ({"before": 0}, ValueError, "before.*at least 1, got 0"),
+        ({"growth": 0.5}, ValueError, "growth.*at least 1, got 0.5"),
+        ({"growth": 4.5}, ValueError, r"growth.*\[1, 4\], got 4.5"),
+        ({"growth": float("nan")}, ValueError, "growth.*nan"),
         ({"computed": 28}, ValueError, "computed.*less than 28.*got 28"),
-        ({"computed": 3}, ValueError, "computed.*more than 3 in a row.*got 3"),
-        ({"coarse": [[2, 8]]}, ValueError, r"computed.*more than 3 in a row and \[\[2, 8\]\], got 11"),
+        ({"computed": 1}, ValueError, "computed.*two at p.*got 1"),
+        ({"coarse": [[2, 10]]}, ValueError, r"computed.*two at p beside \[\[2, 10\]\], got 11"),
         ({"coarse": [[1, 2]]}, ValueError, "coarse scales"),
         ({"coarse": [[2]]}, ValueError, "pairs"),
         ({"more": 1}, TypeError, "more"),
@@ -118,13 +109,13 @@ def test_bad_data(change, error, text):
 def test_what_is_run_fits_the_time(target, idle):
     full = full_at(target, idle)
     for steps in (28, 20, 12):
-        choice = forecasting.fitted(full, steps, 3, 2)
+        choice = forecasting.fitted(full, steps, 2, 1.75)
         if choice is None:
             continue
         assert cost(choice, full.costs) <= 28 / target + 1e-9
         assert cost(choice, full.costs) + 1 - idle > 28 / target - 1e-9  # one more would not fit
-    assert forecasting.fitted(full, int(28 / target), 3, 2) is None  # all are computed
-    assert forecasting.fitted(full_at(20.0), 28, 3, 2) is None  # not even two are
+    assert forecasting.fitted(full, int(28 / target), 2, 1.75) is None  # all are computed
+    assert forecasting.fitted(full_at(20.0), 28, 2, 1.75) is None  # not even two are
 
 
 @pytest.mark.parametrize("target", [1.5, 2.0, 2.5, 4.0])
@@ -137,7 +128,7 @@ def test_forecast_steps_win_where_they_are_closest(target, order):
     assert chosen.speed == pytest.approx(chosen.predicted_speed)
     tried = tried_by_forecast(looked)
     assert len(tried) <= forecasting.MOST
-    assert {3, 2} <= {candidate.choice.before for candidate in tried}
+    assert {1.25, 1.75, 2.25} <= {candidate.choice.settings["growth"] for candidate in tried}
     assert any(candidate.choice.steps < 28 for candidate in tried)
     # Beside it fewer steps are told, measured as it was.
     assert any(candidate.choice.fine and candidate.runs == 2 for candidate in ended)
@@ -179,11 +170,11 @@ def test_a_skipped_step_that_takes_longer_than_it_was_timed():
     looked = Search(made, full)
     chosen = _choose(looked.go(), full)
     assert chosen.choice.kind == "forecasts" and chosen.reached
-    assert chosen.choice.computed < forecasting.fitted(full, 28, 3, 2).computed
+    assert chosen.choice.computed < forecasting.fitted(full, 28, 2, 1.75).computed
     assert any(not candidate.reached for candidate in tried_by_forecast(looked))
 
 
-@pytest.mark.parametrize("start", [forecasts(28, 3, 11, 2), forecasts(12, 2, 9, 1, {2: 3, 4: 2})])
+@pytest.mark.parametrize("start", [forecasts(28, 11, 2, 1.75), forecasts(12, 9, 1, 2.25, {2: 3, 4: 2})])
 def test_faster_gets_cheaper_until_nothing_is_left(start):
     costs, choice, seen = {0: 0.05, **COSTS}, start, 0
     while (nxt := forecasting.faster(choice, costs)) is not None:

@@ -85,6 +85,8 @@ def calibrate(
         seconds = meter.step_seconds(nominal)
         full = Full(nominal, [first, *[None] * (len(calls) - 1)], seconds, max(targets))
         _check_reach(full, device_name(device_of(pipe)))
+        if not full.few:
+            full.idle = meter.skipped_seconds(nominal)
         presets: dict[float, Preset] = {}
         for target in targets:
             bar.set_description_str(f"calibrating to {target:g}x")

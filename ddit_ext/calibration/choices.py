@@ -12,8 +12,8 @@ from .schedules import Spread, Stretches
 
 KINDS = ("coarse_first", "fine_ends", "thresholds", "budget", "skips", "forecasts")
 
-HIGHEST_ORDER = 3
-"""Of a forecast, as `patch` takes it."""
+HIGHEST_ORDER, MOST_GROWTH = 3, 4
+"""Of a forecast, as `patch` takes it; of the gaps, as `policies.growing_gaps` does."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,11 @@ class Choice:
                 step]}; each step's threshold follows from what is left of the time.
             skips: {"threshold", "coefficients", "protect_first", "protect_last"}, as in TeaCachePolicy, and "skipped":
                 about how many steps that skips. Those that are computed are at p.
-            forecasts: {"before": steps that are computed in a row, "computed": all that are, spread evenly between those
-                and the last step, "order" of the forecast of the others, "coarse": [[scale, steps], …] of the computed
-                ones, the finest first; the others of these are at p.
-            The last step of all of them is at p: what a coarse one gets wrong is in the picture.
+            forecasts: {"computed": steps that are, spread by `policies.growing_gaps` with "growth", "order" of the
+                forecast of the others, "coarse": [[scale, steps], …] of the computed ones, the finest first; the others
+                of these are at p.
+            The last step of all of them, or the last that is computed, is at p: what a coarse one gets wrong is in the
+            picture.
     """
 
     steps: int
@@ -74,7 +75,7 @@ class Choice:
 
     @property
     def before(self) -> int:
-        """Steps at p before the first coarse or skipped one of a fixed schedule."""
+        """Steps at p before the first coarse one of a fixed schedule."""
         return self.settings.get("before", 0)
 
     @property
@@ -99,7 +100,7 @@ class Choice:
             coarse = "".join(f" and {count} at {scale}p" for scale, count in self.coarse.items())
             return (
                 f"{self.steps} steps, {fine} computed at p{coarse}, the others forecast (order {self.forecast}, "
-                f"after {self.before} in a row)"
+                f"growth {self.settings['growth']:.3g})"
             )
         if self.fine:
             return f"{self.steps} steps at p"
@@ -118,7 +119,7 @@ class Choice:
     def schedule(self, scales: Sequence[int]) -> Any:
         """What `ddit_ext.patch(schedule=…)` is given; one with `scales` of its own brings them."""
         if self.kind == "forecasts":
-            return Spread(self.steps, self.before, self.computed, list(self.coarse.items()))
+            return Spread(self.steps, self.computed, self.settings["growth"], list(self.coarse.items()))
         if self.fixed:
             return 1 if self.fine else Stretches([(1, self.before), *self.coarse.items()])
         from .. import policies
@@ -242,22 +243,24 @@ def skips(
 
 
 def forecasts(
-    steps: int, before: int, computed: int, order: int, coarse: Mapping[int, int] | None = None
+    steps: int, computed: int, order: int, growth: float, coarse: Mapping[int, int] | None = None
 ) -> Choice:
-    """So many steps computed, the first `before` in a row and the others spread evenly, the rest forecast.
+    """So many steps computed, with gaps that grow, and the rest forecast.
 
-    Of the computed ones so many at each scale of `coarse`, the finest first, the rest at p: `before` and the last at
-    least.
+    Of the computed ones so many at each scale of `coarse`, the finest first, the rest at p: the first and last at least.
     """
     sizes = sorted(coarse_first(steps, coarse or {}).settings["first"])
     if _whole("order", order, 0) > HIGHEST_ORDER:
         raise ValueError(f"order must be a whole number of 0 to {HIGHEST_ORDER}, got {order!r}")
+    (growth,) = _numbers("growth", [growth], least=1)
+    if growth > MOST_GROWTH:
+        raise ValueError(f"growth must be in [1, {MOST_GROWTH}], got {growth!r}")
     fine = _whole("computed", computed) - sum(count for _, count in sizes)
-    if computed >= steps or fine <= _whole("before", before):
+    if computed >= steps or fine < 2:
         raise ValueError(
-            f"computed: expected less than {steps} steps, and more than {before} in a row and {sizes}, got {computed}"
+            f"computed: expected less than {steps} steps, and two at p beside {sizes}, got {computed}"
         )
-    settings = {"before": before, "computed": computed, "order": order, "coarse": sizes}
+    settings = {"computed": computed, "order": order, "growth": growth, "coarse": sizes}
     return Choice(steps, "forecasts", settings)
 
 

@@ -85,7 +85,7 @@ class Meter:
                 scales=tuple(getattr(schedule, "scales", self.scales)),
                 quantile=self.quantile,
                 schedule=schedule,
-                **({"forecast": forecast} if forecast else {}),
+                forecast=forecast,
             )
             handle.time_by(self._clock)
             try:
@@ -126,7 +126,7 @@ class Meter:
 
         It is not free: it embeds, projects out and takes a step of the sampler. None where steps can't be skipped.
         """
-        every_other = Spread(steps, 1, (steps + 2) // 2, ())
+        every_other = Spread(steps, (steps + 1) // 2, growth=1)
         try:
             done = self.run(0, every_other, steps, forecast=HIGHEST_ORDER, pictures=False)
         except NotImplementedError:  # a cache of diffusers, several ranks

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..patching.reuse import SKIP
+from ..policies import growing_gaps
 
 BOTH_ENDS = 5 / 7
 """The share of a run's fine steps that come before the coarse ones where it is fine at both ends: the closest order at
@@ -34,24 +35,25 @@ class Spread:
     needs_signal = False
     skips = True
 
-    def __init__(self, steps: int, before: int, computed: int, coarse: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, steps: int, computed: int, growth: float, coarse: Sequence[Sequence[int]] = ()
+    ) -> None:
         self.scales = tuple(sorted({1, *(scale for scale, _ in coarse)}))
-        self._made_for = steps, before, computed, tuple((scale, count) for scale, count in coarse)
+        self._made_for = steps, computed, growth, [(scale, count) for scale, count in coarse]
         self._sizes = spread(*self._made_for)
 
     def begin(self, total_steps: int) -> None:
         """A run of so many steps begins; 0: as many as it was made for."""
-        steps, before, computed, coarse = self._made_for
+        steps, computed, growth, coarse = self._made_for
         if total_steps and total_steps != steps:
             share = total_steps / steps
             fine = max(2, round((computed - sum(count for _, count in coarse)) * share))
-            coarse = tuple((scale, int(count * share)) for scale, count in coarse)
+            coarse = [(scale, int(count * share)) for scale, count in coarse]
             fine = min(fine, total_steps - sum(count for _, count in coarse))
             if fine < 2:  # too short to be fine at both ends
-                coarse, fine = (), total_steps
-            steps, before = total_steps, max(1, min(before, fine - 1))
-            computed = fine + sum(count for _, count in coarse)
-        self._sizes = spread(steps, before, computed, coarse)
+                coarse, fine = [], total_steps
+            steps, computed = total_steps, fine + sum(count for _, count in coarse)
+        self._sizes = spread(steps, computed, growth, coarse)
 
     def decide(self, step: int, scores: Any) -> int:
         """The size of a step; a run that goes on after its last is computed at 1."""
@@ -61,25 +63,17 @@ class Spread:
         return f"Spread({self._sizes})"
 
 
-def spread(steps: int, before: int, computed: int, coarse: Sequence[Sequence[int]]) -> list[int]:
+def spread(steps: int, computed: int, growth: float, coarse: Sequence[Sequence[int]] = ()) -> list[int]:
     """The size of each of `steps` steps, SKIP for one that is not computed.
 
-    The first `before` are computed, and of the others as many as make `computed`, evenly between, the last step among
-    them. In their order they are at 1, at each size of `coarse` ([[scale, steps], …]), and at 1 again: the first `before`
-    and the last one at least.
+    So many are computed, by `policies.growing_gaps`. In their order they are at 1, at each size of `coarse` ([[scale,
+    steps], …]), and at 1 again: the first and the last of them at least.
     """
     fine = computed - sum(count for _, count in coarse)
-    ahead = max(before, min(round(BOTH_ENDS * fine), fine - 1))
+    ahead = max(1, min(round(BOTH_ENDS * fine), fine - 1))
     sizes = [1] * ahead + [scale for scale, count in coarse for _ in range(count)] + [1] * (fine - ahead)
-    rest, later = steps - before, computed - before
-    places = [
-        *range(before),
-        *(before - 1 + (2 * i * rest + later) // (2 * later) for i in range(1, later + 1)),
-    ]
-    made = [SKIP] * steps
-    for place, size in zip(places, sizes, strict=True):
-        made[place] = size
-    return made
+    left = iter(sizes)
+    return [next(left) if taken else SKIP for taken in growing_gaps(steps, computed, growth)]
 
 
 def sizes_of(schedule: Any, total: int) -> list[int]:
