@@ -77,25 +77,25 @@ def skipping(model: embedded.Embedded, steps: int) -> list[Entry]:
 def forecasting(model: embedded.Embedded, steps: int) -> list[Entry]:
     """Skipped steps forecast between computed ones whose gaps grow; with controls for both halves of that.
 
-    Controls: evenly spread, the last features again in place of a line, and fewer steps where the computed ones are.
+    Controls: evenly spread, the whole line, the last features again in its place, and fewer steps where the computed ones are.
     """
     entries = []
     full = np.linspace(1, 1 / steps, steps)  # as FluxPipeline has them
     for share in (0.54, 0.39, 0.32, 0.25, 0.18):
         count = max(2, round(share * steps))
-        for line, growth, order in (
-            ("forecast", 1.75, 1),
-            ("forecast: none, used again", 1.75, 0),
-            ("forecast, evenly", 1.0, 1),
+        for line, growth, forecast in (
+            ("forecast", 1.75, 0.5),
+            ("forecast, whole line", 1.75, 1.0),
+            ("forecast: none, used again", 1.75, 0.0),
+            ("forecast, evenly", 1.0, 0.5),
         ):
-            schedule = growing_gaps(steps, count, growth)
-            method = Method(f"{line}, {count}", steps, {"schedule": schedule, "forecast": order})
-            entries.append(Entry(line, method, count / steps))
+            told = {"schedule": growing_gaps(steps, count, growth), "forecast": forecast}
+            entries.append(Entry(line, Method(f"{line}, {count}", steps, told), count / steps))
         places = tuple(full[np.flatnonzero(growing_gaps(steps, count))].tolist())
         line = "fewer steps, growing"
         entries.append(Entry(line, Method(f"{line}, {count}", count, sigmas=places), count / steps))
     stacked = late_coarse(steps)
-    told = {"adapter": model.adapter, "schedule": stacked, "forecast": 1}
+    told = {"adapter": model.adapter, "schedule": stacked, "forecast": 0.5}
     return [
         *entries,
         Entry("forecast" + STACKED, Method("forecast, later computed steps at 2p", steps, told), 0.25),

@@ -200,22 +200,6 @@ TEST(GrowingGaps, PlacesTheComputedSteps) {
   expect_error([] { ddit::growing_gaps(8, 4, std::nan("")); }, "growth must be in [1, 4]");
 }
 
-TEST(ExtrapolationWeights, GiveThePolynomialThroughTheValues) {
-  EXPECT_EQ(ddit::extrapolation_weights({0.7}, 0.5), std::vector<double>{1.0});
-  const auto cube = [](double x) { return 2.0 + x * (3.0 + x * (-5.0 + 7.0 * x)); };
-  const std::vector<double> levels{0.5, 0.62, 0.8, 0.95};
-  const std::vector<double> weights = ddit::extrapolation_weights(levels, 0.37);
-  double value = 0.0;
-  for (size_t i = 0; i < levels.size(); ++i) value += weights[i] * cube(levels[i]);
-  EXPECT_NEAR(value, cube(0.37), 1e-12);
-  const std::vector<double> line = ddit::extrapolation_weights({0.75, 1.0}, 0.5);
-  EXPECT_NEAR(line[0], 2.0, 1e-12);
-  EXPECT_NEAR(line[1], -1.0, 1e-12);
-  expect_error([] { ddit::extrapolation_weights({}, 0.5); }, "levels must hold one number at least");
-  expect_error([] { ddit::extrapolation_weights({0.5, 0.5}, 0.3); },
-               "levels must be finite and all different, got [0.5, 0.5]");
-}
-
 TEST(TeaCachePolicy, ShowsItsSumAndKeepsItWhereACallFails) {
   ddit::TeaCachePolicy policy(0.5, {1, 2}, {1.0}, {2.0, 0.0}, 1, 0);
   EXPECT_TRUE(policy.skips() && policy.needs_signal());

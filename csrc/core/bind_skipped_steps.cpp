@@ -1,4 +1,4 @@
-// growing_gaps and extrapolation_weights.
+// growing_gaps.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -15,14 +15,8 @@ void bind_skipped_steps(py::module_& module) {
              R"(A schedule of total_steps entries: `computed` of them 1, the others 0, skipped.
 
 The k-th computed step is at total_steps * (k / computed) ** growth, rounded, and after the one before. growth 1
-spreads them evenly; above it the gaps grow along the run. For patch(schedule=..., forecast=1).
+spreads them evenly; above it the gaps grow along the run. For patch(schedule=..., forecast=0.5).
 ValueError where computed is not in [1, total_steps] or growth not in [1, 4].)");
-
-  module.def(
-      "extrapolation_weights", &ddit::extrapolation_weights, py::arg("levels"), py::arg("at"),
-      R"(The weights of values seen at `levels`, whose sum is the value at `at` of the polynomial through them.
-
-ValueError where levels are none, not finite or not all different.)");
 }
 
 }  // namespace ddit_core

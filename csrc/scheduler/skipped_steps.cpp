@@ -27,21 +27,4 @@ std::vector<int64_t> growing_gaps(int64_t total_steps, int64_t computed, double 
   return schedule;
 }
 
-std::vector<double> extrapolation_weights(const std::vector<double>& levels, double at) {
-  const char* name = "extrapolation_weights";
-  check(name, !levels.empty(), "levels must hold one number at least, got []");
-  check(name, std::isfinite(at), "at must be finite, got ", at);
-  std::vector<double> weights(levels.size(), 1.0);
-  for (size_t i = 0; i < levels.size(); ++i) {
-    for (size_t j = 0; j < levels.size(); ++j) {
-      if (i == j) continue;
-      const double apart = levels[i] - levels[j];
-      check(name, std::isfinite(apart) && apart != 0.0, "levels must be finite and all different, got ",
-            show(levels));
-      weights[i] *= (at - levels[j]) / apart;
-    }
-  }
-  return weights;
-}
-
 }  // namespace ddit

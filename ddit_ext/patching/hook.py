@@ -47,7 +47,7 @@ class PatchHook:
         check: RunCheck | None = None,
         target_speedup: float | None = None,
         full_steps: int | None = None,
-        forecast: int = 0,
+        forecast: float = 0.0,
     ) -> None:
         self.parts = list(parts)
         self.part = parts[0]  # of the transformer that is called

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .._core import extrapolation_weights
 from ..models import blocks
 from .parts import Part
 
@@ -36,12 +35,12 @@ class BlockReuse:
 
     Their `scale` is the one of the skipped steps after them: tokens are of the same number.
 
-    order: 0 adds the last of them again; n lays a polynomial of degree n in the noise level through the last n + 1
-    (fewer, until there are so many of one size) and adds its value.
+    forecast: 0 adds the last of them again; 1 adds where the line through the last two of one size has come to, over
+    the noise level; a share between follows so much of the line's slope.
     """
 
-    def __init__(self, order: int = 0) -> None:
-        self.order = order
+    def __init__(self, forecast: float = 0.0) -> None:
+        self.forecast = forecast
         self.scale = 1
         self.level = 0.0
         """The noise level of the step under way; to be set at each."""
@@ -60,7 +59,7 @@ class BlockReuse:
         """A step that is computed begins: what it makes useless of those before is freed."""
         if (part.name, scale) != (self._part, self.scale):
             self.clear()
-        while len(self._steps) > self.order:
+        while len(self._steps) > (1 if self.forecast else 0):
             self._steps.pop()
         self._part, self.scale = part.name, scale
         self._steps.appendleft((self.level, {}))
@@ -75,7 +74,7 @@ class BlockReuse:
         """Inside, call `number` of the step under way leaves out the blocks, or is seen."""
         transformer, names = part.steering.transformer, part.steering.BLOCKS
         if skipped:
-            with blocks.left_out(transformer, names, self._forecast(number)):
+            with blocks.left_out(transformer, names, self._forecasted(number)):
                 yield
             return
         after, watching = blocks.seen(transformer, names)
@@ -84,21 +83,16 @@ class BlockReuse:
         if after.added is not None:
             self._steps[0][1][number] = after.added
 
-    def _forecast(self, call: int) -> Tensor:
-        """What the blocks would add at the level of the step under way, in the dtype in which it is kept."""
-        known: dict[float, Tensor] = {}
-        for level, added in self._steps:
-            if call not in added:
-                break
-            known.setdefault(level, added[call])  # a sampler may call a model twice at one level
-        if len(known) == 1:
-            return next(iter(known.values()))
-        total: Tensor | None = None
-        weights = extrapolation_weights(list(known), self.level)
-        for weight, added in zip(weights, known.values(), strict=True):  # in float32: the weights are large
-            total = added.float() * weight if total is None else total.add_(added, alpha=weight)
-        assert total is not None
-        return total.to(self._steps[0][1][call].dtype)
+    def _forecasted(self, call: int) -> Tensor:
+        """What the blocks would add at the level of the step under way."""
+        (newest, last), *before = [(level, added[call]) for level, added in self._steps if call in added]
+        # A sampler may call a model twice at one level, through which there is no line.
+        before = [(level, added) for level, added in before if level != newest]
+        if not before:
+            return last
+        level, older = before[0]
+        reach = self.forecast * (self.level - newest) / (newest - level)
+        return torch.lerp(older.float(), last.float(), 1 + reach).to(last.dtype)
 
 
 class InputChange:
