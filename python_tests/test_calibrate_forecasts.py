@@ -59,7 +59,7 @@ def test_on_a_pipeline(pipe, target):
     for candidate in tried:
         assert candidate.speed == pytest.approx(candidate.predicted_speed) and candidate.reached
         assert candidate.choice.words() in preset.table()
-    assert {candidate.choice.forecast for candidate in tried} >= {1, 2}
+    assert {candidate.choice.forecast for candidate in tried} >= {0.5, 0.75}
     assert any(candidate.choice.coarse for candidate in tried) == (target >= forecasting.SPARSE)
     assert [candidate.runs for candidate in tried].count(1) == len(
         tried
@@ -105,7 +105,7 @@ def test_wan(kind, guidance):
         assert also in ((0, 1) if kind == "two" else (0,))
 
 
-@pytest.mark.parametrize("choice", [forecasts(12, 6, 2, 1.75), forecasts(12, 7, 1, 1.25, {2: 3})])
+@pytest.mark.parametrize("choice", [forecasts(12, 6, 0.75, 1.75), forecasts(12, 7, 0.5, 1.25, {2: 3})])
 def test_a_preset_and_its_file_run_as_calibrated(pipe, choice, tmp_path):
     call = make_call(**SIZE, steps=12)
     sizes = spread(12, choice.computed, choice.settings["growth"], list(choice.coarse.items()))
@@ -119,43 +119,43 @@ def test_a_preset_and_its_file_run_as_calibrated(pipe, choice, tmp_path):
         assert sizes_of(handle) == sizes
         handle.unpatch()
     handle = ddit_ext.patch(pipe, schedule=sizes)
-    assert not torch.equal(run(pipe, call), expected)  # the order of the forecast matters
+    assert not torch.equal(run(pipe, call), expected)  # it matters what is forecast
 
 
 @pytest.mark.parametrize("given", [False, True])
 def test_a_preset_that_forecasts_at_p_needs_no_adapter(pipe, given):
-    choice, made_with = forecasts(12, 6, 2, 1.75), Adapter.create(pipe.transformer, rank=2)
+    choice, made_with = forecasts(12, 6, 0.75, 1.75), Adapter.create(pipe.transformer, rank=2)
     preset = make_preset(pipe, choice, adapter=made_with, grid=(1, 4, 4), picture=(16, 16))
     other = Adapter.create(pipe.transformer, rank=2, seed=1) if given else None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ddit_ext.patch(pipe, other, preset=preset).unpatch()
-    coarse = make_preset(pipe, forecasts(12, 7, 1, 1.25, {2: 3}), adapter=made_with)
+    coarse = make_preset(pipe, forecasts(12, 7, 0.5, 1.25, {2: 3}), adapter=made_with)
     with pytest.raises(PresetError, match="made with the adapter"):
         ddit_ext.patch(pipe, other, preset=coarse)
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_what_a_preset_says_can_not_be_said_twice(pipe, order):
-    for choice in (forecasts(12, 6, 2, 1.75), None):
-        with pytest.raises(ValueError, match=f"preset or forecast, not both.*got forecast={order}"):
-            ddit_ext.patch(pipe, preset=make_preset(pipe, choice), forecast=order)
+@pytest.mark.parametrize("share", [0.5, 1])
+def test_what_a_preset_says_can_not_be_said_twice(pipe, share):
+    for choice in (forecasts(12, 6, 0.75, 1.75), None):
+        with pytest.raises(ValueError, match=f"preset or forecast, not both.*got forecast={share}"):
+            ddit_ext.patch(pipe, preset=make_preset(pipe, choice), forecast=share)
     assert not pipe.transformer._forward_pre_hooks
 
 
 def test_the_file(pipe, tmp_path):
-    preset = make_preset(pipe, forecasts(28, 14, 1, 1.25, {4: 2, 2: 6}), step_seconds={0: 0.001, 1: 0.05})
+    preset = make_preset(pipe, forecasts(28, 14, 0.5, 1.25, {4: 2, 2: 6}), step_seconds={0: 0.001, 1: 0.05})
     path = preset.save(tmp_path / "preset.json")
     data = json.loads(path.read_text())
     assert data["format_version"] == 3 and Preset.load(path) == preset
-    data["choice"]["settings"]["order"] = 9
+    data["choice"]["settings"]["forecast"] = 9
     path.write_text(json.dumps(data))
-    with pytest.raises(PresetError, match="order.*0 to 3, got 9"):
+    with pytest.raises(PresetError, match=r"forecast.*\[0, 1\], got 9"):
         Preset.load(path)
 
 
 def test_words_and_page(pipe, tmp_path):
-    choice = forecasts(12, 6, 2, 1.75)
+    choice = forecasts(12, 6, 0.75, 1.75)
     made = make_preset(pipe)
     candidates = (*made.candidates, made.candidates[0].__class__(choice, 1.9, 2.0, 32.8, 2, True))
     preset = make_preset(

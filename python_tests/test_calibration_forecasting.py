@@ -11,16 +11,17 @@ from ddit_ext.calibration.schedules import Spread, sizes_of, spread
 from ddit_ext.calibration.search import Full, Search
 
 WRONG = {1: 0, 2: 20, 4: 40}
+TRIED = [0.25, 0.5, 0.75, 1.0]
 
 
 def sizes(choice, total=None):
     return sizes_of(choice.schedule((1, 2, 4)), total or choice.steps)
 
 
-def model(orders, idle=0.05, fewer=40, wrong=WRONG, **settings):
-    """A machine and a model whose skipped steps take `idle` and go wrong by `orders`."""
+def model(shares, idle=0.05, fewer=40, wrong=WRONG, **settings):
+    """A machine and a model whose skipped steps take `idle` and go wrong by `shares`."""
     made = Model(COSTS, wrong, fewer, 28, **settings)
-    made.idle, made.forecasts = idle, orders
+    made.idle, made.forecasts = idle, shares
     return made
 
 
@@ -42,7 +43,9 @@ def test_where_the_computed_steps_are():
     assert [size for size in spread(28, 12, 1.75, [(2, 5)]) if size] == [1] * 5 + [2] * 5 + [1] * 2
 
 
-@pytest.mark.parametrize("choice", [forecasts(28, 11, 2, 1.75), forecasts(28, 16, 1, 1.25, {2: 8, 4: 4})])
+@pytest.mark.parametrize(
+    "choice", [forecasts(28, 11, 0.75, 1.75), forecasts(28, 16, 0.5, 1.25, {2: 8, 4: 4})]
+)
 @pytest.mark.parametrize("total", [1, 2, 3, 4, 7, 14, 27, 28, 29, 56])
 def test_a_run_of_another_length_has_the_same_shares(choice, total):
     taken = sizes(choice, total)
@@ -54,24 +57,24 @@ def test_a_run_of_another_length_has_the_same_shares(choice, total):
 
 
 def test_a_schedule_serves_one_run_after_the_other():
-    schedule = forecasts(12, 6, 2, 1.75).schedule((1, 2, 4))
+    schedule = forecasts(12, 6, 0.75, 1.75).schedule((1, 2, 4))
     assert isinstance(schedule, Spread) and schedule.scales == (1,) and schedule.skips
     assert sizes_of(schedule, 6) == spread(6, 3, 1.75)
     assert sizes_of(schedule, 12) == spread(12, 6, 1.75)
     schedule.begin(0)  # a length that is not known
     assert [schedule.decide(step, None) for step in range(14)] == [*spread(12, 6, 1.75), 1, 1]
-    assert forecasts(12, 8, 2, 1.75, {4: 3}).schedule((1, 2, 4)).scales == (1, 4)
+    assert forecasts(12, 8, 0.75, 1.75, {4: 3}).schedule((1, 2, 4)).scales == (1, 4)
 
 
 def test_a_choice_knows_itself():
-    plain, mixed = forecasts(28, 11, 2, 1.75), forecasts(28, 14, 1, 1.25, {4: 2, 2: 6})
-    assert plain.words() == "28 steps, 11 computed at p, the others forecast (order 2, growth 1.75)"
+    plain, mixed = forecasts(28, 11, 0.75, 1.75), forecasts(28, 14, 0.5, 1.25, {4: 2, 2: 6})
+    assert plain.words() == "28 steps, 11 computed at p, the others forecast (0.75 of the line, growth 1.75)"
     assert mixed.words() == (
-        "28 steps, 6 computed at p and 6 at 2p and 2 at 4p, the others forecast (order 1, growth 1.25)"
+        "28 steps, 6 computed at p and 6 at 2p and 2 at 4p, the others forecast (0.5 of the line, growth 1.25)"
     )
     assert plain.fixed and not plain.fine and not plain.may_be_coarse and plain.scales() == (1,)
     assert mixed.fixed and mixed.may_be_coarse and mixed.scales() == (1, 2, 4)
-    assert (plain.forecast, plain.computed, mixed.coarse) == (2, 11, {2: 6, 4: 2})
+    assert (plain.forecast, plain.computed, mixed.coarse) == (0.75, 11, {2: 6, 4: 2})
     assert (coarse_first(14, {}).forecast, coarse_first(14, {}).computed) == (0, 14)
     costs = {0: 0.05, **COSTS}
     assert cost(plain, costs) == pytest.approx(11 + 17 * 0.05)
@@ -80,14 +83,15 @@ def test_a_choice_knows_itself():
         assert Choice.from_dict(choice.to_dict()) == choice
 
 
-GOOD = {"computed": 11, "order": 2, "growth": 1.75, "coarse": []}
+GOOD = {"computed": 11, "forecast": 0.75, "growth": 1.75, "coarse": []}
 
 
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        ({"order": 4}, ValueError, "order.*0 to 3, got 4"),
-        ({"order": 1.5}, ValueError, "order.*1.5"),
+        ({"forecast": 1.5}, ValueError, r"forecast.*\[0, 1\], got 1.5"),
+        ({"forecast": -0.1}, ValueError, "forecast.*-0.1"),
+        ({"forecast": True}, ValueError, "forecast.*True"),
         ({"growth": 0.5}, ValueError, "growth.*at least 1, got 0.5"),
         ({"growth": 4.5}, ValueError, r"growth.*\[1, 4\], got 4.5"),
         ({"growth": float("nan")}, ValueError, "growth.*nan"),
@@ -109,51 +113,51 @@ def test_bad_data(change, error, text):
 def test_what_is_run_fits_the_time(target, idle):
     full = full_at(target, idle)
     for steps in (28, 20, 12):
-        choice = forecasting.fitted(full, steps, 2, 1.75)
+        choice = forecasting.fitted(full, steps, 0.5, 1.75)
         if choice is None:
             continue
         assert cost(choice, full.costs) <= 28 / target + 1e-9
         assert cost(choice, full.costs) + 1 - idle > 28 / target - 1e-9  # one more would not fit
-    assert forecasting.fitted(full, int(28 / target), 2, 1.75) is None  # all are computed
-    assert forecasting.fitted(full_at(20.0), 28, 2, 1.75) is None  # not even two are
+    assert forecasting.fitted(full, int(28 / target), 0.5, 1.75) is None  # all are computed
+    assert forecasting.fitted(full_at(20.0), 28, 0.5, 1.75) is None  # not even two are
 
 
 @pytest.mark.parametrize("target", [1.5, 2.0, 2.5, 4.0])
-@pytest.mark.parametrize("order", [0, 1, 2, 3])
-def test_forecast_steps_win_where_they_are_closest(target, order):
-    errors = {other: 0.01 + 0.1 * abs(other - order) for other in range(4)}
+@pytest.mark.parametrize("share", TRIED)
+def test_forecast_steps_win_where_they_are_closest(target, share):
+    errors = {other: 0.01 + 0.4 * abs(other - share) for other in TRIED}
     looked, ended, chosen = search(model(errors), target)
-    assert chosen.choice.kind == "forecasts" and chosen.choice.forecast == order
+    assert chosen.choice.kind == "forecasts" and chosen.choice.forecast == share
     assert chosen in ended and chosen.reached and chosen.runs == 2
     assert chosen.speed == pytest.approx(chosen.predicted_speed)
     tried = tried_by_forecast(looked)
     assert len(tried) <= forecasting.MOST
-    assert {1.25, 1.75, 2.25} <= {candidate.choice.settings["growth"] for candidate in tried}
+    assert {1.5, 1.75, 2.0} <= {candidate.choice.settings["growth"] for candidate in tried}
     assert any(candidate.choice.steps < 28 for candidate in tried)
     # Beside it fewer steps are told, measured as it was.
     assert any(candidate.choice.fine and candidate.runs == 2 for candidate in ended)
 
 
 def test_fewer_steps_where_skipped_ones_would_take_up_the_time():
-    looked, _, _ = search(model({1: 0.2, 2: 0.1, 3: 0.3}, idle=0.2), 5.0)
+    looked, _, _ = search(model(dict.fromkeys(TRIED, 0.1), idle=0.2), 5.0)
     tried = tried_by_forecast(looked)
     assert len(tried) > 2 and all(candidate.choice.steps < 28 for candidate in tried)
     assert tried[0].choice.computed == 2 and any(candidate.choice.computed > 2 for candidate in tried)
 
 
 def test_forecast_steps_that_go_wrong_are_not_chosen():
-    looked, _, chosen = search(model(dict.fromkeys(range(4), 60)), 2.0)
+    looked, _, chosen = search(model(dict.fromkeys(TRIED, 60)), 2.0)
     assert tried_by_forecast(looked) and chosen.choice.fine
 
 
 def test_fewer_steps_are_forecast_where_long_gaps_go_wrong():
-    _, _, chosen = search(model(dict.fromkeys(range(4), 3), fewer=1), 2.0)
+    _, _, chosen = search(model(dict.fromkeys(TRIED, 3), fewer=1), 2.0)
     assert chosen.choice.steps < 28
 
 
 @pytest.mark.parametrize(("target", "sizes"), [(2.0, 0), (3.0, 2)])
 def test_coarse_steps_between_are_tried_where_few_can_be_computed(target, sizes):
-    looked, _, chosen = search(model(dict.fromkeys(range(4), 0.2), wrong={1: 0, 2: 0.2, 4: 0.5}), target)
+    looked, _, chosen = search(model(dict.fromkeys(TRIED, 0.2), wrong={1: 0, 2: 0.2, 4: 0.5}), target)
     coarse = [candidate for candidate in tried_by_forecast(looked) if candidate.choice.coarse]
     assert len(coarse) == sizes
     fitting = {c.choice.steps: c.choice.computed for c in tried_by_forecast(looked) if not c.choice.coarse}
@@ -164,17 +168,17 @@ def test_coarse_steps_between_are_tried_where_few_can_be_computed(target, sizes)
 
 
 def test_a_skipped_step_that_takes_longer_than_it_was_timed():
-    made = model({1: 0.2, 2: 0.1, 3: 0.3}, idle=0.15)
+    made = model(dict.fromkeys(TRIED, 0.1), idle=0.15)
     first = made.run(0, 1, 28)
     full = Full(28, [first, None], dict(COSTS), 2.0, idle=0.05)
     looked = Search(made, full)
     chosen = _choose(looked.go(), full)
     assert chosen.choice.kind == "forecasts" and chosen.reached
-    assert chosen.choice.computed < forecasting.fitted(full, 28, 2, 1.75).computed
+    assert chosen.choice.computed < forecasting.fitted(full, 28, 0.5, 1.75).computed
     assert any(not candidate.reached for candidate in tried_by_forecast(looked))
 
 
-@pytest.mark.parametrize("start", [forecasts(28, 11, 2, 1.75), forecasts(12, 9, 1, 2.25, {2: 3, 4: 2})])
+@pytest.mark.parametrize("start", [forecasts(28, 11, 0.75, 1.75), forecasts(12, 9, 0.5, 2.25, {2: 3, 4: 2})])
 def test_faster_gets_cheaper_until_nothing_is_left(start):
     costs, choice, seen = {0: 0.05, **COSTS}, start, 0
     while (nxt := forecasting.faster(choice, costs)) is not None:

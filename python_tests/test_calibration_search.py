@@ -17,7 +17,7 @@ class Model:
     fewer: error that leaving out steps adds; place: factor of `wrong` from how much of the run is over, 0 to 1.
     skipped: seconds of a skipped step and the error that it adds; None: steps can't be skipped. The input changes by
     1 a step of the full run, and by `drift` more after a skipped one. idle: of a skipped step, as it was timed; None: it
-    was not. forecasts: {order: error that a forecast step adds for each step since the last computed one}.
+    was not. forecasts: {forecast: error that a forecast step adds for each step since the last computed one}.
     """
 
     scales = SCALES

@@ -12,8 +12,8 @@ from .schedules import Spread, Stretches
 
 KINDS = ("coarse_first", "fine_ends", "thresholds", "budget", "skips", "forecasts")
 
-HIGHEST_ORDER, MOST_GROWTH = 3, 4
-"""Of a forecast, as `patch` takes it; of the gaps, as `policies.growing_gaps` does."""
+MOST_GROWTH = 4
+"""Of the gaps between computed steps, as `policies.growing_gaps` takes it."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Choice:
                 step]}; each step's threshold follows from what is left of the time.
             skips: {"threshold", "coefficients", "protect_first", "protect_last"}, as in TeaCachePolicy, and "skipped":
                 about how many steps that skips. Those that are computed are at p.
-            forecasts: {"computed": steps that are, spread by `policies.growing_gaps` with "growth", "order" of the
-                forecast of the others, "coarse": [[scale, steps], …] of the computed ones, the finest first; the others
-                of these are at p.
+            forecasts: {"computed": steps that are, spread by `policies.growing_gaps` with "growth", "forecast" of the
+                others as for `patch`, "coarse": [[scale, steps], …] of the computed ones, the finest first; the others of
+                these are at p.
             The last step of all of them, or the last that is computed, is at p: what a coarse one gets wrong is in the
             picture.
     """
@@ -69,9 +69,9 @@ class Choice:
         return self.settings.get("computed", self.steps)
 
     @property
-    def forecast(self) -> int:
-        """The order by which skipped steps are made from computed ones; 0: the last one again."""
-        return self.settings.get("order", 0)
+    def forecast(self) -> float:
+        """How skipped steps follow from computed ones, as `patch` takes it; 0: the last one again."""
+        return self.settings.get("forecast", 0.0)
 
     @property
     def before(self) -> int:
@@ -99,7 +99,7 @@ class Choice:
             fine = self.computed - sum(self.coarse.values())
             coarse = "".join(f" and {count} at {scale}p" for scale, count in self.coarse.items())
             return (
-                f"{self.steps} steps, {fine} computed at p{coarse}, the others forecast (order {self.forecast}, "
+                f"{self.steps} steps, {fine} computed at p{coarse}, the others forecast ({self.forecast:.3g} of the line, "
                 f"growth {self.settings['growth']:.3g})"
             )
         if self.fine:
@@ -243,24 +243,23 @@ def skips(
 
 
 def forecasts(
-    steps: int, computed: int, order: int, growth: float, coarse: Mapping[int, int] | None = None
+    steps: int, computed: int, forecast: float, growth: float, coarse: Mapping[int, int] | None = None
 ) -> Choice:
     """So many steps computed, with gaps that grow, and the rest forecast.
 
     Of the computed ones so many at each scale of `coarse`, the finest first, the rest at p: the first and last at least.
     """
     sizes = sorted(coarse_first(steps, coarse or {}).settings["first"])
-    if _whole("order", order, 0) > HIGHEST_ORDER:
-        raise ValueError(f"order must be a whole number of 0 to {HIGHEST_ORDER}, got {order!r}")
-    (growth,) = _numbers("growth", [growth], least=1)
-    if growth > MOST_GROWTH:
-        raise ValueError(f"growth must be in [1, {MOST_GROWTH}], got {growth!r}")
+    (forecast,), (growth,) = _numbers("forecast", [forecast]), _numbers("growth", [growth], least=1)
+    for name, value, limits in (("forecast", forecast, (0, 1)), ("growth", growth, (1, MOST_GROWTH))):
+        if value > limits[1]:
+            raise ValueError(f"{name} must be in {list(limits)}, got {value!r}")
     fine = _whole("computed", computed) - sum(count for _, count in sizes)
     if computed >= steps or fine < 2:
         raise ValueError(
             f"computed: expected less than {steps} steps, and two at p beside {sizes}, got {computed}"
         )
-    settings = {"computed": computed, "order": order, "growth": growth, "coarse": sizes}
+    settings = {"computed": computed, "forecast": forecast, "growth": growth, "coarse": sizes}
     return Choice(steps, "forecasts", settings)
 
 

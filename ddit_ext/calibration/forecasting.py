@@ -12,20 +12,14 @@ if TYPE_CHECKING:
     from .preset import Candidate
     from .search import Full
 
-MOST = 10
+MOST = 11
 """So many are run for a target, at most."""
 
-GROWTH = 1.75
-"""Of the gaps at first, as `policies.growing_gaps` has it by itself: what the blocks add changes most in the first steps."""
+GROWTHS, SHARES = (1.5, 2.0), (0.5, 0.75)
+"""Of the gaps, and of the line through the last two computed steps that a forecast follows: each with each at first."""
 
-OTHER_GROWTHS = 1.25, 2.25
-"""What is tried beside it."""
-
-ORDERS = 1, 2
-"""Orders of the forecast that are tried at first: a line and a parabola."""
-
-BEYOND = {2: 3, 1: 0}
-"""What is tried where one of them is the better one."""
+NEAR = 0.25
+"""So far apart are growths and shares that are tried next."""
 
 SPARSE = 3
 """From this target on few steps can be computed at p, and some are tried coarse, so that more of them are computed."""
@@ -44,14 +38,15 @@ def by_forecast(full: Full, screen: Callable[[Choice], Candidate]) -> list[Candi
             if choice is not None and repr(choice) not in tried and len(tried) < MOST:
                 tried[repr(choice)] = screen(choice)
 
-    run(fitted(full, _most_steps(full), order, GROWTH) for order in ORDERS)
-    for vary in (_growths, _fewer_steps, _near, _orders, _coarse) if tried else ():
+    steps = _most_steps(full)
+    run(fitted(full, steps, share, growth) for growth in GROWTHS for share in SHARES)
+    for vary in (_growths, _shares, _fewer_steps, _coarse) if tried else ():
         run(vary(full, max(tried.values(), key=lambda candidate: candidate.psnr).choice))
     return list(tried.values())
 
 
 def fitted(
-    full: Full, steps: int, order: int, growth: float, coarse: Mapping[int, int] | None = None
+    full: Full, steps: int, share: float, growth: float, coarse: Mapping[int, int] | None = None
 ) -> Choice | None:
     """With as many steps computed at p as the time allows beside the coarse ones; None where they are not two, or all."""
     coarse, costs = coarse or {}, full.costs
@@ -60,12 +55,12 @@ def fitted(
     fine = computed_in_time(steps - some, afford, costs[1], costs[0])
     if fine < 2 or fine + some >= steps:
         return None
-    return forecasts(steps, fine + some, order, growth, coarse)
+    return forecasts(steps, fine + some, share, growth, coarse)
 
 
 def _most_steps(full: Full) -> int:
     """The full run's, or where skipped steps alone would take up the time, as many as leave enough for two others."""
-    return next((steps for steps in range(full.steps, 2, -1) if fitted(full, steps, 0, GROWTH)), full.steps)
+    return next((steps for steps in range(full.steps, 2, -1) if fitted(full, steps, 0.0, 1.0)), full.steps)
 
 
 def faster(choice: Choice, costs: Mapping[int, float]) -> Choice | None:
@@ -85,24 +80,19 @@ def faster(choice: Choice, costs: Mapping[int, float]) -> Choice | None:
 
 def _growths(full: Full, best: Choice) -> Found:
     """Gaps that grow less, and more."""
-    return [fitted(full, best.steps, best.forecast, growth) for growth in OTHER_GROWTHS]
+    growth = best.settings["growth"]
+    return [fitted(full, best.steps, best.forecast, near) for near in (growth - NEAR, growth + NEAR)]
+
+
+def _shares(full: Full, best: Choice) -> Found:
+    """Less of the line, and more."""
+    near = (best.forecast - NEAR, best.forecast + NEAR)
+    return [fitted(full, best.steps, share, best.settings["growth"]) for share in near]
 
 
 def _fewer_steps(full: Full, best: Choice) -> Found:
     """Half of the way to as many steps as are computed."""
     return [_with(full, best, steps=(best.steps + best.computed) // 2)]
-
-
-def _near(full: Full, best: Choice) -> Found:
-    """A quarter of that way more and fewer."""
-    reach = max(1, (full.steps - best.computed) // 4)
-    near = (best.steps - reach, best.steps + reach)
-    return [_with(full, best, steps=steps) for steps in near if steps <= full.steps]
-
-
-def _orders(full: Full, best: Choice) -> Found:
-    """A higher order where the higher one was better, and a lower one where the lower was."""
-    return [fitted(full, best.steps, BEYOND[best.forecast], best.settings["growth"])]
 
 
 def _coarse(full: Full, best: Choice) -> Found:
@@ -123,5 +113,5 @@ def _coarse(full: Full, best: Choice) -> Found:
 def _with(
     full: Full, best: Choice, steps: int | None = None, coarse: Mapping[int, int] | None = None
 ) -> Choice | None:
-    """The same order and growth with another number of steps, or with coarse steps."""
+    """The same forecast and growth with another number of steps, or with coarse steps."""
     return fitted(full, steps or best.steps, best.forecast, best.settings["growth"], coarse)

@@ -15,7 +15,6 @@ import torch
 from ..multiscale import Adapter
 from ..patching import patch
 from ..patching.reuse import SKIP
-from .choices import HIGHEST_ORDER
 from .pictures import as_uint8
 from .schedules import Spread
 
@@ -68,7 +67,7 @@ class Meter:
         self._seed, self._clock, self._ran = seed, clock, ran
 
     def run(
-        self, number: int, schedule: Any, steps: int | None, *, forecast: int = 0, pictures: bool = True
+        self, number: int, schedule: Any, steps: int | None, *, forecast: float = 0.0, pictures: bool = True
     ) -> Measured:
         """Call `number` with `schedule` and `forecast` as for `patch`; steps: num_inference_steps, None: the call's own
         default."""
@@ -128,7 +127,7 @@ class Meter:
         """
         every_other = Spread(steps, (steps + 1) // 2, growth=1)
         try:
-            done = self.run(0, every_other, steps, forecast=HIGHEST_ORDER, pictures=False)
+            done = self.run(0, every_other, steps, forecast=1.0, pictures=False)
         except NotImplementedError:  # a cache of diffusers, several ranks
             return None
         idle = [step["seconds"] for step in done.steps if step["scale"] == SKIP]

@@ -187,7 +187,7 @@ def unpatch(pipe: Any) -> None:
 
 
 def _alone(
-    preset: Any, target_speedup: Any, schedule: Any, batch: str, threshold: Any, forecast: int
+    preset: Any, target_speedup: Any, schedule: Any, batch: str, threshold: Any, forecast: float
 ) -> None:
     """ValueError where what a preset or a target decides is given beside it."""
     name = "preset" if preset is not None else "target_speedup"
