@@ -3,14 +3,14 @@
 import pytest
 
 from ddit_ext.calibration import plan
-from ddit_ext.calibration.choices import Choice, Stretches, coarse_first, cost, fine_ends
+from ddit_ext.calibration.choices import Choice, coarse_first, cost, fine_ends
+from ddit_ext.calibration.schedules import Stretches, sizes_of
 
 COSTS = {1: 1.0, 2: 0.4, 4: 0.2}
 
 
 def sizes(choice):
-    schedule = choice.schedule((1, 2, 4))
-    return [schedule(step) if callable(schedule) else schedule for step in range(choice.steps)]
+    return sizes_of(choice.schedule((1, 2, 4)), choice.steps)
 
 
 def variants(full, target):

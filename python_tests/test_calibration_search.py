@@ -16,7 +16,8 @@ class Model:
     """Stands in for a Meter. costs: seconds of a step as it runs; wrong: error that a coarse step adds, by scale;
     fewer: error that leaving out steps adds; place: factor of `wrong` from how much of the run is over, 0 to 1.
     skipped: seconds of a skipped step and the error that it adds; None: steps can't be skipped. The input changes by
-    1 a step of the full run, and by `drift` more after a skipped one.
+    1 a step of the full run, and by `drift` more after a skipped one. idle: of a skipped step, as it was timed; None: it
+    was not. forecasts: {forecast: error that a forecast step adds for each step since the last computed one}.
     """
 
     scales = SCALES
@@ -24,10 +25,11 @@ class Model:
 
     def __init__(self, costs, wrong, fewer, full, place=lambda over: 1, skipped=(0.0, 60), drift=0.0):
         self.skipped, self.drift = skipped, drift
+        self.idle, self.forecasts = None, {}
         self.costs, self.wrong, self.fewer, self.full, self.place = costs, wrong, fewer, full, place
         self.runs = 0
 
-    def run(self, number, schedule, steps, *, pictures=True):
+    def run(self, number, schedule, steps, *, forecast=0, pictures=True):
         self.runs += 1
         by_input = getattr(schedule, "source", None) == "input"
         if by_input and self.skipped is None:
@@ -35,8 +37,10 @@ class Model:
         if hasattr(schedule, "begin"):
             schedule.begin(steps)
         seconds, wrong = (
-            {0: value} | of
-            for value, of in zip(self.skipped or (0, 0), (self.costs, self.wrong), strict=True)
+            {0: value if by_input else other} | of
+            for value, other, of in zip(
+                self.skipped or (0, 0), (self.idle, 0), (self.costs, self.wrong), strict=True
+            )
         )
         done = []
         for step in range(steps):
@@ -51,6 +55,10 @@ class Model:
             done.append(dict(index=step, scale=scale, scores=scores, seconds=seconds[scale]))
         error = self.fewer * (self.full / steps - 1)
         error += sum(wrong[step["scale"]] * self.place(step["index"] / (steps - 1)) for step in done)
+        if not by_input:
+            computed = [step["index"] for step in done if step["scale"]]
+            ages = [step - max(i for i in computed if i <= step) for step in range(steps)]
+            error += sum(ages) * self.forecasts.get(forecast, 0.0)
         drawn = np.full((1, 4, 4, 3), 128 + min(round(error), 127), np.uint8)
         taken = sum(step["seconds"] for step in done)
         return Measured(drawn if pictures else None, taken, taken, done, (1, 4, 4))
@@ -58,7 +66,7 @@ class Model:
 
 def search(model, target, seconds=None):
     first = model.run(0, 1, model.full)
-    full = Full(model.full, [first, None], seconds or dict(model.costs), target)
+    full = Full(model.full, [first, None], seconds or dict(model.costs), target, idle=model.idle)
     looked = Search(model, full)
     ended = looked.go()
     return looked, ended, _choose(ended, full)

@@ -48,8 +48,8 @@ def calibrate(
     """Find, by running, what is closest to the full sample at `target_speedup` times its speed.
 
     The full sample is what the pipeline draws at p with the steps of `call`. Tried are fewer steps at p, fixed
-    schedules with coarse steps, sizes chosen by scores, fewer steps of which some are coarse, and steps that are skipped
-    while the model's input hardly changes. Speed is that of the denoising loop, measured on this machine; closeness is
+    schedules with coarse steps, sizes chosen by scores, fewer steps of which some are coarse, steps that are skipped
+    while the model's input hardly changes, and steps that are forecast from those computed before. Speed is that of the denoising loop, measured on this machine; closeness is
     PSNR over all pictures of all prompts.
 
     Args:
@@ -85,6 +85,8 @@ def calibrate(
         seconds = meter.step_seconds(nominal)
         full = Full(nominal, [first, *[None] * (len(calls) - 1)], seconds, max(targets))
         _check_reach(full, device_name(device_of(pipe)))
+        if not full.few:
+            full.idle = meter.skipped_seconds(nominal)
         presets: dict[float, Preset] = {}
         for target in targets:
             bar.set_description_str(f"calibrating to {target:g}x")
@@ -198,7 +200,8 @@ def _explain(chosen: Candidate, tried: Sequence[Candidate], full: Full) -> str:
     if choice.fine:
         kind = "Fewer steps, all of them at p"
     else:
-        some = "coarser" if choice.may_be_coarse else "skipped"
+        skipped = {"skips": "skipped", "forecasts": "forecast"}
+        some = skipped.get(choice.kind, "coarser")
         kind = f"Fewer steps, and some of them {some}" if fewer else f"As many steps, some of them {some}"
     text = (
         f"{kind}: {choice.words()}. {chosen.speed:.2f} times as fast as {full.steps} steps at p, "
@@ -252,7 +255,7 @@ def _preset(
         target_speedup=full.target,
         speed=chosen.speed,
         psnr=chosen.psnr,
-        step_seconds=dict(full.seconds),
+        step_seconds=dict(full.seconds) if full.idle is None else full.costs,
         device=device_name(device_of(pipe)),
         threads=torch.get_num_threads(),
         candidates=tuple(tried),

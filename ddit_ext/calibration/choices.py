@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-KINDS = ("coarse_first", "fine_ends", "thresholds", "budget", "skips")
+from ..patching.reuse import SKIP
+from .schedules import Spread, Stretches
+
+KINDS = ("coarse_first", "fine_ends", "thresholds", "budget", "skips", "forecasts")
+
+MOST_GROWTH = 4
+"""Of the gaps between computed steps, as `policies.growing_gaps` takes it."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,11 @@ class Choice:
                 step]}; each step's threshold follows from what is left of the time.
             skips: {"threshold", "coefficients", "protect_first", "protect_last"}, as in TeaCachePolicy, and "skipped":
                 about how many steps that skips. Those that are computed are at p.
-            The last step of all of them is at p: what a coarse one gets wrong is in the picture.
+            forecasts: {"computed": steps that are, spread by `policies.growing_gaps` with "growth", "forecast" of the
+                others as for `patch`, "coarse": [[scale, steps], …] of the computed ones, the finest first; the others of
+                these are at p.
+            The last step of all of them, or the last that is computed, is at p: what a coarse one gets wrong is in the
+            picture.
     """
 
     steps: int
@@ -41,17 +51,27 @@ class Choice:
     @property
     def fine(self) -> bool:
         """Whether every step is at p."""
-        return self.fixed and not self.coarse
+        return self.fixed and not self.coarse and self.kind != "forecasts"
 
     @property
     def fixed(self) -> bool:
         """Whether the sizes are known before the run."""
-        return self.kind in ("coarse_first", "fine_ends")
+        return self.kind in ("coarse_first", "fine_ends", "forecasts")
 
     @property
     def may_be_coarse(self) -> bool:
         """Whether a step may be at another size than p, and need an adapter."""
-        return not self.fine and self.kind != "skips"
+        return bool(self.coarse) or not (self.fixed or self.kind == "skips")
+
+    @property
+    def computed(self) -> int:
+        """How many steps of a fixed schedule are not skipped."""
+        return self.settings.get("computed", self.steps)
+
+    @property
+    def forecast(self) -> float:
+        """How skipped steps follow from computed ones, as `patch` takes it; 0: the last one again."""
+        return self.settings.get("forecast", 0.0)
 
     @property
     def before(self) -> int:
@@ -75,6 +95,13 @@ class Choice:
                 f"{self.steps} steps, of which about {self.settings['skipped']} are skipped when the input has changed "
                 f"by less than {self.settings['threshold']:#.2g}"
             )
+        if self.kind == "forecasts":
+            fine = self.computed - sum(self.coarse.values())
+            coarse = "".join(f" and {count} at {scale}p" for scale, count in self.coarse.items())
+            return (
+                f"{self.steps} steps, {fine} computed at p{coarse}, the others forecast ({self.forecast:.3g} of the line, "
+                f"growth {self.settings['growth']:.3g})"
+            )
         if self.fine:
             return f"{self.steps} steps at p"
         parts = ", ".join(f"{count} at {scale}p" for scale, count in self.coarse.items())
@@ -91,6 +118,8 @@ class Choice:
 
     def schedule(self, scales: Sequence[int]) -> Any:
         """What `ddit_ext.patch(schedule=…)` is given; one with `scales` of its own brings them."""
+        if self.kind == "forecasts":
+            return Spread(self.steps, self.computed, self.settings["growth"], list(self.coarse.items()))
         if self.fixed:
             return 1 if self.fine else Stretches([(1, self.before), *self.coarse.items()])
         from .. import policies
@@ -143,20 +172,9 @@ class Choice:
             return thresholds(steps, settings["thresholds"], settings["warmup_scale"])
         if kind == "skips":
             return skips(steps, **settings)
+        if kind == "forecasts":
+            return forecasts(steps, **{**settings, "coarse": dict(_pairs(settings["coarse"]))})
         return budget(steps, settings["costs"], settings["target"], settings["reference"])
-
-
-class Stretches:
-    """Schedule: step -> scale, by stretches [[scale, steps], …]; every step after them is at 1."""
-
-    def __init__(self, stretches: Sequence[Sequence[int]]) -> None:
-        self._sizes = [scale for scale, count in stretches for _ in range(count)]
-
-    def __call__(self, step: int) -> int:
-        return self._sizes[step] if step < len(self._sizes) else 1
-
-    def __repr__(self) -> str:
-        return f"Stretches({self._sizes})"
 
 
 def coarse_first(steps: int, counts: Mapping[int, int]) -> Choice:
@@ -224,11 +242,33 @@ def skips(
     return Choice(steps, "skips", settings)
 
 
+def forecasts(
+    steps: int, computed: int, forecast: float, growth: float, coarse: Mapping[int, int] | None = None
+) -> Choice:
+    """So many steps computed, with gaps that grow, and the rest forecast.
+
+    Of the computed ones so many at each scale of `coarse`, the finest first, the rest at p: the first and last at least.
+    """
+    sizes = sorted(coarse_first(steps, coarse or {}).settings["first"])
+    (forecast,), (growth,) = _numbers("forecast", [forecast]), _numbers("growth", [growth], least=1)
+    for name, value, limits in (("forecast", forecast, (0, 1)), ("growth", growth, (1, MOST_GROWTH))):
+        if value > limits[1]:
+            raise ValueError(f"{name} must be in {list(limits)}, got {value!r}")
+    fine = _whole("computed", computed) - sum(count for _, count in sizes)
+    if computed >= steps or fine < 2:
+        raise ValueError(
+            f"computed: expected less than {steps} steps, and two at p beside {sizes}, got {computed}"
+        )
+    settings = {"computed": computed, "forecast": forecast, "growth": growth, "coarse": sizes}
+    return Choice(steps, "forecasts", settings)
+
+
 def cost(choice: Choice, costs: Mapping[int, float]) -> float:
-    """Of a fixed choice, in units of `costs` {scale: one step's}."""
+    """Of a fixed choice, in units of `costs` {scale: one step's}; 0 in the place of a scale: of a skipped one."""
     coarse = choice.coarse
-    fine = choice.steps - sum(coarse.values())
-    return fine * costs[1] + sum(count * costs[scale] for scale, count in coarse.items())
+    fine, skipped = choice.computed - sum(coarse.values()), choice.steps - choice.computed
+    some = sum(count * costs[scale] for scale, count in coarse.items())
+    return fine * costs[1] + some + (skipped * costs[SKIP] if skipped else 0.0)
 
 
 def _pairs(first: Any) -> list[tuple[int, int]]:

@@ -14,7 +14,9 @@ import torch
 
 from ..multiscale import Adapter
 from ..patching import patch
+from ..patching.reuse import SKIP
 from .pictures import as_uint8
+from .schedules import Spread
 
 REPETITIONS = 4
 """So many warm steps of each size are timed, at least."""
@@ -64,8 +66,11 @@ class Meter:
         self.scales, self.quantile = tuple(scales), quantile
         self._seed, self._clock, self._ran = seed, clock, ran
 
-    def run(self, number: int, schedule: Any, steps: int | None, *, pictures: bool = True) -> Measured:
-        """Call `number` with `schedule` as for `patch`; steps: num_inference_steps, None: the call's own default."""
+    def run(
+        self, number: int, schedule: Any, steps: int | None, *, forecast: float = 0.0, pictures: bool = True
+    ) -> Measured:
+        """Call `number` with `schedule` and `forecast` as for `patch`; steps: num_inference_steps, None: the call's own
+        default."""
         arguments = dict(self.calls[number])
         arguments["generator"] = torch.Generator().manual_seed(self._seed + number)
         arguments["output_type"] = "np" if pictures else "latent"
@@ -79,6 +84,7 @@ class Meter:
                 scales=tuple(getattr(schedule, "scales", self.scales)),
                 quantile=self.quantile,
                 schedule=schedule,
+                forecast=forecast,
             )
             handle.time_by(self._clock)
             try:
@@ -113,6 +119,19 @@ class Meter:
                 else:
                     times[step["scale"]].append(step["seconds"])
         return {scale: statistics.median(taken) for scale, taken in times.items()}
+
+    def skipped_seconds(self, steps: int) -> float | None:
+        """Of a step that is forecast: the median over a run of `steps` that computes every other one.
+
+        It is not free: it embeds, projects out and takes a step of the sampler. None where steps can't be skipped.
+        """
+        every_other = Spread(steps, (steps + 1) // 2, growth=1)
+        try:
+            done = self.run(0, every_other, steps, forecast=1.0, pictures=False)
+        except NotImplementedError:  # a cache of diffusers, several ranks
+            return None
+        idle = [step["seconds"] for step in done.steps if step["scale"] == SKIP]
+        return statistics.median(idle) if idle else None
 
 
 class Turns:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from .choices import Choice, coarse_first, cost, fine_ends
+from .schedules import BOTH_ENDS
 
 FEWEST_STEPS = 4
 """A calibration doesn't go below so many steps (or the full run's, where that has fewer)."""
@@ -16,11 +17,12 @@ FEW_STEP_MODEL = 8
 LENGTHS = 4
 """So many different numbers of steps are tried at first."""
 
-BOTH_ENDS, COARSE_FIRST, FINE_FIRST = 5 / 7, 0.0, 1.0
-"""Orders of a run's steps: the share of the fine ones that come before the coarse ones. One at least comes after them.
+COARSE_FIRST, FINE_FIRST = 0.0, 1.0
+"""Orders of a run's steps, beside BOTH_ENDS: the share of the fine ones that come before the coarse ones. One at least
+comes after them.
 
-Five before and two after were closest at equal cost in docs/study.md, fine first next, coarse first last; on another model
-it may be otherwise.
+BOTH_ENDS was closest at equal cost in docs/study.md, fine first next, coarse first last; on another model it may be
+otherwise.
 """
 
 
@@ -40,6 +42,11 @@ def fewer_steps(full: int, target: float) -> Choice | None:
     """The most steps at p in the time; None where that would be less than one."""
     steps = math.floor(full / target + 1e-9)
     return coarse_first(steps, {}) if steps >= 1 else None
+
+
+def computed_in_time(steps: int, afford: float, fine: float, idle: float) -> int:
+    """The most of `steps` steps that can be computed within `afford`; fine, idle: cost of a computed, a skipped one."""
+    return math.floor((afford - steps * idle) / (fine - idle) + 1e-9) if idle < fine else 0
 
 
 def lengths(full: int, costs: Mapping[int, float], target: float) -> list[Choice]:

@@ -14,8 +14,8 @@ from ..multiscale.adapter_file import replace_file
 from .choices import Choice
 
 FORMAT = "ddit_ext.preset"
-FORMAT_VERSION = 2
-"""Since 2 steps may be skipped; files of 1 have the same fields."""
+FORMAT_VERSION = 3
+"""Since 2 steps may be skipped, since 3 forecast; files of 1 and 2 have the same fields."""
 
 
 class PresetError(ValueError):
@@ -60,7 +60,8 @@ class Preset:
         scales, quantile: as for `patch`.
         choice: what was chosen. explanation: the same in words.
         target_speedup, speed, psnr: asked for; measured over the calibration's prompts.
-        step_seconds: {scale: seconds of one step} on `device`, with `threads` CPU threads.
+        step_seconds: {scale: seconds of one step} on `device`, with `threads` CPU threads; 0: of a skipped one, where
+            it was timed.
         candidates: all that was tried. versions: of the libraries.
         pictures: {caption: picture} of the full sample and the chosen one; not in the file.
     """

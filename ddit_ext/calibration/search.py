@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..fidelity import psnr
-from . import plan, skipping
+from ..patching.reuse import SKIP
+from . import forecasting, plan, skipping
 from .choices import Choice, cost
 from .dynamic import budgets, by_threshold, faster_dynamic
 from .measure import Measured, Meter
@@ -27,7 +28,8 @@ ROUNDS = 4
 
 @dataclass
 class Full:
-    """The run that everything is compared with. seconds: {scale: one step's}."""
+    """The run that everything is compared with. seconds: {scale: one step's}; idle: a skipped one's, None where it is
+    not known."""
 
     steps: int  # num_inference_steps
     runs: list[Measured | None]  # one a call, as they are made
@@ -35,15 +37,26 @@ class Full:
     target: float
     scores: list[list[float]] | None = None  # [step][scale] of a run at p, once they were needed
     changes: skipping.Changes | None = None  # of the input, likewise
+    idle: float | None = None
 
     @property
     def few(self) -> bool:
         """Whether the model was made for so few steps that they stay."""
         return self.steps <= plan.FEW_STEP_MODEL
 
+    @property
+    def costs(self) -> dict[int, float]:
+        """{scale: one step's}, and with SKIP that of a skipped one."""
+        return {SKIP: self.idle or 0.0, **self.seconds}
+
+    @property
+    def afford(self) -> float:
+        """Seconds of a run that reaches the target, if it does as many steps as it is asked for."""
+        return self.steps * self.seconds[1] / self.target
+
     def speed(self, choice: Choice) -> float:
         """Predicted by the step costs."""
-        return self.steps * self.seconds[1] / cost(choice, self.seconds)
+        return self.steps * self.seconds[1] / cost(choice, self.costs)
 
     def reached(self, speed: float) -> bool:
         return speed >= self.target * (1 - TOLERANCE)
@@ -67,6 +80,8 @@ class Search:
             dynamic = self._dynamic(finalists)
             dynamic.sort(key=lambda candidate: (not candidate.reached, -candidate.psnr))
             finalists += [candidate.choice for candidate in dynamic[:1]]
+        forecast = forecasting.by_forecast(self.full, self.screen)
+        finalists += [max(forecast, key=lambda candidate: candidate.psnr).choice] if forecast else []
         fewer = plan.fewer_steps(self.full.steps, self.full.target)
         finalists += [fewer] if fewer else []
         return self.finals(finalists)
@@ -94,11 +109,16 @@ class Search:
 
     def screen(self, choice: Choice) -> Candidate:
         """One run on the first call; its speed by the step costs of the full run."""
-        done = self.meter.run(0, choice.schedule(self.meter.scales), choice.steps)
+        done = self._run(0, choice)
         reference = self.full.runs[0]
         assert reference is not None and reference.pictures is not None and done.pictures is not None
         speed = len(reference.steps) * self.full.seconds[1] / done.seconds
         return self._note(choice, [speed], [done], [reference])
+
+    def _run(self, number: int, choice: Choice) -> Measured:
+        """Call `number` by a choice."""
+        schedule = choice.schedule(self.meter.scales)
+        return self.meter.run(number, schedule, choice.steps, forecast=choice.forecast)
 
     def screened(self, choice: Choice) -> tuple[Candidate, Measured]:
         """The same, and that run."""
@@ -128,7 +148,7 @@ class Search:
             order = range(len(choices)) if number % 2 == 0 else reversed(range(len(choices)))
             for index in order:
                 choice = choices[index]
-                done = self.meter.run(number, choice.schedule(self.meter.scales), choice.steps)
+                done = self._run(number, choice)
                 speeds[index].append(full.seconds / done.seconds)
                 runs[index].append(done)
         references = [run for run in self.full.runs if run is not None]
@@ -160,6 +180,8 @@ class Search:
 
     def _faster(self, candidate: Candidate) -> Choice | None:
         choice = candidate.choice
+        if choice.kind == "forecasts":
+            return forecasting.faster(choice, self.full.costs)
         if choice.fixed:
             return plan.faster(choice, self.full.steps, self.full.seconds)
         if choice.kind == "skips":

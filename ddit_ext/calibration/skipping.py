@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .choices import Choice, skips
 from .measure import Measured, Meter
+from .plan import computed_in_time
 
 if TYPE_CHECKING:
     from .preset import Candidate
@@ -34,7 +35,7 @@ def by_change(
     if not changes:
         return []
     tried: dict[str, Candidate] = {}
-    count = _affordable(full, 0.0)
+    count = _affordable(full, full.idle or 0.0)
     for _ in range(RUNS):
         choice = with_computed(full.steps, changes, count)
         if choice is None or repr(choice) in tried:
@@ -106,9 +107,7 @@ def _affordable(full: Full, idle: float) -> int:
     reference, fine = full.runs[0], full.seconds[1]
     assert reference is not None
     whole = len(reference.steps)
-    if idle >= fine:
-        return 0
-    return math.floor(whole * (fine / full.target - idle) / (fine - idle) + 1e-9)
+    return computed_in_time(whole, whole * fine / full.target, fine, idle)
 
 
 def _changes_at_p(meter: Meter, steps: int) -> Changes:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .page import facts, gallery, page, section, table
-from .svg import Chart, size_colour, strip
+from .svg import Chart, size_colour, size_name, strip
 
 if TYPE_CHECKING:
     from ..calibration.preset import Candidate, Preset
@@ -16,6 +16,7 @@ KINDS = {
     "fixed sizes": "#e08a4f",
     "sizes by the scores": "#8e44ad",
     "steps skipped": "#2e8b57",
+    "steps forecast": "#b8860b",
 }
 
 
@@ -49,6 +50,8 @@ def preset_page(preset: Preset, pictures: Mapping[str, Any] | Sequence[Any] | No
 def _kind(candidate: Candidate) -> str:
     if candidate.choice.fine:
         return "fewer steps at p"
+    if candidate.choice.kind == "forecasts":
+        return "steps forecast"
     if not candidate.choice.may_be_coarse:
         return "steps skipped"
     return "fixed sizes" if candidate.choice.fixed else "sizes by the scores"
@@ -76,9 +79,10 @@ def _schedule(preset: Preset) -> str:
         return "<p class='lead'>p, or skipped: chosen anew in each run, by how much the model's input changes.</p>"
     if not preset.choice.fixed:
         return "<p class='lead'>Chosen anew in each run, by the scores of its latents.</p>"
-    schedule = preset.choice.schedule(preset.scales)
-    sizes = [schedule(step) if callable(schedule) else schedule for step in range(preset.run_steps)]
-    hints = [f"step {step}" for step in range(len(sizes))]
+    from ..calibration.schedules import sizes_of
+
+    sizes = sizes_of(preset.choice.schedule(preset.scales), preset.run_steps)
+    hints = [f"step {step}" + ("" if size else ", forecast") for step, size in enumerate(sizes)]
     return strip(sizes, [size_colour(scale, preset.scales) for scale in sizes], hints)
 
 
@@ -96,7 +100,7 @@ def _candidates(preset: Preset) -> str:
 def _step_costs(preset: Preset) -> str:
     fine = preset.step_seconds[1]
     rows = [
-        ["p" if scale == 1 else f"{scale}p", f"{seconds:.4g}", f"{seconds / fine:.2f}"]
+        [size_name(scale), f"{seconds:.4g}", f"{seconds / fine:.2f}"]
         for scale, seconds in sorted(preset.step_seconds.items())
     ]
     return table(["size", "seconds", "of a step at p"], rows)

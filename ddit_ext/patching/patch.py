@@ -87,8 +87,8 @@ def patch(
             thresholds and protected steps.
         batch: "finest": a batch takes the finest of its samples' sizes. "split": each sample decides for itself,
             as if it ran alone; those of one size run together, so a step may take several transformer calls.
-        preset: what `calibrate` found, or its file. It says scales, quantile and schedule; model and adapter must be
-            those it was made with, and what else differs (dtype, steps, resolution, sampler) is warned about.
+        preset: what `calibrate` found, or its file. It says scales, quantile, schedule and forecast; model and adapter
+            must be those it was made with, and what else differs (dtype, steps, resolution, sampler) is warned about.
             The number of steps is yours to pass: num_inference_steps=preset.steps.
         target_speedup: times the speed of a run at p, for each run by itself: sizes follow the scores within a budget,
             by step costs that are guessed from arithmetic and corrected by this run's own step times.
@@ -123,7 +123,7 @@ def patch(
     if not 0 <= forecast <= 1:
         raise ValueError(f"forecast must be in [0, 1], got {forecast!r}")
     if preset is not None or target_speedup is not None:
-        _alone(preset, target_speedup, schedule, batch, threshold)
+        _alone(preset, target_speedup, schedule, batch, threshold, forecast)
     if preset is not None:
         preset = _preset(preset)
         if (scales, quantile, protect) != (DEFAULT_SCALES, 0.4, (0, 0)):
@@ -131,6 +131,7 @@ def patch(
                 "preset says scales, quantile and which steps are fine: leave out scales, quantile, protect"
             )
         schedule, quantile = preset.choice.schedule(preset.scales), preset.quantile
+        forecast = preset.choice.forecast
         scales = tuple(getattr(schedule, "scales", preset.scales))
     if target_speedup is not None:
         _speedup(target_speedup, scales)
@@ -185,7 +186,9 @@ def unpatch(pipe: Any) -> None:
         hook.remove()
 
 
-def _alone(preset: Any, target_speedup: Any, schedule: Any, batch: str, threshold: Any) -> None:
+def _alone(
+    preset: Any, target_speedup: Any, schedule: Any, batch: str, threshold: Any, forecast: float
+) -> None:
     """ValueError where what a preset or a target decides is given beside it."""
     name = "preset" if preset is not None else "target_speedup"
     if preset is not None and target_speedup is not None:
@@ -194,6 +197,8 @@ def _alone(preset: Any, target_speedup: Any, schedule: Any, batch: str, threshol
         raise ValueError(f"give {name} or schedule, not both")
     if threshold != 1e-3:
         raise ValueError(f"give {name} or threshold, not both: the sizes follow from {name}")
+    if preset is not None and forecast:
+        raise ValueError(f"give preset or forecast, not both: a preset has its own; got forecast={forecast}")
     if batch != "finest":
         raise ValueError(f"{name} needs batch='finest': the time of a split step is not known beforehand")
 
