@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/embedded/wan"))
     parser.add_argument("--drawn", type=Path, default=Path("runs/embedded/clips"))
-    parser.add_argument("--chunks", type=int, default=96)
+    parser.add_argument("--chunks", type=int, default=128)
     parser.add_argument("--size", choices=("small", "full"), required=True)
     parser.add_argument("--clips", type=int, required=True)
     arguments = parser.parse_args()

@@ -86,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/embedded/wan"))
     parser.add_argument("--drawn", type=Path, default=Path("runs/embedded/clips"))
-    parser.add_argument("--chunks", type=int, default=96)
+    parser.add_argument("--chunks", type=int, default=128)
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rate", type=float, default=1.5e-3)
