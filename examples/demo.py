@@ -2,8 +2,8 @@
 
     python examples/demo.py --out demo_output
 
-Draws the same prompts and seeds at the fixed patch size, with dynamic patches at a target speed, and as a control at the
-fixed size with so many fewer steps. Writes ``contact_sheet.png`` (the pictures side by side, the size of every step
+Draws the same prompts and seeds at the fixed patch size, and at a target speed with dynamic patches, with skipped steps whose
+features are forecast, and as a control with so many fewer steps. Writes ``contact_sheet.png`` (the pictures side by side, the size of every step
 between them), ``run.html`` (one run in detail), ``report.json`` and ``table.md`` (time, steps per size, fidelity).
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from side_by_side import WAYS, Trio, draw_trio, legend, table, token_bars
+from side_by_side import WAYS, Drawing, draw_all, legend, table, token_bars
 from tqdm import tqdm
 
 from ddit_ext import embedded
@@ -30,26 +30,26 @@ PROMPTS = (
 )
 
 
-def contact_sheet(trios: list[Trio], path: Path) -> None:
+def contact_sheet(drawings: list[Drawing], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(
-        len(trios),
-        4,
-        figsize=(17, 1.75 * len(trios) + 0.6),
-        width_ratios=(4, 3, 4, 4),
+        len(drawings),
+        5,
+        figsize=(21, 1.75 * len(drawings) + 0.6),
+        width_ratios=(4, 3, 4, 4, 4),
         constrained_layout=True,
     )
-    for row, trio in zip(axes, trios, strict=True):
-        pictures = (row[0], row[2], row[3])
-        for axis, shown, name, seconds in zip(pictures, trio.shown, WAYS, trio.seconds, strict=True):
+    for row, drawing in zip(axes, drawings, strict=True):
+        pictures = (row[0], *row[2:])
+        for axis, shown, name, seconds in zip(pictures, drawing.shown, WAYS, drawing.seconds, strict=True):
             axis.imshow(np.concatenate(list(shown), axis=1), interpolation="nearest")
             axis.set_title(f"{name}, {seconds:.1f} s", fontsize=9)
             axis.axis("off")
-        token_bars(row[1], trio)
+        token_bars(row[1], drawing)
     legend(figure)
     figure.savefig(path, dpi=110)
 
@@ -77,16 +77,18 @@ def main() -> None:
         ).images
         return np.uint8(np.rint(images * 255))
 
-    def trio(prompt: str, seed: int) -> Trio:
-        return draw_trio(model, draw, prompt, seed, arguments.steps, arguments.target_speedup)
+    def drawn(prompt: str, seed: int) -> Drawing:
+        return draw_all(model, draw, prompt, seed, arguments.steps, arguments.target_speedup)
 
-    trio(PROMPTS[0], 0)  # warm up
-    trios = [trio(prompt, seed) for seed, prompt in enumerate(tqdm(PROMPTS, desc="prompts", unit="prompt"))]
-    contact_sheet(trios, arguments.out / "contact_sheet.png")
-    shown = table(model, trios)
+    drawn(PROMPTS[0], 0)  # warm up
+    drawings = [
+        drawn(prompt, seed) for seed, prompt in enumerate(tqdm(PROMPTS, desc="prompts", unit="prompt"))
+    ]
+    contact_sheet(drawings, arguments.out / "contact_sheet.png")
+    shown = table(model, drawings)
     (arguments.out / "table.md").write_text(shown + "\n")
-    trios[0].report.html(arguments.out / "run.html")
-    reports = {trio.prompt: trio.report.to_dict() for trio in trios}
+    drawings[0].report.html(arguments.out / "run.html")
+    reports = {drawing.prompt: drawing.report.to_dict() for drawing in drawings}
     (arguments.out / "report.json").write_text(json.dumps(reports, indent=1) + "\n")
     print(shown)
     print(f"\nPictures: {arguments.out / 'contact_sheet.png'}")

@@ -2,8 +2,8 @@
 
     python examples/demo_video.py --out demo_video_output
 
-Draws the same prompts and seeds at the fixed patch size, with dynamic patches at a target speed, and as a control at the
-fixed size with so many fewer steps. Writes ``clips.gif`` (a row a prompt, the three ways side by side),
+Draws the same prompts and seeds at the fixed patch size, and at a target speed with dynamic patches, with skipped steps whose
+features are forecast, and as a control with so many fewer steps. Writes ``clips.gif`` (a row a prompt, the ways side by side),
 ``contact_sheet.png`` (their frames, and the size of every step), ``run.html`` (one run in detail, with its temporal
 fidelity), ``report.json`` and ``table.md`` (time, steps per size, fidelity, flicker, motion).
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from side_by_side import WAYS, Trio, draw_trio, legend, table, token_bars
+from side_by_side import WAYS, Drawing, draw_all, legend, table, token_bars
 from tqdm import tqdm
 
 from ddit_ext import embedded
@@ -27,8 +27,8 @@ PROMPTS = (
     "a spinning pizza on red checks",
     "a bouncing penguin on blue stripes",
     "a growing sunflower on plain purple",
-    "a drifting rocket and a spinning panda on a green gradient",
-    "a bouncing football and a growing tree on yellow dots",
+    "a drifting apple on a green gradient",
+    "a growing pumpkin on yellow dots",
     "a drifting whale on plain blue",
 )
 ENLARGED, FRAME_MILLISECONDS = 2, 160
@@ -38,26 +38,27 @@ MEASURES = {
 }
 
 
-def animate(trios: list[Trio], path: Path) -> None:
+def animate(drawings: list[Drawing], path: Path) -> None:
     """A row a prompt, a column a way."""
-    rows = [np.concatenate([shown[0] for shown in trio.shown], axis=2) for trio in trios]
+    rows = [np.concatenate([shown[0] for shown in drawing.shown], axis=2) for drawing in drawings]
     frames = np.concatenate(rows, axis=1).repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
     first, *rest = (Image.fromarray(frame) for frame in frames)
     first.save(path, save_all=True, append_images=rest, duration=FRAME_MILLISECONDS, loop=0)
 
 
-def contact_sheet(trios: list[Trio], path: Path) -> None:
+def contact_sheet(drawings: list[Drawing], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(12, 3.4 * len(trios) + 0.6), constrained_layout=True)
-    grid = figure.add_gridspec(3 * len(trios), 2, width_ratios=(3, 8))
-    for number, trio in enumerate(trios):
-        token_bars(figure.add_subplot(grid[3 * number : 3 * number + 3, 0]), trio)
-        for way, (shown, name, seconds) in enumerate(zip(trio.shown, WAYS, trio.seconds, strict=True)):
-            axis = figure.add_subplot(grid[3 * number + way, 1])
+    figure = plt.figure(figsize=(12, 4.5 * len(drawings) + 0.6), constrained_layout=True)
+    ways = len(WAYS)
+    grid = figure.add_gridspec(ways * len(drawings), 2, width_ratios=(3, 8))
+    for number, drawing in enumerate(drawings):
+        token_bars(figure.add_subplot(grid[ways * number : ways * (number + 1), 0]), drawing)
+        for way, (shown, name, seconds) in enumerate(zip(drawing.shown, WAYS, drawing.seconds, strict=True)):
+            axis = figure.add_subplot(grid[ways * number + way, 1])
             axis.imshow(np.concatenate(list(shown[0]), axis=1), interpolation="nearest")
             axis.set_title(f"{name}, {seconds:.1f} s", fontsize=9)
             axis.axis("off")
@@ -83,18 +84,20 @@ def main() -> None:
         ).frames
         return np.uint8(np.rint(frames * 255))
 
-    def trio(prompt: str, seed: int) -> Trio:
-        return draw_trio(model, draw, prompt, seed, arguments.steps, arguments.target_speedup)
+    def drawn(prompt: str, seed: int) -> Drawing:
+        return draw_all(model, draw, prompt, seed, arguments.steps, arguments.target_speedup)
 
-    trio(PROMPTS[0], 0)  # warm up
-    trios = [trio(prompt, seed) for seed, prompt in enumerate(tqdm(PROMPTS, desc="prompts", unit="prompt"))]
-    animate(trios, arguments.out / "clips.gif")
-    contact_sheet(trios, arguments.out / "contact_sheet.png")
-    shown = table(model, trios, MEASURES)
+    drawn(PROMPTS[0], 0)  # warm up
+    drawings = [
+        drawn(prompt, seed) for seed, prompt in enumerate(tqdm(PROMPTS, desc="prompts", unit="prompt"))
+    ]
+    animate(drawings, arguments.out / "clips.gif")
+    contact_sheet(drawings, arguments.out / "contact_sheet.png")
+    shown = table(model, drawings, MEASURES)
     (arguments.out / "table.md").write_text(shown + "\n")
-    fixed, dynamic, _ = trios[0].shown
-    trios[0].report.html(arguments.out / "run.html", clips=dynamic, references=fixed)
-    reports = {trio.prompt: trio.report.to_dict() for trio in trios}
+    fixed, dynamic, *_ = drawings[0].shown
+    drawings[0].report.html(arguments.out / "run.html", clips=dynamic, references=fixed)
+    reports = {drawing.prompt: drawing.report.to_dict() for drawing in drawings}
     (arguments.out / "report.json").write_text(json.dumps(reports, indent=1) + "\n")
     print(shown)
     print(f"\nClips: {arguments.out / 'clips.gif'}, their frames: {arguments.out / 'contact_sheet.png'}")

@@ -1,4 +1,4 @@
-"""What the demos share: a prompt drawn in three ways from the same noise, and the table of what each way took."""
+"""What the demos share: a prompt drawn in four ways from the same noise, and the table of what each way took."""
 
 from __future__ import annotations
 
@@ -12,70 +12,79 @@ import numpy as np
 import ddit_ext
 from ddit_ext import embedded
 from ddit_ext.fidelity import psnr
+from ddit_ext.policies import growing_gaps
 
 SIZES = (1, 2, 4)
 COLOURS = {1: "#3b4cc0", 2: "#8db0fe", 4: "#f2b08a"}
-WAYS = ("fixed p", "dynamic", "fixed p, fewer steps")
+WAYS = ("fixed p", "dynamic", "forecast", "fewer steps")
 
 Draw = Callable[[str, int, int], np.ndarray]  # prompt, seed, steps -> uint8 [n, ...]
 
 
 @dataclass
-class Trio:
-    """One prompt, drawn in the three :data:`WAYS` from the same noise."""
+class Drawing:
+    """One prompt, drawn in the four :data:`WAYS` from the same noise."""
 
     prompt: str
     shown: list[np.ndarray]  # uint8 [n, ...], a way each
     seconds: list[float]
-    report: ddit_ext.Report
+    report: ddit_ext.Report  # of the dynamic run
 
 
-def draw_trio(
+def draw_all(
     model: embedded.Embedded, draw: Draw, prompt: str, seed: int, steps: int, target: float
-) -> Trio:
-    """At the fixed size, with dynamic patches at a target speed, and with so many fewer steps at the fixed size."""
+) -> Drawing:
+    """At the fixed size, and at a target speed: with dynamic patches, with skipped steps forecast, with fewer steps."""
 
-    def timed(count: int) -> tuple[np.ndarray, float]:
-        started = time.perf_counter()
-        return draw(prompt, seed, count), time.perf_counter() - started
+    def timed(count: int, settings: dict[str, Any] | None) -> tuple[np.ndarray, float]:
+        handle = ddit_ext.patch(model.pipeline, model.adapter, **settings) if settings else None
+        reports.append(handle)
+        try:
+            started = time.perf_counter()
+            return draw(prompt, seed, count), time.perf_counter() - started
+        finally:
+            if handle is not None:
+                handle.unpatch()
 
-    fixed = timed(steps)
-    # Fine at both ends and 2p between them is what comes closest at this speed (docs/study.md).
-    handle = ddit_ext.patch(
-        model.pipeline,
-        model.adapter,
-        scales=(1, 2),
-        target_speedup=target,
-        protect=(steps // 9, steps // 14),
-    )
-    try:
-        dynamic = timed(steps)
-    finally:
-        handle.unpatch()
-    fewer = timed(max(1, round(steps / target)))
-    shown, seconds = zip(fixed, dynamic, fewer, strict=True)
-    return Trio(prompt, list(shown), list(seconds), handle.report())
+    reports: list[ddit_ext.Handle | None] = []
+    # Fine at both ends and 2p between them is what comes closest at this speed by sizes alone (docs/study.md).
+    sizes = {"scales": (1, 2), "target_speedup": target, "protect": (steps // 9, steps // 14)}
+    fewer = max(1, round(steps / target))
+    # A skipped step is cheap, not free: all of them together take about as long as a computed one.
+    computed = growing_gaps(steps, max(2, fewer - 1))
+    made = [
+        timed(steps, None),
+        timed(steps, sizes),
+        timed(steps, {"schedule": computed, "forecast": 0.75}),
+        timed(fewer, None),
+    ]
+    shown, seconds = zip(*made, strict=True)
+    return Drawing(prompt, list(shown), list(seconds), reports[1].report())
 
 
 Measure = Callable[[np.ndarray, np.ndarray], float]  # shown, fixed -> how close
 
 
-def table(model: embedded.Embedded, trios: list[Trio], measures: dict[str, Measure] | None = None) -> str:
+def table(
+    model: embedded.Embedded, drawings: list[Drawing], measures: dict[str, Measure] | None = None
+) -> str:
     """Markdown: times, sizes, closeness to fixed p (PSNR and further measures), and what the classifier finds."""
     closeness: dict[str, Measure] = {"PSNR, dB": lambda shown, fixed: float(psnr(shown, fixed).mean())}
     closeness |= measures or {}
-    head = ["prompt", "fixed p, s", "dynamic: speed", "steps at p / 2p / 4p", "fewer steps: speed"]
-    head += [f"{name}: dynamic / fewer" for name in closeness] + ["found: fixed / dynamic / fewer"]
+    others = " / ".join(WAYS[1:])
+    head = ["prompt", "fixed p, s", f"speed: {others}", "dynamic: steps at p / 2p / 4p"]
+    head += [f"{name}: {others}" for name in closeness] + [f"found: {' / '.join(WAYS)}"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     rows = []
-    for trio in trios:
-        counts = [trio.report.to_dict()["steps_per_scale"].get(size, 0) for size in SIZES]
+    for drawing in drawings:
+        counts = [drawing.report.to_dict()["steps_per_scale"].get(size, 0) for size in SIZES]
         close = [
-            [measure(shown, trio.shown[0]) for shown in trio.shown[1:]] for measure in closeness.values()
+            [measure(shown, drawing.shown[0]) for shown in drawing.shown[1:]]
+            for measure in closeness.values()
         ]
-        found = [model.score(shown, [trio.prompt] * len(shown))["accuracy"] for shown in trio.shown]
-        rows.append((trio.seconds, close, found))
-        lines.append(_row(trio.prompt, trio.seconds, close, found, " / ".join(map(str, counts))))
+        found = [model.score(shown, [drawing.prompt] * len(shown))["accuracy"] for shown in drawing.shown]
+        rows.append((drawing.seconds, close, found))
+        lines.append(_row(drawing.prompt, drawing.seconds, close, found, " / ".join(map(str, counts))))
     seconds, close, found = (np.array(values) for values in zip(*rows, strict=True))
     # Sums: the speed of all is that of the whole work.
     lines.append(_row("**all**", seconds.sum(0), close.mean(0), found.mean(0), ""))
@@ -83,22 +92,22 @@ def table(model: embedded.Embedded, trios: list[Trio], measures: dict[str, Measu
 
 
 def _row(name: str, seconds: Any, close: Any, found: Any, counts: str) -> str:
-    cells = [name, f"{seconds[0]:.2f}", f"{seconds[0] / seconds[1]:.2f}x", counts]
-    cells += [f"{seconds[0] / seconds[2]:.2f}x"]
-    cells += [" / ".join(f"{value:.3g}" for value in pair) for pair in close]
+    speeds = " / ".join(f"{seconds[0] / other:.2f}x" for other in seconds[1:])
+    cells = [name, f"{seconds[0]:.2f}", speeds, counts]
+    cells += [" / ".join(f"{value:.3g}" for value in values) for values in close]
     return f"| {' | '.join([*cells, ' / '.join(f'{share:.0%}' for share in found)])} |"
 
 
-def token_bars(axis: Any, trio: Trio) -> None:
+def token_bars(axis: Any, drawing: Drawing) -> None:
     """The tokens of each dynamic step, coloured by its size."""
-    steps = trio.report.to_dict()["steps"]
+    steps = drawing.report.to_dict()["steps"]
     axis.bar(
         [step["index"] for step in steps],
         [step["tokens"] for step in steps],
         width=1.0,
         color=[COLOURS[step["scale"]] for step in steps],
     )
-    axis.set_title(trio.prompt, fontsize=9)
+    axis.set_title(drawing.prompt, fontsize=9)
     axis.set_ylabel("tokens", fontsize=8)
     axis.tick_params(labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
