@@ -15,7 +15,7 @@ from embedded_frontier import SCALES
 
 import ddit_ext
 from ddit_ext import embedded
-from ddit_ext.policies import BudgetPolicy, TeaCachePolicy, growing_gaps
+from ddit_ext.policies import BudgetPolicy, Stacked, TeaCachePolicy, growing_gaps
 
 FEWER, CALIBRATED = "fewer steps", "calibrated"
 CACHES = "cache"
@@ -71,6 +71,18 @@ def skipping(model: embedded.Embedded, steps: int) -> list[Entry]:
             {"adapter": model.adapter, "schedule": policy},
         )
         entries.append(Entry("TeaCache's rule" + STACKED, method, 0.3))
+    return entries
+
+
+def paper_stack(model: embedded.Embedded, steps: int, seconds: dict[int, float], stack: float) -> list[Entry]:
+    """What the paper's headline stacks: sizes by scores of the latents, and TeaCache's rule over them."""
+    costs = [seconds[scale] / seconds[1] for scale in SCALES[1:]]
+    entries = []
+    for threshold in (0.07, 0.15):
+        sizes = BudgetPolicy(list(SCALES), costs, stack, mixed="hold")
+        told = {"adapter": model.adapter, "schedule": Stacked(TeaCachePolicy(threshold), sizes)}
+        method = Method(f"TeaCache's rule, {threshold:g}, on a budget, {stack:g}x", steps, told)
+        entries.append(Entry("TeaCache's rule" + STACKED, method, 0.8 / stack))
     return entries
 
 
