@@ -6,8 +6,9 @@
 Per target speed (1.5, 2, 3): dynamic on a budget (`BudgetPolicy`) with the adapter and training-free, the paper's rule at
 the threshold that comes nearest (differences across a change of size left out), fewer fixed steps of equal time, and fixed
 schedules of equal time, coarse first or fine at both ends with 2p between. Fidelity is to the fixed-p sample of the same
-seed and step count. Times are whole denoising loops at batch 8, methods taking turns; a speed is the median over batches of
-the ratio to fixed p on the same batch. For clips also flicker and motion against the fixed-p clip (ddit_ext/fidelity.py).
+seed and step count. Besides sizes: skipped steps that are forecast, between computed ones whose gaps grow. Times are whole
+denoising loops at batch 8, methods taking turns; a speed is the median over batches of the ratio to fixed p on the same batch.
+For clips also flicker and motion against the fixed-p clip (ddit_ext/fidelity.py).
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from _thresholds import both_ends, coarse_first, threshold_for
 from _timing import write_json
 
 from ddit_ext import embedded
-from ddit_ext.policies import BudgetPolicy, PatchScheduler
+from ddit_ext.policies import BudgetPolicy, PatchScheduler, growing_gaps
 
 SCALES = (1, 2, 4)
+FORECAST = 0.5
 THRESHOLDS = (3e-4, 1.0)  # from "never coarse" to "always" on the embedded model
 CALIBRATION_SEED, PROMPT_SEED = 4_000_000, 5_000_000
 
@@ -77,6 +79,12 @@ def plan(pipe, adapter, steps: int, targets: list[float], calibration) -> tuple[
                 f"threshold, adapter, {target:g}x", steps, {"adapter": adapter, "schedule": rule(threshold)}
             ),
             Method(f"fewer steps, {target:g}x", fewer),
+            # Skipped steps are cheap, not free: together about one computed step.
+            Method(
+                f"forecast, {target:g}x",
+                steps,
+                {"schedule": growing_gaps(steps, max(2, fewer - 1)), "forecast": FORECAST},
+            ),
             Method(f"coarse first, adapter, {target:g}x", steps, {"adapter": adapter, "schedule": schedule}),
         ]
         ends = both_ends(steps, seconds, target)
