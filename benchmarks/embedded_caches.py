@@ -4,9 +4,10 @@
 
 On the embedded FLUX, in one interleaved run: fewer steps; sizes alone, on a budget and in a fixed schedule that is fine at both
 ends; presets of `ddit_ext.calibrate`, which choose both; TeaCache's rule, alone and with sizes; skipped steps that are
-forecast, with their controls; each of diffusers' caches alone, and stacked on that fixed schedule or on a budget. A speed is the median over batches of the ratio to fixed p on the
-same batch; fidelity is to the fixed-p sample of the same noise. Every method is compared with fewer steps of equal measured
-time, by interpolation, and every preset with all other methods: which of them are no slower and closer?
+forecast, with their controls; each of diffusers' caches alone, and stacked on that fixed schedule or on a budget. A speed is
+the median over batches of the ratio to fixed p on the same batch; fidelity is to the fixed-p sample of the same noise. Every
+method is compared with fewer steps of equal measured time, by interpolation, and every preset with all other methods: which
+of them are no slower and closer?
 
 Presets take minutes to make: with --presets FOLDER those of an earlier run (benchmarks/embedded_calibrated.py --out, or this one)
 are measured.

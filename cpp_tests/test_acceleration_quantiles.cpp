@@ -61,8 +61,9 @@ void expect_as_reference(const Latents<T>& latents, const Shape& sizes, kernel::
 }
 
 TEST(AccelerationQuantiles, EveryLayoutAndRaggedGrid) {
-  const std::vector<Shape> grids = {{1, 1, 8, 8, 16, 2, 2}, {2, 3, 7, 9, 16, 2, 2}, {1, 2, 5, 6, 17, 2, 2},
-                                    {2, 1, 3, 2, 5, 1, 1},  {1, 2, 5, 4, 4, 3, 3},  {1, 1, 1, 1, 1, 2, 2}};
+  const std::vector<Shape> grids = {{1, 1, 8, 8, 16, 2, 2},  {2, 3, 7, 9, 16, 2, 2}, {1, 2, 5, 6, 17, 2, 2},
+                                    {2, 1, 3, 2, 5, 1, 1},   {1, 2, 5, 4, 4, 3, 3},  {1, 1, 1, 1, 1, 2, 2},
+                                    {1, 2, 37, 35, 16, 2, 2}};  // several bands a frame, long rows
   for (const Shape& sizes : grids) {
     for (const auto& order : {kPackedOrder, kPlanarOrder, kChannelsLast, kShuffledOrder}) {
       SCOPED_TRACE(testing::PrintToString(sizes) + " in order " + testing::PrintToString(order));
@@ -161,7 +162,7 @@ TEST(AccelerationQuantiles, AnEmptyBatchWritesNothing) {
 }
 
 TEST(AccelerationQuantiles, TheSplitOfTheWorkDoesNotShow) {
-  const Shape sizes{2, 3, 13, 10, 16, 2, 2};
+  const Shape sizes{2, 3, 37, 35, 16, 2, 2};  // several bands a frame
   const Latents<float> latents(sizes, kPlanarOrder);
   const std::vector<int64_t> scales{1, 2, 3, 4};
   const auto one_by_one = [](int64_t begin, int64_t end, int64_t, const kernel::RangeBody& body) {

@@ -70,7 +70,7 @@ TEST(StackedPolicy, SaysWhatDoesNotFit) {
   expect_error([&] { StackedPolicy(coarse, ddit::PatchScheduler({1, 2}, {1.0})); },
                "StackedPolicy: skip must have no scales but [1], as sizes decides them, got [1, 2]");
   expect_error([&] { StackedPolicy(TeaCachePolicy(0.25), coarse); },
-               "StackedPolicy: sizes must skip no steps, got TeaCachePolicy(");
+               "StackedPolicy: sizes must skip no steps and not look at the input, got TeaCachePolicy(");
   StackedPolicy budget(TeaCachePolicy(0.25, {1}, {}, {1.0, 0.0}, 1, 0),
                        ddit::BudgetPolicy({1, 2}, {0.5}, 1.5));
   budget.begin(4);

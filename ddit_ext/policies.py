@@ -75,7 +75,8 @@ class Policy(ABC):
 
         scores: [sample][scale], one per scale of patch; None without a signal, as in the first steps of a run, and
         where mixed is "hold" and the last differences are of two sizes.
-        0, where skips: what the model's blocks added at the last computed step is added again.
+        0, where skips: what the model's blocks added at the last computed step is added again, or, with
+            patch(forecast=…), what follows from the last two.
         """
 
 
@@ -163,9 +164,10 @@ class Stacked(Policy):
 
     def skipped(self, step: int, changes: Sequence[Sequence[float]] | None) -> bool:
         """Whether a step is skipped; changes: [sample][0], of the input. Asked once a step, before `decide`."""
-        last = getattr(self.sizes, "protect_last", 0)
-        fine = step < getattr(self.sizes, "protect_first", 0) or (last and step >= self._total - last)
-        return self.skip.decide(step, None if fine else changes) == 0
+        last = self.protect_last
+        protected = step < self.protect_first or (last and step >= self._total - last)
+        answer = self.skip.decide(step, None if protected else changes)
+        return not protected and answer == 0
 
     def decide(self, step: int, scores: Sequence[Sequence[float]] | None) -> int:
         """The size of a step that is not skipped, by scores of `source`."""

@@ -3,8 +3,9 @@
     python examples/demo.py --out demo_output
 
 Draws the same prompts and seeds at the fixed patch size, and at a target speed with dynamic patches, with skipped steps whose
-features are forecast, and as a control with so many fewer steps. Writes ``contact_sheet.png`` (the pictures side by side, the size of every step
-between them), ``run.html`` (one run in detail), ``report.json`` and ``table.md`` (time, steps per size, fidelity).
+features are forecast, and as a control with so many fewer steps. Writes ``contact_sheet.png`` (the pictures side by side, the
+size of every step between them), ``run.html`` (one run in detail), ``report.json`` and ``table.md`` (time, steps per size,
+fidelity).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from side_by_side import WAYS, Drawing, draw_all, legend, table, token_bars
+from side_by_side import WAYS, Drawing, check_steps, draw_all, legend, table, token_bars
 from tqdm import tqdm
 
 from ddit_ext import embedded
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=4, help="pictures a prompt (default: %(default)s)")
     parser.add_argument("--target-speedup", type=float, default=2.0, help="default: %(default)s")
     arguments = parser.parse_args()
+    check_steps(parser, arguments.steps, arguments.target_speedup)
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     model = embedded.load("flux")

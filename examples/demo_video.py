@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from side_by_side import WAYS, Drawing, draw_all, legend, table, token_bars
+from side_by_side import WAYS, Drawing, check_steps, draw_all, legend, table, token_bars
 from tqdm import tqdm
 
 from ddit_ext import embedded
@@ -74,6 +74,7 @@ def main() -> None:
     )
     parser.add_argument("--target-speedup", type=float, default=2.0, help="default: %(default)s")
     arguments = parser.parse_args()
+    check_steps(parser, arguments.steps, arguments.target_speedup)
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     model = embedded.load("wan")

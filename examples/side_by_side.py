@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,14 @@ class Drawing:
     shown: list[np.ndarray]  # uint8 [n, ...], a way each
     seconds: list[float]
     report: ddit_ext.Report  # of the dynamic run
+
+
+def check_steps(parser: argparse.ArgumentParser, steps: int, target: float) -> None:
+    """Exit with an error where a run of `steps` leaves nothing to skip at the target speed."""
+    if not (steps >= 4 and target >= 1.2):
+        parser.error(
+            f"--steps must be 4 or more and --target-speedup 1.2 or more, got {steps} and {target:g}"
+        )
 
 
 def draw_all(

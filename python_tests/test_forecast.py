@@ -95,7 +95,7 @@ def test_bfloat16_is_summed_in_float32():
     """Far beyond two levels that lie close together, features that do not change stay what they are."""
     reuse = BlockReuse(forecast=1.0)
     added = torch.randn(1, 8, 16).bfloat16()
-    reuse._steps.extend([(0.5, {0: added}), (0.501, {0: added})])
+    reuse._steps.extend([{0: (0.5, added)}, {0: (0.501, added)}])
     reuse.level = 0.2
     torch.testing.assert_close(reuse._forecasted(0), added)
 
@@ -103,9 +103,35 @@ def test_bfloat16_is_summed_in_float32():
 def test_a_model_called_twice_at_one_level_has_no_line():
     reuse = BlockReuse(forecast=1.0)
     newest = torch.ones(1, 2, 4)
-    reuse._steps.extend([(0.5, {0: newest}), (0.5, {0: 5 * newest})])
+    reuse._steps.extend([{0: (0.5, newest)}, {0: (0.5, 5 * newest)}])
     reuse.level = 0.4
     assert torch.equal(reuse._forecasted(0), newest)
+
+
+def test_a_call_computed_within_a_skipped_step_counts_at_its_own_level():
+    """A branch of guidance that begins in a skipped step is computed there, at that step's noise level."""
+    pipe = make("flux")
+    call = arguments("flux", False, 6)
+    handle = ddit_ext.patch(pipe, schedule=[1, 0, 0, 1, 0, 1], forecast=1.0)
+    original, seen, kept = pipe.scheduler.step, {}, {}
+    pipe.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
+    )
+
+    def step(*args, **kwargs):
+        run_now = handle._hook.watch.run
+        if run_now.index > 0 and not run_now.repeats:
+            pipe.transformer(**dict(seen))
+            kept[run_now.index] = [dict(step) for step in handle._hook.reuse._steps]
+        return original(*args, **kwargs)
+
+    pipe.scheduler.step = step
+    with pytest.warns(UserWarning, match=r"step 1 was skipped, but its call 1 \(from 0\) had nothing"):
+        run("flux", pipe, call)
+    levels = [float(level) for level in pipe.scheduler.sigmas]
+    newest, before = kept[3]
+    assert [newest[0][0], before[0][0]] == pytest.approx([levels[3], levels[0]])
+    assert [newest[1][0], before[1][0]] == pytest.approx([levels[3], levels[1]])
 
 
 def test_it_is_computed_alike_in_copies_and_with_teacache():

@@ -49,8 +49,8 @@ def calibrate(
 
     The full sample is what the pipeline draws at p with the steps of `call`. Tried are fewer steps at p, fixed
     schedules with coarse steps, sizes chosen by scores, fewer steps of which some are coarse, steps that are skipped
-    while the model's input hardly changes, and steps that are forecast from those computed before. Speed is that of the denoising loop, measured on this machine; closeness is
-    PSNR over all pictures of all prompts.
+    while the model's input hardly changes, and steps that are forecast from those computed before. Speed is that of
+    the denoising loop, measured on this machine; closeness is PSNR over all pictures of all prompts.
 
     Args:
         pipe: as for `patch`; not patched, and as it was afterwards.

@@ -88,7 +88,10 @@ def make_policy(
         return policies.PatchScheduler(scales, thresholds, *protect)
     if isinstance(schedule, policies.Stacked):
         sizes = make_policy(schedule.sizes, scales, thresholds, protect)
-        return policies.Stacked(copy.deepcopy(schedule.skip), sizes)
+        skip = schedule.skip
+        given = not isinstance(skip, policies.RunPolicy)  # its own protected steps are not known to patch
+        own = (getattr(skip, "protect_first", 0), getattr(skip, "protect_last", 0)) if given else (0, 0)
+        return policies.Stacked(make_policy(skip, (1,), (), own), sizes)
     if isinstance(schedule, policies.RunPolicy):
         own = tuple(schedule.scales)
         if scales not in (own, DEFAULT_SCALES):

@@ -71,13 +71,15 @@ class Report:
         steps: [{index, noise_level (σ in [0, 1]), scores ([[one per scale] per sample], None where there was
         no signal), scale, scales (what each sample alone would have taken), tokens (image tokens a sample),
         seconds; with `policies.Stacked` also changes (each sample's change of the input, by which a step is skipped,
-        None where there was none; a skipped step has no scores)}]. scales, thresholds, steps_per_scale {scale: count}, seconds (all steps), dynamic, source (of the
-        scores: "latents", "outputs"; "input" has one score a sample, its change; None: not asked for), policy (in
-        words), batch ("finest" or "split"), grid (frames, rows and columns of
-        base tokens; None where positions are no grid), warnings.
-        A skipped step has scale 0 and no tokens. In a split batch, scales are what the samples took, scale is the finest of them, tokens their mean.
-        target_speedup: what was asked for by target_speedup or a preset, or None. speedup_measured: by this run's own
-        step times, against as many steps at p, or those of the preset's full run; None where too few were (the first step of a run warms up).
+        None where there was none; a skipped step has no scores)}]. scales, thresholds, steps_per_scale
+        {scale: count}, seconds (all steps), dynamic, source (of the scores: "latents", "outputs"; "input" has one
+        score a sample, its change; None: not asked for), policy (in words), batch ("finest" or "split"), grid
+        (frames, rows and columns of base tokens; None where positions are no grid), warnings.
+        A skipped step has scale 0 and no tokens. In a split batch, scales are what the samples took, scale is the
+        finest of them, tokens their mean.
+        target_speedup: what was asked for by target_speedup or a preset, or None. speedup_measured: by this run's
+        own step times, against as many steps at p, or those of the preset's full run; None where too few were (the
+        first step of a run warms up).
         speedup_estimate: the transformer's arithmetic with every step at size 1 over its arithmetic as run;
         matrix products and attention alone, so an upper bound, above all for short sequences.
         """
@@ -247,10 +249,13 @@ def _sizes_taken(run: RunRecord) -> list[str]:
 
 
 def _skipped(run: RunRecord) -> list[str]:
-    """That a policy which skips steps skipped none."""
+    """That a schedule which skips steps skipped none."""
     if not run.skips or not run.steps or any(step.scale == 0 for step in run.steps):
         return []
-    if all(step.scores is None for step in run.steps) and run.dynamic:
+    stacked = any(step.changes is not None for step in run.steps)
+    if not run.dynamic and not stacked:
+        return ["no step was skipped: the schedule skips none of this run's steps"]
+    if not stacked and all(step.scores is None for step in run.steps):
         return ["no step was skipped: no step had a signal"]
     return ["no step was skipped: a larger threshold skips more"]
 

@@ -45,15 +45,16 @@ class BlockReuse:
         self.level = 0.0
         """The noise level of the step under way; to be set at each."""
         self._part: str | None = None
-        self._steps: deque[tuple[float, dict[int, Tensor]]] = deque()  # computed ones, the newest first
+        # Of computed steps, the newest first: by call the noise level and what the blocks added.
+        self._steps: deque[dict[int, tuple[float, Tensor]]] = deque()
 
     def ready(self, part: Part) -> bool:
         """Whether the last computed step was one of this transformer, and left something."""
-        return part.name == self._part and bool(self._steps) and bool(self._steps[0][1])
+        return part.name == self._part and bool(self._steps) and bool(self._steps[0])
 
     def has(self, part: Part, call: int) -> bool:
         """Whether so did its call number `call`."""
-        return self.ready(part) and call in self._steps[0][1]
+        return self.ready(part) and call in self._steps[0]
 
     def begin_step(self, part: Part, scale: int) -> None:
         """A step that is computed begins: what it makes useless of those before is freed."""
@@ -62,7 +63,7 @@ class BlockReuse:
         while len(self._steps) > (1 if self.forecast else 0):
             self._steps.pop()
         self._part, self.scale = part.name, scale
-        self._steps.appendleft((self.level, {}))
+        self._steps.appendleft({})
 
     def clear(self) -> None:
         """Free all that is kept."""
@@ -81,11 +82,11 @@ class BlockReuse:
         with watching:
             yield
         if after.added is not None:
-            self._steps[0][1][number] = after.added
+            self._steps[0][number] = (self.level, after.added)
 
     def _forecasted(self, call: int) -> Tensor:
         """What the blocks would add at the level of the step under way."""
-        (newest, last), *before = [(level, added[call]) for level, added in self._steps if call in added]
+        (newest, last), *before = [step[call] for step in self._steps if call in step]
         # A sampler may call a model twice at one level, through which there is no line.
         before = [(level, added) for level, added in before if level != newest]
         if not before:

@@ -1,6 +1,6 @@
 """Trains the embedded Wan on clips: small ones, then full ones with single frames mixed in.
 
-    python -m embedded_training.wan.train_base --minutes 80
+    python -m embedded_training.wan.train_base --minutes 190 --compile
 
 Captions are dropped now and then: sampling is guided by two calls a step, as Wan's is. Resumable: a second call goes on
 until --minutes of training are done in all.
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/embedded/wan"))
     parser.add_argument("--drawn", type=Path, default=Path("runs/embedded/clips"))
     parser.add_argument("--chunks", type=int, default=128)
-    parser.add_argument("--minutes", type=float, default=200)
+    parser.add_argument("--minutes", type=float, default=190)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--compile", action="store_true", help="a third faster, after two minutes a size")
     arguments = parser.parse_args()

@@ -12,7 +12,7 @@ namespace ddit {
 // samples: there is no signal.
 using Scores = std::vector<std::vector<double>>;
 
-// In place of a scale: the step is not computed, what the model did at the last computed step is used again.
+// In place of a scale: the step is not computed, what the model did at the last computed steps is used again.
 inline constexpr int64_t kSkip = 0;
 
 // One object serves one run at a time: begin(), then decide() once a step. All errors are
