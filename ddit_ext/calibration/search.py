@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ TOLERANCE = 0.02
 
 FINALISTS = 2
 """So many fixed choices with coarse steps are run on every prompt, beside fewer steps and the best one by scores."""
+
+FEWEST_TIMES = 3
+"""A finalist is timed at least so often, on the same calls again where there are fewer."""
 
 ROUNDS = 4
 """A finalist that is too slow is made faster at most so often."""
@@ -126,7 +130,7 @@ class Search:
         return candidate, self.runs[repr(candidate.choice)]
 
     def finals(self, choices: Sequence[Choice]) -> list[Candidate]:
-        """Each choice on every call, taking turns with the full run; too slow ones again, made faster."""
+        """Each choice on every call, timed three times at least, in turn with the full run; too slow ones again, faster."""
         ended: list[Candidate] = []
         waiting = list(choices)
         for _ in range(ROUNDS):
@@ -142,15 +146,18 @@ class Search:
     def _measure(self, choices: Sequence[Choice]) -> list[Candidate]:
         speeds: list[list[float]] = [[] for _ in choices]
         runs: list[list[Measured]] = [[] for _ in choices]
-        for number in range(len(self.meter.calls)):
+        calls = len(self.meter.calls)
+        for turn in range(calls * math.ceil(FEWEST_TIMES / calls) if choices else 0):
+            number = turn % calls
             full = self.meter.run(number, 1, self.full.steps)
             self.full.runs[number] = full
-            order = range(len(choices)) if number % 2 == 0 else reversed(range(len(choices)))
+            order = range(len(choices)) if turn % 2 == 0 else reversed(range(len(choices)))
             for index in order:
                 choice = choices[index]
                 done = self._run(number, choice)
                 speeds[index].append(full.seconds / done.seconds)
-                runs[index].append(done)
+                if turn < calls:  # again it draws the same
+                    runs[index].append(done)
         references = [run for run in self.full.runs if run is not None]
         return [
             self._note(choice, speeds[index], runs[index], references) for index, choice in enumerate(choices)
