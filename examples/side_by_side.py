@@ -64,7 +64,7 @@ def draw_all(
     made = [
         timed(steps, None),
         timed(steps, sizes),
-        timed(steps, {"schedule": computed, "forecast": 0.75}),
+        timed(steps, {"schedule": computed, "forecast": 0.5}),
         timed(fewer, None),
     ]
     shown, seconds = zip(*made, strict=True)
