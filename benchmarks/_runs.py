@@ -35,6 +35,9 @@ class Outcome:
     seconds: list[float] = field(default_factory=list)  # one a batch
     latents: list[torch.Tensor] = field(default_factory=list)
     reports: list[dict[str, Any]] = field(default_factory=list)
+    beside: list[float] = field(
+        default_factory=list
+    )  # seconds of the first method just before and after, their mean
 
 
 @dataclass(frozen=True)
@@ -108,19 +111,30 @@ def run(pipe: Any, batch: Batch, method: Method) -> tuple[torch.Tensor, float, d
         return latents, seconds, handle.report().to_dict() if handle is not None else None
 
 
-def interleaved_runs(pipe: Any, made: list[Batch], methods: list[Method]) -> dict[str, Outcome]:
-    """Every method on every batch, taking turns; the first batch is run once more beforehand to warm up."""
+def interleaved_runs(
+    pipe: Any, made: list[Batch], methods: list[Method], *, beside: bool = False
+) -> dict[str, Outcome]:
+    """Every method on every batch, taking turns; the first batch is run once more beforehand to warm up.
+
+    beside: the first method runs before and after each of the others, so that a machine whose speed wanders within a batch
+    slows both alike. Its own outcome has the first of these runs.
+    """
     outcomes = {method.name: Outcome() for method in methods}
     for method in methods:
         run(pipe, made[0], _short(method))
+    first = methods[0]
     for number, batch in enumerate(made):
-        for method in methods if number % 2 == 0 else reversed(methods):
+        last = None
+        for method in methods if number % 2 == 0 or beside else reversed(methods):
             latents, seconds, report = run(pipe, batch, method)
             outcome = outcomes[method.name]
             outcome.seconds.append(seconds)
             outcome.latents.append(latents)
             if report is not None:
                 outcome.reports.append(report)
+            if beside:
+                before, last = last, run(pipe, batch, first)[1] if method is not first else seconds
+                outcome.beside.append(seconds if before is None else (before + last) / 2)
     return outcomes
 
 

@@ -4,9 +4,9 @@
     python benchmarks/embedded_calibrated.py --model wan --out benchmarks/results/embedded_calibrated_wan.json
 
 Calibrates an embedded model to each target on some prompts (FLUX at batch 8, Wan at 4). Then, on others, the full run,
-each preset and fewer steps of equal time take turns, with --by-itself also a run with `target_speedup` alone. Times are
-whole denoising loops; a speed is the median over batches of the ratio to the full run on the same batch. PSNR and SSIM are
-to the full sample of the same noise. At the end: whether each preset is within 10 % of its target, and whether presets
+each preset and fewer steps of equal time take turns, with --by-itself also a run with `target_speedup` alone, by sizes and
+by forecast steps. Times are whole denoising loops; a speed is the median over batches of the ratio to the full runs of the
+same batch just before and after, unpatched. PSNR and SSIM are to the full sample of the same noise. At the end: whether each preset is within 10 % of its target, and whether presets
 for more speed are faster. A target that can't be reached is left out, with the reason.
 """
 
@@ -67,6 +67,8 @@ def methods_for(
             Method(f"fewer steps, {target:g}x", fewer),
         ]
         if by_itself:
+            own = {"target_speedup": target, "forecast": 0.5}
+            methods.append(Method(f"target_speedup, forecast, {target:g}x", steps, own))
             own = {"adapter": model.adapter, "target_speedup": target}
             methods.append(Method(f"target_speedup, {target:g}x", steps, own))
     return methods
@@ -134,7 +136,8 @@ def main() -> None:
         warnings.filterwarnings(
             "ignore", message="ddit_ext: the preset is for"
         )  # the short runs that warm up
-        outcomes = interleaved_runs(model.pipeline, batches(model.pipeline, prompts, batch, seed=13), methods)
+        compared = batches(model.pipeline, prompts, batch, seed=13)
+        outcomes = interleaved_runs(model.pipeline, compared, methods, beside=True)
     rows = judge(model, outcomes, methods, prompts)
     found = verdict(rows, list(presets))
     text = f"{table(rows)}\n\n{told(found, missing)}"

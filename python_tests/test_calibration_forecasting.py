@@ -116,9 +116,10 @@ def test_what_is_run_fits_the_time(target, idle):
         choice = forecasting.fitted(full, steps, 0.5, 1.75)
         if choice is None:
             continue
-        assert cost(choice, full.costs) <= 28 / target + 1e-9
-        assert cost(choice, full.costs) + 1 - idle > 28 / target - 1e-9  # one more would not fit
-    assert forecasting.fitted(full, int(28 / target), 0.5, 1.75) is None  # all are computed
+        assert cost(choice, full.costs) <= full.afford + 1e-9
+        assert cost(choice, full.costs) + 1 - idle > full.afford - 1e-9  # one more would not fit
+    assert full.afford == pytest.approx(28 / (0.95 * target))
+    assert forecasting.fitted(full, int(full.afford), 0.5, 1.75) is None  # all are computed
     assert forecasting.fitted(full_at(20.0), 28, 0.5, 1.75) is None  # not even two are
 
 

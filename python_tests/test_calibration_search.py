@@ -1,5 +1,6 @@
 """The closed loop, on a machine and a model made up for it: what runs cost and how far they go wrong is a formula."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from ddit_ext.calibration.calibrate import _choose
 from ddit_ext.calibration.choices import budget
 from ddit_ext.calibration.dynamic import faster_dynamic
-from ddit_ext.calibration.measure import Measured, Turns
+from ddit_ext.calibration.measure import YARDSTICK, Measured, Turns, times_faster
 from ddit_ext.calibration.search import Full, Search
 
 SCALES = (1, 2, 4)
@@ -114,7 +115,7 @@ def test_coarse_steps_are_where_they_do_least_harm(place, first, last):
 @pytest.mark.parametrize("target", [1.3, 2.0, 4.0])
 def test_whatever_is_chosen_was_run_on_every_call_and_is_fast_enough(target):
     looked, ended, chosen = search(Model(COSTS, {1: 0, 2: 3, 4: 4}, 40, 28), target)
-    assert chosen.runs == 2 and chosen.reached and chosen.speed >= target * 0.98
+    assert chosen.runs == 2 and chosen.reached and chosen.speed >= target * 0.95
     assert looked.tried[repr(chosen.choice)] == chosen
     assert chosen.psnr == max(candidate.psnr for candidate in ended if candidate.reached)
 
@@ -124,7 +125,7 @@ def test_what_is_slower_than_its_prediction_is_made_faster():
     model = Model({1: 1.0, 2: 0.5, 4: 0.3}, {1: 0, 2: 1, 4: 2}, 100, 28)
     looked, ended, chosen = search(model, 2.0, seconds=COSTS)
     assert any(not candidate.reached for candidate in ended)
-    assert chosen.reached and chosen.speed >= 1.96 and not chosen.choice.fine
+    assert chosen.reached and chosen.speed >= 1.9 and not chosen.choice.fine
 
 
 def test_a_search_takes_no_more_runs_than_it_has_to():
@@ -148,6 +149,33 @@ def test_a_disturbed_run_now_and_then_does_not_decide(nth):
     _, ended, chosen = search(Disturbed(*arguments), 2.0)
     _, _, expected = search(Model(*arguments), 2.0)
     assert chosen.choice == expected.choice and chosen.speed == expected.speed
+
+
+def test_a_machine_whose_speed_wanders_from_run_to_run_does_not_decide():
+    class Wandering(Model):
+        def run(self, *args, **kwargs):
+            done = super().run(*args, **kwargs)
+            pace = 1 + 0.3 * math.sin(1.7 * self.runs)
+            steps = [step | {"seconds": step["seconds"] * pace} for step in done.steps]
+            return replace(done, seconds=done.seconds * pace, steps=steps)
+
+    looked, _, _ = search(Wandering(COSTS, {1: 0, 2: 3, 4: 4}, 40, 28), 2.0, COSTS)
+    fixed = [candidate for candidate in looked.tried.values() if candidate.choice.fixed]
+    told = [c for c in fixed if c.choice.steps - sum(c.choice.coarse.values()) >= YARDSTICK]
+    assert len(told) >= 5
+    for candidate in told:
+        assert candidate.speed == pytest.approx(candidate.predicted_speed)
+
+
+def test_too_few_steps_at_p_leave_the_plain_ratio_of_times():
+    def measured(scales, pace):
+        steps = [dict(index=i, scale=scale, seconds=COSTS[scale] * pace) for i, scale in enumerate(scales)]
+        taken = sum(step["seconds"] for step in steps)
+        return Measured(None, taken, taken, steps, (1, 4, 4))
+
+    full = measured([1] * 8, 1.0)
+    assert times_faster(measured([1] * 3 + [2] * 5, 1.5), full) == pytest.approx(8 / (3 + 5 * 0.4))
+    assert times_faster(measured([1] * 2 + [2] * 5, 1.5), full) == pytest.approx(8 / (1.5 * (2 + 5 * 0.4)))
 
 
 def test_sizes_alone_that_can_not_reach_the_target_leave_the_rest():

@@ -31,6 +31,8 @@ GRAPHS = "compiled with CUDA graphs"
 COMPILED = {"compiled": "", "compiled, LoRA": "LoRA", "compiled, LoRA merged": "LoRA merged", GRAPHS: "LoRA"}
 """Rows of compiled calls: which of the coarse calls are in each, by the end of their names."""
 
+EVERY_OTHER = "every other step forecast"
+
 Call = Callable[[], Any]
 
 
@@ -195,7 +197,7 @@ def _decision(part: Part, case: Case) -> None:
 
 
 def _pipelines(part: Part, case: Case) -> None:
-    """Whole runs: unpatched, patched at schedule=1, and dynamic with a threshold that nothing is below."""
+    """Whole runs: unpatched, patched at schedule=1, dynamic with a threshold that nothing is below, and with skipped steps."""
     pipe = case.model.pipeline(case.transformer)
     pipe.set_progress_bar_config(disable=True)
     call = case.model.pipeline_call(case.model, case.arguments)
@@ -205,17 +207,22 @@ def _pipelines(part: Part, case: Case) -> None:
             return wall_clock(lambda: pipe(**call, num_inference_steps=RUN_STEPS, output_type="latent"))
 
     candidates: dict[str, Any] = {"unpatched": None}
-    for name, settings in (("schedule=1", {"schedule": 1}), ("dynamic, threshold=0", {"threshold": 0.0})):
+    every_other = {"schedule": [1, 0] * (RUN_STEPS // 2), "forecast": 0.5}
+    for name, settings in (
+        ("schedule=1", {"schedule": 1}),
+        ("dynamic, threshold=0", {"threshold": 0.0}),
+        (EVERY_OTHER, every_other),
+    ):
         try:
             once(settings)
         except (TypeError, NotImplementedError) as error:
             part.leave_out(f"{case.model.name}, {name}: not available: {error}")
         else:
             candidates[name] = settings
-    part.results[case.model.name]["pipeline"] = {
-        "steps": RUN_STEPS,
-        **_timed(part, candidates, 0.2, clock=once),
-    }
+    timed = _timed(part, candidates, 0.2, clock=once)
+    part.results[case.model.name]["pipeline"] = {"steps": RUN_STEPS, **timed}
+    if EVERY_OTHER in timed:  # half of a run are computed steps
+        part.results[case.model.name]["skipped step over one at p"] = 2 * timed[EVERY_OTHER]["ratio"] - 1
     part.save()
 
 

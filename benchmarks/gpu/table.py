@@ -177,6 +177,8 @@ def _steps(results: dict) -> list[str]:
             if shares:
                 listed = ", ".join(f"{name} {share:+.1%}" for name, share in shares.items())
                 lines += [f"The LoRA's share of a step, {how} (wanted: at most 5 %): {listed}.", ""]
+        if (skipped := found.get("skipped step over one at p")) is not None:
+            lines += [f"A skipped step takes {skipped:.3f} of the time of one at p.", ""]
     if not lines:
         return []
     note = (

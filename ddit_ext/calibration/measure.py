@@ -21,6 +21,9 @@ from .schedules import Spread
 REPETITIONS = 4
 """So many warm steps of each size are timed, at least."""
 
+YARDSTICK = 3
+"""So many steps at p tell how fast the machine was during a run."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -39,6 +42,22 @@ class Measured:
     def scales(self) -> list[int]:
         """The size of each step."""
         return [step["scale"] for step in self.steps]
+
+    @property
+    def fine_seconds(self) -> float | None:
+        """Of this run's own step at p, the median; None where too few tell."""
+        fine = [step["seconds"] for step in self.steps if step["scale"] == 1]
+        return statistics.median(fine) if len(fine) >= YARDSTICK else None
+
+
+def times_faster(done: Measured, full: Measured) -> float:
+    """How many times as fast as `full` a run was, with each of the two in units of its own steps at p.
+
+    A machine's speed wanders from run to run, here by a twentieth and more; within a run much less. Where one of them
+    has too few steps at p to tell, it is the plain ratio of their seconds.
+    """
+    own, whole = done.fine_seconds, full.fine_seconds
+    return full.seconds / done.seconds * (own / whole if own and whole else 1.0)
 
 
 class Meter:

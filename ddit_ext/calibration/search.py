@@ -14,11 +14,12 @@ from ..patching.reuse import SKIP
 from . import forecasting, plan, skipping
 from .choices import Choice, cost
 from .dynamic import budgets, by_threshold, faster_dynamic
-from .measure import Measured, Meter
+from .measure import Measured, Meter, times_faster
 from .preset import Candidate
 
-TOLERANCE = 0.02
-"""A measured speed counts as the target from this share below it: two runs of the same differ by as much."""
+TOLERANCE = 0.05
+"""A measured speed counts as the target from this share below it. Steps are whole: at three times the speed of 28 steps
+one more or less is a tenth of the speed, so that half of that is as near as a choice can be expected to come."""
 
 FINALISTS = 2
 """So many fixed choices with coarse steps are run on every prompt, beside fewer steps and the best one by scores."""
@@ -54,16 +55,21 @@ class Full:
         return {SKIP: self.idle or 0.0, **self.seconds}
 
     @property
+    def enough(self) -> float:
+        """The least speed that counts as the target."""
+        return self.target * (1 - TOLERANCE)
+
+    @property
     def afford(self) -> float:
-        """Seconds of a run that reaches the target, if it does as many steps as it is asked for."""
-        return self.steps * self.seconds[1] / self.target
+        """Seconds of a run that is just fast enough, if it does as many steps as it is asked for."""
+        return self.steps * self.seconds[1] / self.enough
 
     def speed(self, choice: Choice) -> float:
         """Predicted by the step costs."""
         return self.steps * self.seconds[1] / cost(choice, self.costs)
 
     def reached(self, speed: float) -> bool:
-        return speed >= self.target * (1 - TOLERANCE)
+        return speed >= self.enough
 
 
 @dataclass
@@ -86,14 +92,14 @@ class Search:
             finalists += [candidate.choice for candidate in dynamic[:1]]
         forecast = forecasting.by_forecast(self.full, self.screen)
         finalists += [max(forecast, key=lambda candidate: candidate.psnr).choice] if forecast else []
-        fewer = plan.fewer_steps(self.full.steps, self.full.target)
+        fewer = plan.fewer_steps(self.full.steps, self.full.enough)
         finalists += [fewer] if fewer else []
         return self.finals(finalists)
 
     def _fixed(self) -> list[Candidate]:
         """Some numbers of steps; then, of the best so far, other orders, other sizes, a few steps more and fewer."""
         full = self.full
-        arguments = full.steps, full.seconds, full.target
+        arguments = full.steps, full.seconds, full.enough
         tried = [self.screen(choice) for choice in plan.lengths(*arguments)]
         for variants in (plan.orders, plan.mixes, plan.neighbours) if tried else ():
             best = max(tried, key=lambda candidate: candidate.psnr).choice
@@ -116,7 +122,7 @@ class Search:
         done = self._run(0, choice)
         reference = self.full.runs[0]
         assert reference is not None and reference.pictures is not None and done.pictures is not None
-        speed = len(reference.steps) * self.full.seconds[1] / done.seconds
+        speed = len(reference.steps) * (done.fine_seconds or self.full.seconds[1]) / done.seconds
         return self._note(choice, [speed], [done], [reference])
 
     def _run(self, number: int, choice: Choice) -> Measured:
@@ -155,7 +161,7 @@ class Search:
             for index in order:
                 choice = choices[index]
                 done = self._run(number, choice)
-                speeds[index].append(full.seconds / done.seconds)
+                speeds[index].append(times_faster(done, full))
                 if turn < calls:  # again it draws the same
                     runs[index].append(done)
         references = [run for run in self.full.runs if run is not None]
@@ -193,4 +199,4 @@ class Search:
             return plan.faster(choice, self.full.steps, self.full.seconds)
         if choice.kind == "skips":
             return skipping.faster(choice, self.runs[repr(choice)])
-        return faster_dynamic(choice, self.full.target / candidate.speed)
+        return faster_dynamic(choice, self.full.enough / candidate.speed)

@@ -107,7 +107,7 @@ def _affordable(full: Full, idle: float) -> int:
     reference, fine = full.runs[0], full.seconds[1]
     assert reference is not None
     whole = len(reference.steps)
-    return computed_in_time(whole, whole * fine / full.target, fine, idle)
+    return computed_in_time(whole, whole * fine / full.enough, fine, idle)
 
 
 def _changes_at_p(meter: Meter, steps: int) -> Changes:

@@ -22,7 +22,7 @@ from .report import RunRecord, StepRecord, arithmetic
 from .reuse import SKIP, BlockReuse, check_one_rank
 from .sampler import Run, SamplerWatch
 from .signals import Signal, Signals
-from .timed_budget import TimedBudget
+from .timed import Timed
 
 if TYPE_CHECKING:
     from ..calibration.match import RunCheck
@@ -248,7 +248,7 @@ class PatchHook:
         if self.decider.needs_signal and self.steering.ranks is not None:  # any size may come
             for scale in self.scales[1:]:
                 self.steering.check_ranks(self.steering.grid(arguments), scale)
-        if isinstance(self.decider.policy, TimedBudget):
+        if isinstance(self.decider.policy, Timed):
             self.decider.policy.estimate(self._costs(arguments), arguments["hidden_states"].shape)
         self.decider.begin(run.total)
         for part in self.parts:
@@ -294,6 +294,6 @@ class PatchHook:
                 part.caches.drop()
         if run.index >= 0:
             self.clock()
-            if isinstance(self.decider.policy, TimedBudget) and self.record is not None:
+            if isinstance(self.decider.policy, Timed) and self.record is not None:
                 done = self.record.steps[-1]
                 self.decider.policy.stepped(done.scale, done.seconds)

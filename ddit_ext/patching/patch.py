@@ -18,7 +18,9 @@ from .hook import PatchHook
 from .parts import find_parts, give_weights
 from .policy import DEFAULT_SCALES, Decider, Schedule, always_fine, make_policy
 from .report import Report
+from .timed import Timed
 from .timed_budget import TimedBudget
+from .timed_forecast import TimedForecast
 
 if TYPE_CHECKING:
     from ..calibration.preset import Preset
@@ -90,9 +92,10 @@ def patch(
         preset: what `calibrate` found, or its file. It says scales, quantile, schedule and forecast; model and adapter
             must be those it was made with, and what else differs (dtype, steps, resolution, sampler) is warned about.
             The number of steps is yours to pass: num_inference_steps=preset.steps.
-        target_speedup: times the speed of a run at p, for each run by itself: sizes follow the scores within a budget,
-            by step costs that are guessed from arithmetic and corrected by this run's own step times.
-            `calibrate` finds what is closer to the full sample at that speed, and may choose fewer steps.
+        target_speedup: times the speed of a run at p, for each run by itself, by this run's own step times. With
+            `forecast` as many steps are computed, at p, as the time allows, and the others are forecast: no adapter is
+            needed, and it was much the closer one in trials. Without it sizes follow the scores within a budget.
+            `calibrate` finds what is closest to the full sample at that speed, and may choose fewer steps.
         protect: so many steps at the beginning and at the end of a run stay at size 1.
         lora: how an adapter's feed-forward LoRA is computed. "beside" its layers, which stay what they are
             (quantised, offloaded, with LoRAs of yours), or "merged" into copies of their weights: no arithmetic
@@ -134,21 +137,22 @@ def patch(
         forecast = preset.choice.forecast
         scales = tuple(getattr(schedule, "scales", preset.scales))
     if target_speedup is not None:
-        _speedup(target_speedup, scales)
+        _speedup(target_speedup, scales, forecast)
     if any(find_hook(part.module) is not None for part in parts):
         raise RuntimeError(
             "pipe is already patched (or shares its transformer with a pipeline that is): unpatch() it first"
         )
     if target_speedup is not None:
-        policy: Any = TimedBudget(scales, float(target_speedup), protect)
+        target = float(target_speedup)
+        policy: Any = TimedForecast(target, protect) if forecast else TimedBudget(scales, target, protect)
     else:
         policy = make_policy(schedule, scales, thresholds, protect)
     decider = Decider(policy, split=batch == "split")
     if forecast and not decider.skips:
         raise ValueError(f"forecast={forecast} is for a schedule that skips steps, got {policy!r}")
     give_weights(parts, adapter, decider.scales[1:], always_fine(policy))
-    by_budget = isinstance(policy, TimedBudget | BudgetPolicy)
-    thresholds = () if by_budget else tuple(getattr(policy, "thresholds", thresholds))
+    without = isinstance(policy, Timed | BudgetPolicy)
+    thresholds = () if without else tuple(getattr(policy, "thresholds", thresholds))
     check = full_steps = None
     if preset is not None:
         from ..calibration.match import RunCheck, check_parts
@@ -169,7 +173,7 @@ def patch(
         full_steps=full_steps,
         forecast=float(forecast),
     )
-    if isinstance(policy, TimedBudget):
+    if isinstance(policy, Timed):
         hook.now = clock_of(device_of(pipe))
     for part in parts:
         part.steering.low_rank.merge = lora == "merged"
@@ -213,12 +217,16 @@ def _preset(preset: Any) -> Preset:
     return preset
 
 
-def _speedup(target: Any, scales: tuple[int, ...]) -> None:
+def _speedup(target: Any, scales: tuple[int, ...], forecast: float) -> None:
     _number("target_speedup", target)
     if not 1 <= target < math.inf:
         raise ValueError(f"target_speedup must be at least 1 and finite, got {target!r}")
-    if len(scales) < 2:
-        raise ValueError(f"target_speedup needs a size above 1 in scales, got {scales}")
+    if forecast and scales not in (DEFAULT_SCALES, (1,)):
+        raise ValueError(
+            f"target_speedup with forecast computes at size 1 alone: leave out scales; got {scales}"
+        )
+    if not forecast and len(scales) < 2:
+        raise ValueError(f"target_speedup needs a size above 1 in scales, or a forecast; got scales={scales}")
 
 
 def _scales(scales: Any) -> tuple[int, ...]:

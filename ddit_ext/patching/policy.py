@@ -133,7 +133,7 @@ def always_fine(policy: Any) -> bool:
     if isinstance(policy, policies.FixedSchedule):
         schedule = policy.schedule
         return schedule == 1 if isinstance(schedule, int) else max(schedule) == 1
-    return False
+    return tuple(policy.scales) == (1,)
 
 
 def supported(scale: Any, scales: tuple[int, ...], name: str) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Hashable, Mapping, Sequence
 
 from .. import policies
+from .timed import Timed
 
 FALLING = 0.99
 """A measured cost is at most this share of the next finer size's: a budget has no use for a size that saves nothing."""
@@ -14,42 +14,30 @@ NOTHING = 0.95
 """A coarse step that takes this share of a step at p, or more, isn't taken: it would cost quality and save nothing."""
 
 
-class TimedBudget(policies.Policy):
+class TimedBudget(Timed):
     """A BudgetPolicy that learns what a step costs while the run goes on, and knows it in the next one.
 
-    target: times the speed of a run at p, of the whole run. At least the last step stays at p: what a coarse last step
-    gets wrong is in the picture.
+    At least the last step stays at p: what a coarse last step gets wrong is in the picture.
     """
 
     mixed = "hold"
 
     def __init__(self, scales: Sequence[int], target: float, protect: tuple[int, int]) -> None:
-        self.scales = tuple(scales)
-        self.target = target
-        self.protect_first, self.protect_last = protect[0], max(protect[1], 1)
-        self.remark: str | None = None  # what a run's begin has to say
+        super().__init__(scales, target, (protect[0], max(protect[1], 1)))
         self._budget: policies.BudgetPolicy | None = None
         self._guess: tuple[float, ...] = ()
-        self._key: Hashable = None
-        self._seconds: dict[int, list[float]] = {}  # by scale
-        self._warm: set[int] = set()  # sizes that have been run
 
     def estimate(self, costs: Mapping[int, float], key: Hashable) -> None:
         """Before a run: costs by arithmetic, in steps at p; key: what has to be the same for measured times to hold."""
+        super().estimate(costs, key)
         self._guess = tuple(costs[scale] for scale in self.scales[1:])
-        if key != self._key:
-            self._key, self._seconds, self._warm = key, {}, set()
 
     def begin(self, total_steps: int) -> None:
         """A run of so many steps begins.
 
         ValueError: a number of steps that isn't known, or a target that even by arithmetic can't be reached.
         """
-        if not total_steps:
-            raise ValueError(
-                f"target_speedup={self.target:g}: the length of this run is not known (no sampler of the pipeline "
-                "takes part in it), so there is no time to keep to"
-            )
+        super().begin(total_steps)
         possible = self._possible(total_steps, self._guess)
         if self.target > possible:
             raise ValueError(
@@ -85,16 +73,7 @@ class TimedBudget(policies.Policy):
         """What each sample would have taken by itself at the last decision."""
         return [] if self._budget is None else self._budget.per_sample
 
-    def stepped(self, scale: int, seconds: float) -> None:
-        """A step at `scale` has taken so long.
-
-        The very first step doesn't count, nor the first of a coarse size, which makes its weights ready.
-        """
-        counts = scale in self._warm or (scale == 1 and self._warm)
-        self._warm.add(scale)
-        if not counts:
-            return
-        self._seconds.setdefault(scale, []).append(seconds)
+    def _revise(self) -> None:
         if self._budget is not None:
             self._budget.revise(self._costs())
 
@@ -107,15 +86,6 @@ class TimedBudget(policies.Policy):
             last = min(max(cost, 1e-6), last * FALLING)
             costs.append(last)
         return tuple(costs)
-
-    def _measured(self, scale: int) -> float | None:
-        """Of a step at `scale`, in steps at p; None where one of the two was not timed."""
-        if scale not in self._seconds or not statistics.median(self._seconds.get(1, [0.0])) > 0:
-            return None
-        return statistics.median(self._seconds[scale]) / statistics.median(self._seconds[1])
-
-    def _protected(self, total: int) -> int:
-        return min(total, self.protect_first + self.protect_last)
 
     def _possible(self, total: int, costs: Sequence[float]) -> float:
         fine = self._protected(total)

@@ -1,0 +1,62 @@
+"""`patch(target_speedup=…)`: what policies have in common that keep a run's time by the clock."""
+
+from __future__ import annotations
+
+import statistics
+from abc import abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+
+from .. import policies
+
+
+class Timed(policies.Policy):
+    """Knows how long steps take, from this run and from those before it of the same key.
+
+    target: times the speed of a run at p, of the whole run.
+    """
+
+    def __init__(self, scales: Sequence[int], target: float, protect: tuple[int, int]) -> None:
+        self.scales = tuple(scales)
+        self.target = target
+        self.protect_first, self.protect_last = protect
+        self.remark: str | None = None  # what a run's begin has to say
+        self._key: Hashable = None
+        self._seconds: dict[int, list[float]] = {}  # by scale
+        self._warm: set[int] = set()  # sizes that have been run
+
+    def estimate(self, costs: Mapping[int, float], key: Hashable) -> None:
+        """Before a run: costs by arithmetic, in steps at p; key: what has to be the same for measured times to hold."""
+        if key != self._key:
+            self._key, self._seconds, self._warm = key, {}, set()
+
+    def begin(self, total_steps: int) -> None:
+        """A run of so many steps begins; ValueError where that is not known."""
+        if not total_steps:
+            raise ValueError(
+                f"target_speedup={self.target:g}: the length of this run is not known (no sampler of the pipeline "
+                "takes part in it), so there is no time to keep to"
+            )
+
+    def stepped(self, scale: int, seconds: float) -> None:
+        """A step at `scale` has taken so long.
+
+        The very first step doesn't count, nor the first of another size than p, which makes its weights ready.
+        """
+        counts = scale in self._warm or (scale == 1 and self._warm)
+        self._warm.add(scale)
+        if counts:
+            self._seconds.setdefault(scale, []).append(seconds)
+            self._revise()
+
+    @abstractmethod
+    def _revise(self) -> None:
+        """A time was taken: what is left of the run may have to change."""
+
+    def _measured(self, scale: int) -> float | None:
+        """Of a step at `scale`, in steps at p; None where one of the two was not timed."""
+        if scale not in self._seconds or not statistics.median(self._seconds.get(1, [0.0])) > 0:
+            return None
+        return statistics.median(self._seconds[scale]) / statistics.median(self._seconds[1])
+
+    def _protected(self, total: int) -> int:
+        return min(total, self.protect_first + self.protect_last)
