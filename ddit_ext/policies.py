@@ -32,6 +32,7 @@ from ._core import (
 )
 
 __all__ = [
+    "SKIP",
     "BudgetPolicy",
     "FixedSchedule",
     "LinearRamp",
@@ -43,6 +44,9 @@ __all__ = [
     "coarse_share",
     "growing_gaps",
 ]
+
+SKIP = 0
+"""A decision in the place of a size: the step is not computed (`ddit::kSkip`)."""
 
 
 class Policy(ABC):

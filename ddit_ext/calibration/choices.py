@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..patching.reuse import SKIP
+from ..policies import SKIP
 from .schedules import Spread, Stretches
 
 KINDS = ("coarse_first", "fine_ends", "thresholds", "budget", "skips", "forecasts")
@@ -72,6 +72,11 @@ class Choice:
     def forecast(self) -> float:
         """How skipped steps follow from computed ones, as `patch` takes it; 0: the last one again."""
         return self.settings.get("forecast", 0.0)
+
+    @property
+    def corrector(self) -> float:
+        """How far skipped steps are corrected, as `patch` takes it."""
+        return self.settings.get("corrector", 0.0)
 
     @property
     def before(self) -> int:

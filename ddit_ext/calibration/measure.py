@@ -14,7 +14,7 @@ import torch
 
 from ..multiscale import Adapter
 from ..patching import patch
-from ..patching.reuse import SKIP
+from ..policies import SKIP
 from .pictures import as_uint8
 from .schedules import Spread
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..patching.reuse import SKIP
-from ..policies import growing_gaps
+from ..policies import SKIP, growing_gaps
 
 BOTH_ENDS = 5 / 7
 """The share of a run's fine steps that come before the coarse ones where it is fine at both ends: the closest order at

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..fidelity import psnr
-from ..patching.reuse import SKIP
+from ..policies import SKIP
 from . import forecasting, plan, skipping
 from .choices import Choice, cost
 from .dynamic import budgets, by_threshold, faster_dynamic

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ..policies import FixedSchedule
+from ..policies import SKIP, FixedSchedule
 from .calls import SizedCalls
+from .corrector import Corrector
 from .forward_hooks import AfterCall, BeforeCall
 from .parts import Part
 from .policy import Decider, Decision, Scores
 from .report import RunRecord, StepRecord, arithmetic
-from .reuse import SKIP, BlockReuse, check_one_rank
-from .sampler import Run, SamplerWatch
+from .reuse import BlockReuse, check_one_rank
+from .sampler import Run, SamplerWatch, steps_by_euler
 from .signals import Signal, Signals
 from .timed import Timed
 
@@ -48,6 +49,7 @@ class PatchHook:
         target_speedup: float | None = None,
         full_steps: int | None = None,
         forecast: float = 0.0,
+        corrector: float = 0.0,
     ) -> None:
         self.parts = list(parts)
         self.part = parts[0]  # of the transformer that is called
@@ -58,8 +60,11 @@ class PatchHook:
         self.reuse = BlockReuse(forecast) if decider.skips else None
         self.signals = Signals(decider, quantile, self._remark)
         self.inputs = self.signals.inputs
+        self.corrector = Corrector(corrector) if corrector else None
         from_sampler = decider.needs_signal and decider.source != "input"
-        self.watch = SamplerWatch(pipe, from_sampler, self._stepped, decider.source, decider.order)
+        self.watch = SamplerWatch(
+            pipe, from_sampler, self._stepped, decider.source, decider.order, self.corrector
+        )
         self.pipe = weakref.ref(pipe)
         self.check = check
         self.target_speedup = target_speedup
@@ -154,7 +159,7 @@ class PatchHook:
         if decision.scale == SKIP:
             decision = self._skip(run, decision)
         elif self.reuse is not None:
-            self.reuse.begin_step(self.part, decision.scale)
+            self._compute(decision.scale)
         self._sizes = decision.taken or [decision.scale]
         run.sizes[run.index] = decision.taken or decision.scale
         self._started = started
@@ -201,12 +206,19 @@ class PatchHook:
         self._remark(
             f"step {run.index} was computed: the schedule skips it, but there was nothing to use again"
         )
-        self.reuse.begin_step(self.part, 1)
+        self._compute(1)
         return Decision(1, alone=decision.alone)
+
+    def _compute(self, scale: int) -> None:
+        """A step that is computed begins, of a schedule that skips some."""
+        assert self.reuse is not None
+        if self.corrector is not None and not self.reuse.ready(self.part):
+            self.corrector.clear()  # no line leads from another transformer's output to this one's
+        self.reuse.begin_step(self.part, scale)
 
     def _forget(self) -> None:
         """Free what only a run under way needs of its steps."""
-        for kept in (self.reuse, self.inputs):
+        for kept in (self.reuse, self.inputs, self.corrector):
             if kept is not None:
                 kept.clear()
 
@@ -219,6 +231,11 @@ class PatchHook:
     def _begin_run(self, run: Run, arguments: dict[str, Any]) -> None:
         self._forget()
         check_one_rank(self.parts, self.decider)  # they may have come after patch()
+        if self.corrector is not None and not steps_by_euler(run.scheduler):
+            raise ValueError(
+                f"corrector={self.corrector.share:g} needs a sampler of plain Euler steps (FlowMatchEulerDiscreteScheduler "
+                f"without stochastic_sampling), the pipeline's is {type(run.scheduler).__name__}: leave corrector out"
+            )
         text, token_cost = self.steering.block_cost(arguments)
         self.record = RunRecord(
             scales=self.scales,

@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import Any
 
 from .. import policies
-from .reuse import SKIP
+from ..policies import SKIP
 
 Scores = list[list[float]] | None
 Schedule = int | Sequence[int] | Callable[[int], int] | policies.Policy | None

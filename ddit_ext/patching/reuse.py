@@ -16,9 +16,6 @@ from .parts import Part
 if TYPE_CHECKING:
     from .policy import Decider
 
-SKIP = 0
-"""A decision in the place of a size: the step is not computed (`ddit::kSkip`)."""
-
 
 def check_one_rank(parts: Sequence[Part], decider: Decider) -> None:
     """NotImplementedError for skipped steps with several ranks: each would need its part of what blocks add."""

@@ -7,7 +7,6 @@ it is and looked at. Without a sampler (a loop of a user's own) a changed timest
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,10 @@ import torch
 from torch import Tensor
 
 from ..models import Steering
+from ..policies import SKIP
+from .corrector import Corrector, add
 from .history import History
+from .step_watch import StepWatch
 
 MISMATCH = 0.01
 """A timestep in bf16 is off by up to 2**-8 of itself; one that is off by more is not this sampler's."""
@@ -68,51 +70,12 @@ class Run:
         return self.told if self.noise_level is None else self.noise_level
 
 
-class StepWatch:
-    """Stands in for `step` on one scheduler instance: calls it as it is, then shows what came and went."""
-
-    def __init__(self, scheduler: Any, seen: Callable[[Any, tuple, dict, Any], None]) -> None:
-        self._scheduler = weakref.ref(scheduler)
-        self._own = scheduler.__dict__.get("step")  # another wrapper on the instance stays in place
-        self.seen: Callable[[Any, tuple, dict, Any], None] | None = seen
-        functools.update_wrapper(self, scheduler.step, updated=())
-        scheduler.step = self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        scheduler = self._scheduler()
-        step = self._own or functools.partial(type(scheduler).step, scheduler)
-        result = step(*args, **kwargs)
-        if self.seen is not None:
-            self.seen(scheduler, args, kwargs, result)
-        return result
-
-    def remove(self) -> None:
-        """Put back what was there; where others have wrapped this since, only look away."""
-        self.seen = None
-        scheduler = self._scheduler()
-        if scheduler is not None and scheduler.__dict__.get("step") is self:
-            own = self._own
-            while isinstance(own, StepWatch) and own.seen is None:  # of a patch that ended before this one
-                own = own._own
-            if own is not None:
-                scheduler.step = own
-            else:
-                del scheduler.step
-
-    def __reduce__(self) -> tuple:
-        # A copied scheduler (the copy is already known to copy and pickle here) gets its own class's step.
-        return _plain_step, (self._scheduler(),)
-
-
-def _plain_step(scheduler: Any) -> Any:
-    return getattr(scheduler, "step", None)
-
-
 class SamplerWatch:
     """Follows the runs of one pipeline.
 
     signal: keep what a dynamic schedule scores: float32 "latents", or the model's "outputs", which are only seen at
-    the sampler. stepped: called after each sampler step. order: of the difference that is scored.
+    the sampler. stepped: called after each sampler step. order: of the difference that is scored. corrector: None, or what
+    follows skipped steps, and may change the latent after one that is computed.
     """
 
     def __init__(
@@ -122,7 +85,9 @@ class SamplerWatch:
         stepped: Callable[[Run], None],
         source: str = "latents",
         order: int = 3,
+        corrector: Corrector | None = None,
     ) -> None:
+        self._corrector = corrector
         self._pipe = weakref.ref(pipe)  # the hook that owns this hangs on the pipeline's transformer
         self._signal = signal
         self._outputs = source == "outputs"
@@ -179,7 +144,9 @@ class SamplerWatch:
         if self._step is not None:
             self._step.remove()
         self._wrapped = scheduler
-        self._step = StepWatch(scheduler, self._seen) if callable(getattr(scheduler, "step", None)) else None
+        self._step = None
+        if callable(getattr(scheduler, "step", None)):
+            self._step = StepWatch(scheduler, self._seen)
 
     def _begin(
         self, scheduler: Any, timesteps: Any, latents: Tensor, timestep: Tensor, steering: Steering
@@ -205,16 +172,26 @@ class SamplerWatch:
             return True  # guidance's second call: reading the values would stall the GPU for nothing
         return run.read(timestep) == run.told
 
-    def _seen(self, scheduler: Any, args: tuple, kwargs: dict, result: Any) -> None:
+    def _followed(self, scheduler: Any) -> Run | None:
+        """The run under way, where this is its sampler."""
         run = self.run
         if run is None or run.finished or run.scheduler is not scheduler:
-            return
+            return None
         if run.timesteps is not scheduler.timesteps:
-            return  # another run has begun, and the transformer has not been called in it
+            return None  # another run has begun, and the transformer has not been called in it
+        return run
+
+    def _seen(self, scheduler: Any, args: tuple, kwargs: dict, result: Any) -> None:
+        run = self._followed(scheduler)
+        if run is None:
+            return
         if not run.sampled:
             self._take_over(run)
-        if self._signal:
+        if self._signal or self._corrector is not None:
             named = dict(zip(("model_output", "timestep", "sample"), args, strict=False)) | kwargs
+        if self._corrector is not None:
+            self._correct(run, named, result)
+        if self._signal:
             if self._outputs:
                 self._keep_output(run, named.get("model_output"))
             else:
@@ -232,12 +209,24 @@ class SamplerWatch:
         run.history.clear()
         sigmas = getattr(run.scheduler, "sigmas", None)
         run.sigmas = sigmas.tolist() if isinstance(sigmas, Tensor) else []
-        run.euler = _steps_by_euler(run.scheduler)
+        run.euler = steps_by_euler(run.scheduler)
         index = getattr(run.scheduler, "step_index", None)
         if isinstance(index, int) and isinstance(run.timesteps, Tensor):
             # Only now it is certain where a loop without set_begin_index entered.
             run.levels = _noise_levels(run.scheduler, run.timesteps)[max(index - 1 - run.done, 0) :]
             run.total = len(run.levels)
+
+    def _correct(self, run: Run, named: dict[str, Any], result: Any) -> None:
+        """Take back what forecast steps got wrong, where this one shows it."""
+        output, length = named.get("model_output"), _euler_length(run, named)
+        assert self._corrector is not None
+        if not isinstance(output, Tensor) or length is None:
+            self._corrector.clear()
+            return
+        skipped = run.sizes.get(run.index) == SKIP
+        correction = self._corrector.step(skipped, output, run.sigmas[run.scheduler.step_index - 1], length)
+        if correction is not None:
+            add(correction, result)
 
     @staticmethod
     def _keep_output(run: Run, output: Any) -> None:
@@ -274,7 +263,8 @@ def _euler_length(run: Run, named: dict[str, Any]) -> float | None:
     return run.sigmas[step + 1] - run.sigmas[step]
 
 
-def _steps_by_euler(scheduler: Any) -> bool:
+def steps_by_euler(scheduler: Any) -> bool:
+    """Whether each step of a sampler is its length in σ times the model's output."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     # The class itself: a subclass may step otherwise.

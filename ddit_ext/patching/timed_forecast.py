@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .reuse import SKIP
+from ..policies import SKIP
 from .timed import Timed
 
 GROWTH = 1.75
