@@ -19,7 +19,7 @@ from .forward_hooks import AfterCall, BeforeCall
 from .parts import Part
 from .policy import Decider, Decision, Scores
 from .report import RunRecord, StepRecord, arithmetic
-from .reuse import SKIP, BlockReuse, check_one_rank
+from .reuse import SKIP, BlockReuse
 from .sampler import Run, SamplerWatch
 from .signals import Signal, Signals
 from .timed_budget import TimedBudget
@@ -54,7 +54,6 @@ class PatchHook:
         self.decider = decider
         self.scales = decider.scales
         self.thresholds = thresholds
-        check_one_rank(parts, decider)
         self.reuse = BlockReuse(forecast) if decider.skips else None
         self.signals = Signals(decider, quantile, self._remark)
         self.inputs = self.signals.inputs
@@ -218,7 +217,6 @@ class PatchHook:
 
     def _begin_run(self, run: Run, arguments: dict[str, Any]) -> None:
         self._forget()
-        check_one_rank(self.parts, self.decider)  # they may have come after patch()
         text, token_cost = self.steering.block_cost(arguments)
         self.record = RunRecord(
             scales=self.scales,
