@@ -6,6 +6,7 @@ Each writes what it saw to FOLDER/<rank>.pt: case -> {"latents", "sizes", "score
 that has everything imported and has not computed anything.
 """
 
+import time
 import warnings
 from datetime import timedelta
 from unittest import mock
@@ -19,11 +20,14 @@ from processes import fork
 
 import ddit_ext
 from ddit_ext import policies
+from ddit_ext.calibration.measure import Meter
 from ddit_ext.models import steering_for
 from ddit_ext.multiscale import Adapter
 
 STEPS = 7
 SIZES = [1, 2, 4, 2, 4, 1, 1]
+FORECAST = [1, 1, 0, 1, 0, 0, 1]
+SKIPPED_SIZES = [1, 1, 0, 2, 2, 0, 1]
 
 
 def pipeline(family, **config):
@@ -50,6 +54,18 @@ def budget():
     return policies.BudgetPolicy((1, 2, 4), (0.4, 0.2), 1.7, mixed="hold")
 
 
+def tea_cache(family, call):
+    """A threshold that some sums of the changes are above and some below, from a run of one process."""
+    changes = seen(family, pipeline(family), call, schedule=policies.TeaCachePolicy(1e-30))["scores"][1:-1]
+    return policies.TeaCachePolicy(1.5 * max(score[0][0] for score in changes))
+
+
+def stacked(family, call):
+    """The same, and what is computed is coarse where it may be."""
+    sizes = policies.PatchScheduler((1, 2), (1e9,), protect_first=2, order=1)
+    return policies.Stacked(skip=tea_cache(family, call), sizes=sizes)
+
+
 def share(pipe, **config):
     """Context parallelism over both ranks. diffusers asks for the number of accelerators to name a device: a CPU has none."""
     with mock.patch.object(torch.accelerator, "device_count", return_value=1):
@@ -73,6 +89,7 @@ def seen(family, pipe, call, adapter=None, **settings):
         "latents": latents,
         "sizes": [step["scale"] for step in steps],
         "scores": [step["scores"] for step in steps],
+        "changes": [step.get("changes") for step in steps],
     }
 
 
@@ -121,6 +138,7 @@ def take_part(folder, rank, processes):
         for one in range(processes):
             found[f"{family} rank {one} raises"] = seen(family, pipe, call, schedule=Raises(one))
         found[f"{family} after an error"] = seen(family, pipe, call, adapter, schedule=SIZES)
+        found |= skipping(family, pipe, call, adapter)
     pipe, odd = share(pipeline("flux")), call_of("flux", rows=6, columns=6)
     found["indivisible fixed"] = seen("flux", pipe, odd, schedule=[1, 2, 2, 1, 1, 1, 1])
     found["indivisible dynamic"] = seen("flux", pipe, odd)
@@ -137,20 +155,42 @@ def take_part(folder, rank, processes):
         "flux", control, flux_pipelines.make_call("controlnet", rows=8, columns=8, steps=2), schedule=2
     )
     found["split"] = seen("flux", pipe, call_of("flux", batch=2), schedule=budget(), batch="split")
-    found["skips"] = refused(pipe, schedule=policies.TeaCachePolicy(0.1))
     found |= close_to_a_threshold(rank)
     found["trained"] = trained(pipe)
+    per_token, call = token_timesteps()
+    found["token timesteps"] = seen("wan", share(per_token), call, schedule=SKIPPED_SIZES, forecast=0.5)
+    found["measured"] = measured(pipe, call_of("flux"))
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def refused(pipe, **settings):
-    """What patch() raises."""
-    try:
-        ddit_ext.patch(pipe, **settings).unpatch()
-    except NotImplementedError as error:
-        return {"error": f"NotImplementedError: {error}"}
-    return {"error": "nothing was raised"}
+def skipping(family, pipe, call, adapter):
+    """Runs in which steps are skipped; all but the sizes without an adapter."""
+    ways = {
+        "forecast": dict(schedule=FORECAST, forecast=0.5),
+        "used again": dict(schedule=FORECAST),
+        "tea cache": dict(schedule=tea_cache(family, call)),
+        "stacked": dict(schedule=stacked(family, call)),
+    }
+    found = {f"{family} {way}": seen(family, pipe, call, **settings) for way, settings in ways.items()}
+    found[f"{family} skipped sizes"] = seen(family, pipe, call, adapter, schedule=SKIPPED_SIZES, forecast=0.5)
+    anything = share(pipeline(family), ulysses_anything=True)
+    found[f"{family} skipped anything"] = seen(family, anything, call, schedule=SKIPPED_SIZES, forecast=0.5)
+    return found
+
+
+def token_timesteps():
+    """A pipeline and a call whose timestep is one a token, which ranks share as they do the tokens."""
+    return pipeline("wan", kind="ti2v"), wan_pipelines.make_call("ti2v", rows=4, columns=8, steps=STEPS)
+
+
+def measured(pipe, call):
+    """Two runs of a calibration, whose clock is each rank's own."""
+    own = {name: value for name, value in call.items() if name not in ("generator", "output_type")}
+    meter = Meter(pipe, None, [own], (1,), 0.4, 0, time.perf_counter, lambda: None)
+    done = meter.run(0, FORECAST, STEPS, forecast=0.5)
+    pictures = torch.from_numpy(done.pictures)
+    return {"pictures": pictures, "seconds": done.seconds, "skipped": meter.skipped_seconds(STEPS)}
 
 
 def trained(pipe):

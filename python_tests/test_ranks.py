@@ -7,7 +7,19 @@ import pytest
 import ranks_process
 import torch
 from processes import run_together
-from ranks_process import SIZES, adapter_of, budget, call_of, pipeline, seen
+from ranks_process import (
+    FORECAST,
+    SIZES,
+    SKIPPED_SIZES,
+    adapter_of,
+    budget,
+    call_of,
+    pipeline,
+    seen,
+    stacked,
+    tea_cache,
+    token_timesteps,
+)
 
 import ddit_ext
 from ddit_ext.models.ranks import Ranks
@@ -31,7 +43,8 @@ def both(ranks, case):
     """A run that went well, and was the same on both ranks bit for bit."""
     first, second = (rank[case] for rank in ranks)
     assert "error" not in first and "error" not in second, (first, second)
-    assert first["sizes"] == second["sizes"] and first["scores"] == second["scores"]
+    for chosen in ("sizes", "scores", "changes"):
+        assert first[chosen] == second[chosen]
     assert torch.equal(first["latents"], second["latents"])
     return first
 
@@ -66,6 +79,51 @@ def test_dynamic_sizes_on_two_ranks_are_those_of_one(ranks, family):
         if ours is not None:
             torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), atol=1e-6, rtol=1e-3)
     assert any(scores is not None for scores in shared["scores"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_forecast_steps_on_two_ranks_are_those_of_one(ranks, family):
+    shared, again = both(ranks, f"{family} forecast"), both(ranks, f"{family} used again")
+    assert shared["sizes"] == again["sizes"] == FORECAST
+    assert_alike(shared, alone(family, schedule=FORECAST, forecast=0.5))
+    assert_alike(again, alone(family, schedule=FORECAST))
+    computed = both(ranks, f"{family} at p")["latents"]
+    for skipped, other in ((shared, computed), (again, computed), (shared, again["latents"])):
+        assert (skipped["latents"] - other).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_steps_skipped_between_sizes_on_two_ranks_are_those_of_one(ranks, family):
+    settings = dict(schedule=SKIPPED_SIZES, forecast=0.5)
+    shared = both(ranks, f"{family} skipped sizes")
+    assert shared["sizes"] == SKIPPED_SIZES
+    assert_alike(shared, alone(family, adapter=True, **settings))
+    assert_alike(both(ranks, f"{family} skipped anything"), alone(family, **settings))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("way", "policy"), [("tea cache", tea_cache), ("stacked", stacked)])
+def test_steps_skipped_by_the_input_on_two_ranks_are_those_of_one(ranks, family, way, policy):
+    shared = both(ranks, f"{family} {way}")
+    single = alone(family, schedule=policy(family, call_of(family)))
+    assert_alike(shared, single)
+    coarse = 2 if way == "stacked" else 1
+    assert 0 in shared["sizes"] and coarse in shared["sizes"][2:-1]
+    changes = "changes" if way == "stacked" else "scores"
+    for ours, theirs in zip(shared[changes][1:], single[changes][1:], strict=True):
+        torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), atol=1e-6, rtol=1e-3)
+
+
+def test_a_timestep_a_token_is_shared_at_skipped_steps(ranks):
+    pipe, call = token_timesteps()
+    single = seen("wan", pipe, call, schedule=SKIPPED_SIZES, forecast=0.5)
+    assert_alike(both(ranks, "token timesteps"), single)
+
+
+def test_a_calibration_goes_by_the_first_ranks_clock(ranks):
+    first, second = (rank["measured"] for rank in ranks)
+    assert first["seconds"] == second["seconds"] > 0 and first["skipped"] == second["skipped"] > 0
+    assert torch.equal(first["pictures"], second["pictures"])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -123,7 +181,6 @@ def test_any_number_of_tokens_where_diffusers_takes_any(ranks):
         ("references", "reference tokens"),
         ("residuals", "controlnet_block_samples"),
         ("trained", "not trained"),
-        ("skips", "TeaCachePolicy skips steps"),
     ],
 )
 def test_what_is_not_supported_raises_by_name_on_both(ranks, case, words):

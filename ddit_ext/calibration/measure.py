@@ -14,6 +14,7 @@ import torch
 
 from ..multiscale import Adapter
 from ..patching import patch
+from ..patching.parts import find_parts
 from ..policies import SKIP
 from .pictures import as_uint8
 from .schedules import Spread
@@ -116,13 +117,16 @@ class Meter:
         if not report["steps"]:
             raise ValueError("pipe: the call did no denoising step")
         self._ran()
-        return Measured(
+        measured = Measured(
             as_uint8(output) if pictures else None,
             sum(step["seconds"] for step in report["steps"]),
             whole,
             report["steps"],
             report["grid"],
         )
+        # What is tried next follows from these, and ranks that share the tokens have to try the same.
+        ranks = find_parts(self.pipe)[0].steering.ranks
+        return measured if ranks is None else ranks.agreed(lambda: measured)
 
     def step_seconds(self, steps: int) -> dict[int, float]:
         """{scale: seconds of a step}: the median of warm steps, sizes taking turns inside runs of `steps`."""
@@ -147,7 +151,7 @@ class Meter:
         every_other = Spread(steps, (steps + 1) // 2, growth=1)
         try:
             done = self.run(0, every_other, steps, forecast=1.0, pictures=False)
-        except NotImplementedError:  # a cache of diffusers, several ranks
+        except NotImplementedError:  # a cache of diffusers
             return None
         idle = [step["seconds"] for step in done.steps if step["scale"] == SKIP]
         return statistics.median(idle) if idle else None

@@ -114,6 +114,6 @@ def _changes_at_p(meter: Meter, steps: int) -> Changes:
     """Those of a run in which next to nothing is skipped; none where steps can't be skipped."""
     try:
         done = meter.run(0, skips(steps, 1e-30).schedule(meter.scales), steps, pictures=False)
-    except NotImplementedError:  # a cache of diffusers, several ranks
+    except NotImplementedError:  # a cache of diffusers
         return []
     return changes_of(done)

@@ -2,11 +2,14 @@
 
 Other modules stand for one call around the first block and the norm after the last one, or empty lists in the place of
 the blocks. The forward of diffusers runs as it is.
+
+Several ranks may share the tokens. Each keeps what was added to its own; where it is the first block that parts the tokens,
+`own` does the same to what is seen in front of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,18 +20,23 @@ from .swap import swapped
 NORM = "norm_out"
 """What every model here calls once, on the output of its last block."""
 
+Own = Callable[[Tensor], Tensor] | None
+"""A rank's part of the tokens [B, N, D] that go into the first block; None where they are not parted in there."""
+
 
 class FirstBlock(nn.Module):
-    """Stands in the first block: calls it as it is, and keeps what went in [B, N, D]."""
+    """Stands in the first block: calls it as it is, and keeps what went in, of a rank its own part [B, N, D]."""
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: nn.Module, own: Own) -> None:
         super().__init__()
         self.base = base
+        self.own = own
         self.entered: Tensor | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         hidden_states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        self.entered = hidden_states.detach()
+        entered = hidden_states.detach()
+        self.entered = entered if self.own is None else self.own(entered)
         return self.base(*args, **kwargs)
 
 
@@ -50,26 +58,33 @@ class AfterBlocks(nn.Module):
 class InsteadOfBlocks(nn.Module):
     """Stands in the norm where the blocks were left out: adds what they added in another call."""
 
-    def __init__(self, base: nn.Module, added: Tensor) -> None:
+    def __init__(self, base: nn.Module, added: Tensor, own: Own) -> None:
         super().__init__()
         self.base = base
         self.added = added
+        self.own = own
 
     def forward(self, hidden_states: Tensor, *args: Any) -> Tensor:
+        if self.own is not None:
+            hidden_states = self.own(hidden_states)
         return self.base(hidden_states + self.added.to(hidden_states), *args)
 
 
-def seen(transformer: nn.Module, blocks: Sequence[str]) -> tuple[AfterBlocks, AbstractContextManager[None]]:
+def seen(
+    transformer: nn.Module, blocks: Sequence[str], own: Own = None
+) -> tuple[AfterBlocks, AbstractContextManager[None]]:
     """`added` of the first is, after a call inside the second, what the blocks added in it.
 
     blocks: names of the transformer's lists of blocks, in the order of their calls.
     """
-    first = FirstBlock(transformer.get_submodule(f"{blocks[0]}.0"))
+    first = FirstBlock(transformer.get_submodule(f"{blocks[0]}.0"), own)
     after = AfterBlocks(transformer.get_submodule(NORM), first)
     return after, swapped(transformer, {f"{blocks[0]}.0": first, NORM: after})
 
 
-def left_out(transformer: nn.Module, blocks: Sequence[str], added: Tensor) -> AbstractContextManager[None]:
-    """Inside, a call of `transformer` runs no block; `added` [B, N, D] is added to what would have gone into them."""
+def left_out(
+    transformer: nn.Module, blocks: Sequence[str], added: Tensor, own: Own = None
+) -> AbstractContextManager[None]:
+    """Inside, a call of `transformer` runs no block; `added`, as `seen` has it, is added to what would have gone in."""
     lists = {name: nn.ModuleList() for name in blocks if name in transformer._modules}
-    return swapped(transformer, lists | {NORM: InsteadOfBlocks(transformer.get_submodule(NORM), added)})
+    return swapped(transformer, lists | {NORM: InsteadOfBlocks(transformer.get_submodule(NORM), added, own)})

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from .blocks import Own
 from .grid import Grid
 from .low_rank import LowRankLayers
 from .ranks import Ranks, check_inference, ranks_of
@@ -80,6 +81,14 @@ class Steering(ABC):
         if config is not self._ranks[0]:
             self._ranks = (config, ranks_of(self.transformer, self.SHARED))
         return self._ranks[1]
+
+    @property
+    def own_tokens(self) -> Own:
+        """A rank's part of the tokens that go into the first block, None where that does not part them."""
+        ranks = self.ranks
+        if ranks is None or f"{self.BLOCKS[0]}.0" not in self.SHARED:
+            return None
+        return partial(ranks.part, dim=1)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments of a call by name, however they were passed; TypeError as Python itself raises it."""

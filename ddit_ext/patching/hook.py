@@ -20,8 +20,8 @@ from .forward_hooks import AfterCall, BeforeCall
 from .parts import Part
 from .policy import Decider, Decision, Scores
 from .report import RunRecord, StepRecord, arithmetic
-from .reuse import BlockReuse, check_one_rank
-from .sampler import Run, SamplerWatch, steps_by_euler
+from .reuse import BlockReuse
+from .sampler import Run, SamplerWatch, check_euler
 from .signals import Signal, Signals
 from .timed import Timed
 
@@ -56,7 +56,6 @@ class PatchHook:
         self.decider = decider
         self.scales = decider.scales
         self.thresholds = thresholds
-        check_one_rank(parts, decider)
         self.reuse = BlockReuse(forecast) if decider.skips else None
         self.signals = Signals(decider, quantile, self._remark)
         self.inputs = self.signals.inputs
@@ -230,12 +229,8 @@ class PatchHook:
 
     def _begin_run(self, run: Run, arguments: dict[str, Any]) -> None:
         self._forget()
-        check_one_rank(self.parts, self.decider)  # they may have come after patch()
-        if self.corrector is not None and not steps_by_euler(run.scheduler):
-            raise ValueError(
-                f"corrector={self.corrector.share:g} needs a sampler of plain Euler steps (FlowMatchEulerDiscreteScheduler "
-                f"without stochastic_sampling), the pipeline's is {type(run.scheduler).__name__}: leave corrector out"
-            )
+        if self.corrector is not None:
+            check_euler(run.scheduler, f"corrector={self.corrector.share:g}")
         text, token_cost = self.steering.block_cost(arguments)
         self.record = RunRecord(
             scales=self.scales,

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..models import blocks
 from .parts import Part
-
-if TYPE_CHECKING:
-    from .policy import Decider
-
-
-def check_one_rank(parts: Sequence[Part], decider: Decider) -> None:
-    """NotImplementedError for skipped steps with several ranks: each would need its part of what blocks add."""
-    skips = decider.skips or decider.source == "input"
-    if skips and any(part.steering.ranks is not None for part in parts):
-        raise NotImplementedError(
-            f"context parallelism: schedule={type(decider.policy).__name__} skips steps, and what the blocks add is "
-            "spread over the ranks; use a schedule that skips none"
-        )
 
 
 class BlockReuse:
@@ -34,6 +21,9 @@ class BlockReuse:
 
     forecast: 0 adds the last of them again; 1 adds where the line through the last two of one size has come to, over
     the noise level; a share between follows so much of the line's slope.
+
+    Of several ranks that share the tokens each keeps what was added to its own. What is kept, and with it what can be
+    skipped, follows from the decisions so far, which the ranks have in common.
     """
 
     def __init__(self, forecast: float = 0.0) -> None:
@@ -70,12 +60,13 @@ class BlockReuse:
     @contextmanager
     def call(self, part: Part, number: int, skipped: bool) -> Iterator[None]:
         """Inside, call `number` of the step under way leaves out the blocks, or is seen."""
-        transformer, names = part.steering.transformer, part.steering.BLOCKS
+        steering = part.steering
+        transformer, names, own = steering.transformer, steering.BLOCKS, steering.own_tokens
         if skipped:
-            with blocks.left_out(transformer, names, self._forecasted(number)):
+            with blocks.left_out(transformer, names, self._forecasted(number), own):
                 yield
             return
-        after, watching = blocks.seen(transformer, names)
+        after, watching = blocks.seen(transformer, names, own)
         with watching:
             yield
         if after.added is not None:
