@@ -147,7 +147,7 @@ def test_the_file(pipe, tmp_path):
     preset = make_preset(pipe, forecasts(28, 14, 0.5, 1.25, {4: 2, 2: 6}), step_seconds={0: 0.001, 1: 0.05})
     path = preset.save(tmp_path / "preset.json")
     data = json.loads(path.read_text())
-    assert data["format_version"] == 3 and Preset.load(path) == preset
+    assert data["format_version"] == 4 and Preset.load(path) == preset
     data["choice"]["settings"]["forecast"] = 9
     path.write_text(json.dumps(data))
     with pytest.raises(PresetError, match=r"forecast.*\[0, 1\], got 9"):

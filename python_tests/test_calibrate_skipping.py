@@ -170,7 +170,7 @@ def test_the_file(pipe, tmp_path):
     preset = make_preset(pipe, skips(28, 0.1, 14, (0.5, -1.0, 0.0), 2, 3))
     path = preset.save(tmp_path / "preset.json")
     data = json.loads(path.read_text())
-    assert data["format_version"] == 3 and Preset.load(path) == preset
+    assert data["format_version"] == 4 and Preset.load(path) == preset
     policy = Preset.load(path).choice.schedule((1, 2, 4))
     assert (policy.threshold, policy.coefficients) == (0.1, [0.5, -1.0, 0.0])
     assert (policy.protect_first, policy.protect_last) == (2, 3)

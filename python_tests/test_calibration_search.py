@@ -20,7 +20,8 @@ class Model:
     fewer: error that leaving out steps adds; place: factor of `wrong` from how much of the run is over, 0 to 1.
     skipped: seconds of a skipped step and the error that it adds; None: steps can't be skipped. The input changes by
     1 a step of the full run, and by `drift` more after a skipped one. idle: of a skipped step, as it was timed; None: it
-    was not. forecasts: {forecast: error that a forecast step adds for each step since the last computed one}.
+    was not. forecasts: {forecast: error that a forecast step adds for each step since the last computed one}, correctors:
+    {corrector: factor of these errors}.
     """
 
     scales = SCALES
@@ -28,11 +29,11 @@ class Model:
 
     def __init__(self, costs, wrong, fewer, full, place=lambda over: 1, skipped=(0.0, 60), drift=0.0):
         self.skipped, self.drift = skipped, drift
-        self.idle, self.forecasts = None, {}
+        self.idle, self.forecasts, self.correctors = None, {}, {}
         self.costs, self.wrong, self.fewer, self.full, self.place = costs, wrong, fewer, full, place
         self.runs = 0
 
-    def run(self, number, schedule, steps, *, forecast=0, pictures=True):
+    def run(self, number, schedule, steps, *, forecast=0, corrector=0, pictures=True):
         self.runs += 1
         by_input = getattr(schedule, "source", None) == "input"
         if by_input and self.skipped is None:
@@ -61,7 +62,7 @@ class Model:
         if not by_input:
             computed = [step["index"] for step in done if step["scale"]]
             ages = [step - max(i for i in computed if i <= step) for step in range(steps)]
-            error += sum(ages) * self.forecasts.get(forecast, 0.0)
+            error += sum(ages) * self.forecasts.get(forecast, 0.0) * self.correctors.get(corrector, 1.0)
         drawn = np.full((1, 4, 4, 3), 128 + min(round(error), 127), np.uint8)
         taken = sum(step["seconds"] for step in done)
         return Measured(drawn if pictures else None, taken, taken, done, (1, 4, 4))
@@ -69,7 +70,8 @@ class Model:
 
 def search(model, target, seconds=None):
     first = model.run(0, 1, model.full)
-    full = Full(model.full, [first, None], seconds or dict(model.costs), target, idle=model.idle)
+    seconds, corrects = seconds or dict(model.costs), bool(model.correctors)
+    full = Full(model.full, [first, None], seconds, target, idle=model.idle, corrects=corrects)
     looked = Search(model, full)
     ended = looked.go()
     return looked, ended, _choose(ended, full)

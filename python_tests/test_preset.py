@@ -50,7 +50,7 @@ def without(name):
     ("change", "text"),
     [
         (damage(format="else"), "expected format 'ddit_ext.preset', got 'else'"),
-        (damage(format_version=4, ddit_ext="9.9"), "format_version.*got 4, written by ddit_ext 9.9"),
+        (damage(format_version=5, ddit_ext="9.9"), "format_version.*got 5, written by ddit_ext 9.9"),
         (damage(format_version=True), "format_version.*True"),
         (without("steps"), r"lacks \['steps'\]"),
         (damage(steps=0), "steps.*0"),

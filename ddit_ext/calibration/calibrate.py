@@ -20,6 +20,7 @@ from .._version import __version__
 from ..multiscale import Adapter
 from ..patching import patch
 from ..patching.parts import TRAINING_FREE, find_parts, give_weights
+from ..patching.sampler import steps_by_euler
 from . import plan
 from .match import identity, plain_config
 from .measure import Meter, quiet
@@ -87,6 +88,7 @@ def calibrate(
         _check_reach(full, device_name(device_of(pipe)))
         if not full.few:
             full.idle = meter.skipped_seconds(nominal)
+            full.corrects = steps_by_euler(pipe.scheduler)
         presets: dict[float, Preset] = {}
         for target in targets:
             bar.set_description_str(f"calibrating to {target:g}x")

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..policies import SKIP
 from .schedules import Spread, Stretches
+from .values import numbers, pairs, whole, within
 
 KINDS = ("coarse_first", "fine_ends", "thresholds", "budget", "skips", "forecasts")
 
@@ -34,8 +35,8 @@ class Choice:
             skips: {"threshold", "coefficients", "protect_first", "protect_last"}, as in TeaCachePolicy, and "skipped":
                 about how many steps that skips. Those that are computed are at p.
             forecasts: {"computed": steps that are, spread by `policies.growing_gaps` with "growth", "forecast" of the
-                others as for `patch`, "coarse": [[scale, steps], …] of the computed ones, the finest first; the others of
-                these are at p.
+                others and "corrector" as for `patch`, "coarse": [[scale, steps], …] of the computed ones, the finest first;
+                the others of these are at p.
             The last step of all of them, or the last that is computed, is at p: what a coarse one gets wrong is in the
             picture.
     """
@@ -103,9 +104,10 @@ class Choice:
         if self.kind == "forecasts":
             fine = self.computed - sum(self.coarse.values())
             coarse = "".join(f" and {count} at {scale}p" for scale, count in self.coarse.items())
+            corrected = f", corrector {self.corrector:.3g}" if self.corrector else ""
             return (
                 f"{self.steps} steps, {fine} computed at p{coarse}, the others forecast ({self.forecast:.3g} of the line, "
-                f"growth {self.settings['growth']:.3g})"
+                f"growth {self.settings['growth']:.3g}{corrected})"
             )
         if self.fine:
             return f"{self.steps} steps at p"
@@ -170,15 +172,15 @@ class Choice:
         if not isinstance(settings, dict):
             raise TypeError(f"settings must be dict, got {type(settings).__name__}")
         if kind == "coarse_first":
-            return coarse_first(steps, dict(_pairs(settings["first"])))
+            return coarse_first(steps, dict(pairs(settings["first"])))
         if kind == "fine_ends":
-            return fine_ends(steps, _whole("before", settings["before"]), dict(_pairs(settings["coarse"])))
+            return fine_ends(steps, whole("before", settings["before"]), dict(pairs(settings["coarse"])))
         if kind == "thresholds":
             return thresholds(steps, settings["thresholds"], settings["warmup_scale"])
         if kind == "skips":
             return skips(steps, **settings)
         if kind == "forecasts":
-            return forecasts(steps, **{**settings, "coarse": dict(_pairs(settings["coarse"]))})
+            return forecasts(steps, **{**settings, "coarse": dict(pairs(settings["coarse"]))})
         return budget(steps, settings["costs"], settings["target"], settings["reference"])
 
 
@@ -213,7 +215,7 @@ def thresholds(steps: int, values: Sequence[float], warmup_scale: int) -> Choice
     return Choice(
         steps,
         "thresholds",
-        {"thresholds": _numbers("thresholds", values), "warmup_scale": _whole("warmup_scale", warmup_scale)},
+        {"thresholds": numbers("thresholds", values), "warmup_scale": whole("warmup_scale", warmup_scale)},
     )
 
 
@@ -221,9 +223,9 @@ def budget(
     steps: int, costs: Sequence[float], target: float, reference: Sequence[Sequence[float]] = ()
 ) -> Choice:
     """Sizes by scores within a share of the time that `steps` steps at p take."""
-    (target,) = _numbers("target", [target])
-    rows = [_numbers("reference", row) for row in reference]
-    settings = {"costs": _numbers("costs", costs), "target": target, "reference": rows}
+    (target,) = numbers("target", [target])
+    rows = [numbers("reference", row) for row in reference]
+    settings = {"costs": numbers("costs", costs), "target": target, "reference": rows}
     return Choice(steps, "budget", settings)
 
 
@@ -236,36 +238,39 @@ def skips(
     protect_last: int = 1,
 ) -> Choice:
     """Steps skipped by TeaCache's rule, which come to about `skipped`; the others at p."""
-    (threshold,) = _numbers("threshold", [threshold])
+    (threshold,) = numbers("threshold", [threshold])
     settings = {
         "threshold": threshold,
-        "coefficients": _numbers("coefficients", coefficients, least=-math.inf),
-        "protect_first": _whole("protect_first", protect_first, 0),
-        "protect_last": _whole("protect_last", protect_last, 0),
-        "skipped": _whole("skipped", skipped, 0),
+        "coefficients": numbers("coefficients", coefficients, least=-math.inf),
+        "protect_first": whole("protect_first", protect_first, 0),
+        "protect_last": whole("protect_last", protect_last, 0),
+        "skipped": whole("skipped", skipped, 0),
     }
     return Choice(steps, "skips", settings)
 
 
 def forecasts(
-    steps: int, computed: int, forecast: float, growth: float, coarse: Mapping[int, int] | None = None
+    steps: int,
+    computed: int,
+    forecast: float,
+    growth: float,
+    coarse: Mapping[int, int] | None = None,
+    corrector: float = 0.0,
 ) -> Choice:
-    """So many steps computed, with gaps that grow, and the rest forecast.
+    """So many steps computed, with gaps that grow, and the rest forecast, and corrected.
 
     Of the computed ones so many at each scale of `coarse`, the finest first, the rest at p: the first and last at least.
     """
     sizes = sorted(coarse_first(steps, coarse or {}).settings["first"])
-    (forecast,), (growth,) = _numbers("forecast", [forecast]), _numbers("growth", [growth], least=1)
-    for name, value, limits in (("forecast", forecast, (0, 1)), ("growth", growth, (1, MOST_GROWTH))):
-        if value > limits[1]:
-            raise ValueError(f"{name} must be in {list(limits)}, got {value!r}")
-    fine = _whole("computed", computed) - sum(count for _, count in sizes)
+    forecast, corrector = within("forecast", forecast, 0, 1), within("corrector", corrector, 0, 1)
+    growth = within("growth", growth, 1, MOST_GROWTH)
+    fine = whole("computed", computed) - sum(count for _, count in sizes)
     if computed >= steps or fine < 2:
         raise ValueError(
             f"computed: expected less than {steps} steps, and two at p beside {sizes}, got {computed}"
         )
-    settings = {"computed": computed, "forecast": forecast, "growth": growth, "coarse": sizes}
-    return Choice(steps, "forecasts", settings)
+    settings = {"computed": computed, "forecast": forecast, "growth": growth, "corrector": corrector}
+    return Choice(steps, "forecasts", settings | {"coarse": sizes})
 
 
 def cost(choice: Choice, costs: Mapping[int, float]) -> float:
@@ -274,28 +279,3 @@ def cost(choice: Choice, costs: Mapping[int, float]) -> float:
     fine, skipped = choice.computed - sum(coarse.values()), choice.steps - choice.computed
     some = sum(count * costs[scale] for scale, count in coarse.items())
     return fine * costs[1] + some + (skipped * costs[SKIP] if skipped else 0.0)
-
-
-def _pairs(first: Any) -> list[tuple[int, int]]:
-    for pair in first:
-        if len(pair) != 2:
-            raise ValueError(f"first must hold pairs [scale, steps], got {pair!r}")
-    return [(_whole("scale", scale), _whole("steps", count)) for scale, count in first]
-
-
-def _whole(name: str, value: Any, least: int = 1) -> int:
-    if type(value) is not int or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return value
-
-
-def _numbers(name: str, values: Any, least: float = 0) -> list[float]:
-    for value in values:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-            or value < least
-        ):
-            raise ValueError(f"{name} must hold numbers of at least {least:g}, got {value!r}")
-    return [float(value) for value in values]

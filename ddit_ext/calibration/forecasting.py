@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from .preset import Candidate
     from .search import Full
 
-MOST = 11
+MOST = 12
 """So many are run for a target, at most."""
 
-GROWTHS, SHARES = (1.5, 2.0), (0.5, 0.75)
-"""Of the gaps, and of the line through the last two computed steps that a forecast follows: each with each at first."""
+GROWTHS = (1.5, 2.0)
+LINES = ((0.5, 0.0), (0.75, 1.0))
+"""Growth of the gaps; how far a forecast follows the line through the last two computed steps, and how much of it is
+corrected: each of the first with each of the second is tried at first."""
 
 NEAR = 0.25
-"""So far apart are growths and shares that are tried next."""
+"""So far apart are growths and shares of the line that are tried next."""
 
 SPARSE = 3
 """From this target on few steps can be computed at p, and some are tried coarse, so that more of them are computed."""
@@ -39,14 +41,23 @@ def by_forecast(full: Full, screen: Callable[[Choice], Candidate]) -> list[Candi
                 tried[repr(choice)] = screen(choice)
 
     steps = _most_steps(full)
-    run(fitted(full, steps, share, growth) for growth in GROWTHS for share in SHARES)
-    for vary in (_growths, _shares, _fewer_steps, _coarse) if tried else ():
+    run(
+        fitted(full, steps, share, growth, corrector=corrector if full.corrects else 0.0)
+        for growth in GROWTHS
+        for share, corrector in LINES
+    )
+    for vary in (_growths, _shares, _correctors, _fewer_steps, _coarse) if tried else ():
         run(vary(full, max(tried.values(), key=lambda candidate: candidate.psnr).choice))
     return list(tried.values())
 
 
 def fitted(
-    full: Full, steps: int, share: float, growth: float, coarse: Mapping[int, int] | None = None
+    full: Full,
+    steps: int,
+    share: float,
+    growth: float,
+    coarse: Mapping[int, int] | None = None,
+    corrector: float = 0.0,
 ) -> Choice | None:
     """With as many steps computed at p as the time allows beside the coarse ones; None where they are not two, or all."""
     coarse, costs = coarse or {}, full.costs
@@ -55,7 +66,7 @@ def fitted(
     fine = computed_in_time(steps - some, afford, costs[1], costs[0])
     if fine < 2 or fine + some >= steps:
         return None
-    return forecasts(steps, fine + some, share, growth, coarse)
+    return forecasts(steps, fine + some, share, growth, coarse, corrector)
 
 
 def _most_steps(full: Full) -> int:
@@ -65,15 +76,20 @@ def _most_steps(full: Full) -> int:
 
 def faster(choice: Choice, costs: Mapping[int, float]) -> Choice | None:
     """The next cheaper one: a step less is computed, or at two of them one less is forecast; None where there is none."""
-    computed, coarse, kept = choice.computed, choice.coarse, (choice.forecast, choice.settings["growth"])
+    computed, coarse = choice.computed, choice.coarse
+
+    def like(steps: int, computed: int, coarse: Mapping[int, int]) -> Choice:
+        return forecasts(
+            steps, computed, choice.forecast, choice.settings["growth"], coarse, choice.corrector
+        )
+
     options = [
-        forecasts(choice.steps, computed - 1, *kept, coarse | {scale: count - 1})
-        for scale, count in coarse.items()
+        like(choice.steps, computed - 1, coarse | {scale: count - 1}) for scale, count in coarse.items()
     ]
     if computed - sum(coarse.values()) > 2:
-        options.append(forecasts(choice.steps, computed - 1, *kept, coarse))
+        options.append(like(choice.steps, computed - 1, coarse))
     if not options and choice.steps - 1 > computed:
-        options.append(forecasts(choice.steps - 1, computed, *kept))
+        options.append(like(choice.steps - 1, computed, {}))
     options = [option for option in options if cost(option, costs) < cost(choice, costs)]
     return max(options, key=lambda option: cost(option, costs)) if options else None
 
@@ -81,13 +97,18 @@ def faster(choice: Choice, costs: Mapping[int, float]) -> Choice | None:
 def _growths(full: Full, best: Choice) -> Found:
     """Gaps that grow less, and more."""
     growth = best.settings["growth"]
-    return [fitted(full, best.steps, best.forecast, near) for near in (growth - NEAR, growth + NEAR)]
+    return [_with(full, best, growth=near) for near in (growth - NEAR, growth + NEAR)]
 
 
 def _shares(full: Full, best: Choice) -> Found:
     """Less of the line, and more."""
     near = (best.forecast - NEAR, best.forecast + NEAR)
-    return [fitted(full, best.steps, share, best.settings["growth"]) for share in near]
+    return [_with(full, best, share=share) for share in near if 0 <= share <= 1]
+
+
+def _correctors(full: Full, best: Choice) -> Found:
+    """Half of what was corrected; half of it all, where nothing was."""
+    return [_with(full, best, corrector=0.5)] if full.corrects else []
 
 
 def _fewer_steps(full: Full, best: Choice) -> Found:
@@ -111,7 +132,20 @@ def _coarse(full: Full, best: Choice) -> Found:
 
 
 def _with(
-    full: Full, best: Choice, steps: int | None = None, coarse: Mapping[int, int] | None = None
+    full: Full,
+    best: Choice,
+    steps: int | None = None,
+    share: float | None = None,
+    growth: float | None = None,
+    coarse: Mapping[int, int] | None = None,
+    corrector: float | None = None,
 ) -> Choice | None:
-    """The same forecast and growth with another number of steps, or with coarse steps."""
-    return fitted(full, steps or best.steps, best.forecast, best.settings["growth"], coarse)
+    """The best so far with something else, and as many steps computed as the time allows then."""
+    return fitted(
+        full,
+        best.steps if steps is None else steps,
+        best.forecast if share is None else share,
+        best.settings["growth"] if growth is None else growth,
+        coarse,
+        best.corrector if corrector is None else corrector,
+    )

@@ -87,10 +87,17 @@ class Meter:
         self._seed, self._clock, self._ran = seed, clock, ran
 
     def run(
-        self, number: int, schedule: Any, steps: int | None, *, forecast: float = 0.0, pictures: bool = True
+        self,
+        number: int,
+        schedule: Any,
+        steps: int | None,
+        *,
+        forecast: float = 0.0,
+        corrector: float = 0.0,
+        pictures: bool = True,
     ) -> Measured:
-        """Call `number` with `schedule` and `forecast` as for `patch`; steps: num_inference_steps, None: the call's own
-        default."""
+        """Call `number` with `schedule`, `forecast` and `corrector` as for `patch`; steps: num_inference_steps, None: the
+        call's own default."""
         arguments = dict(self.calls[number])
         arguments["generator"] = torch.Generator().manual_seed(self._seed + number)
         arguments["output_type"] = "np" if pictures else "latent"
@@ -105,6 +112,7 @@ class Meter:
                 quantile=self.quantile,
                 schedule=schedule,
                 forecast=forecast,
+                corrector=corrector,
             )
             handle.time_by(self._clock)
             try:

@@ -14,7 +14,7 @@ from ..multiscale.adapter_file import replace_file
 from .choices import Choice
 
 FORMAT = "ddit_ext.preset"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Since 2 steps may be skipped, since 3 forecast; files of 1 and 2 have the same fields."""
 
 

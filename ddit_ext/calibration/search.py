@@ -34,7 +34,7 @@ ROUNDS = 4
 @dataclass
 class Full:
     """The run that everything is compared with. seconds: {scale: one step's}; idle: a skipped one's, None where it is
-    not known."""
+    not known; corrects: whether forecast steps can be corrected with this sampler."""
 
     steps: int  # num_inference_steps
     runs: list[Measured | None]  # one a call, as they are made
@@ -43,6 +43,7 @@ class Full:
     scores: list[list[float]] | None = None  # [step][scale] of a run at p, once they were needed
     changes: skipping.Changes | None = None  # of the input, likewise
     idle: float | None = None
+    corrects: bool = False
 
     @property
     def few(self) -> bool:
@@ -128,7 +129,9 @@ class Search:
     def _run(self, number: int, choice: Choice) -> Measured:
         """Call `number` by a choice."""
         schedule = choice.schedule(self.meter.scales)
-        return self.meter.run(number, schedule, choice.steps, forecast=choice.forecast)
+        return self.meter.run(
+            number, schedule, choice.steps, forecast=choice.forecast, corrector=choice.corrector
+        )
 
     def screened(self, choice: Choice) -> tuple[Candidate, Measured]:
         """The same, and that run."""

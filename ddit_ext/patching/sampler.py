@@ -209,7 +209,7 @@ class SamplerWatch:
         run.history.clear()
         sigmas = getattr(run.scheduler, "sigmas", None)
         run.sigmas = sigmas.tolist() if isinstance(sigmas, Tensor) else []
-        run.euler = _steps_by_euler(run.scheduler)
+        run.euler = steps_by_euler(run.scheduler)
         index = getattr(run.scheduler, "step_index", None)
         if isinstance(index, int) and isinstance(run.timesteps, Tensor):
             # Only now it is certain where a loop without set_begin_index entered.
@@ -264,15 +264,16 @@ def _euler_length(run: Run, named: dict[str, Any]) -> float | None:
 
 
 def check_euler(scheduler: Any, what: str) -> None:
-    """ValueError for a sampler whose steps are not each its length in σ times the model's output; what: needs that."""
-    if not _steps_by_euler(scheduler):
+    """ValueError for a sampler with other steps than plain Euler ones; what: the argument that needs them."""
+    if not steps_by_euler(scheduler):
         raise ValueError(
             f"{what} needs a sampler of plain Euler steps (FlowMatchEulerDiscreteScheduler without stochastic_sampling), "
             f"the pipeline's is {type(scheduler).__name__}: leave it out, or change pipe.scheduler"
         )
 
 
-def _steps_by_euler(scheduler: Any) -> bool:
+def steps_by_euler(scheduler: Any) -> bool:
+    """Whether each step of a sampler is its length in σ times the model's output, and nothing else."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     # The class itself: a subclass may step otherwise.
