@@ -87,7 +87,7 @@ def paper_stack(model: embedded.Embedded, steps: int, seconds: dict[int, float],
 
 
 def forecasting(model: embedded.Embedded, steps: int) -> list[Entry]:
-    """Skipped steps forecast between computed ones whose gaps grow; with controls for both halves of that.
+    """Skipped steps forecast between computed ones whose gaps grow, and corrected; with controls for each part of that.
 
     Controls: evenly spread, the whole line, the last features again in its place, and fewer steps where the computed ones are.
     """
@@ -95,13 +95,16 @@ def forecasting(model: embedded.Embedded, steps: int) -> list[Entry]:
     full = np.linspace(1, 1 / steps, steps)  # as FluxPipeline has them
     for share in (0.54, 0.39, 0.32, 0.25, 0.18):
         count = max(2, round(share * steps))
-        for line, growth, forecast in (
-            ("forecast", 1.75, 0.5),
-            ("forecast, whole line", 1.75, 1.0),
-            ("forecast: none, used again", 1.75, 0.0),
-            ("forecast, evenly", 1.0, 0.5),
+        for line, growth, forecast, corrector in (
+            ("forecast and corrector", 1.75, 0.75, 1.0),
+            ("forecast", 1.75, 0.5, 0.0),
+            ("forecast, whole line", 1.75, 1.0, 0.0),
+            ("forecast: none, used again", 1.75, 0.0, 0.0),
+            ("forecast: none, and corrector", 1.75, 0.0, 1.0),
+            ("forecast, evenly", 1.0, 0.5, 0.0),
         ):
-            told = {"schedule": growing_gaps(steps, count, growth), "forecast": forecast}
+            schedule = growing_gaps(steps, count, growth)
+            told = {"schedule": schedule, "forecast": forecast, "corrector": corrector}
             entries.append(Entry(line, Method(f"{line}, {count}", steps, told), count / steps))
         places = tuple(full[np.flatnonzero(growing_gaps(steps, count))].tolist())
         line = "fewer steps, growing"

@@ -1,4 +1,4 @@
-"""Skipped steps on the embedded FLUX: how close runs come by number of computed steps, growth of their gaps and forecast.
+"""Skipped steps on the embedded FLUX: how close runs come by number of computed steps, growth of gaps, forecast, corrector.
 
     python benchmarks/forecast_trials.py --prompts 8 --out benchmarks/results/forecast_trials.json
 
@@ -9,6 +9,7 @@ computed steps. Fewer steps of that number stand beside them.
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,27 @@ from ddit_ext.fidelity import psnr
 from ddit_ext.policies import growing_gaps
 
 COMPUTED = (15, 11, 8, 7, 6, 5)
-GROWTHS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
+GROWTHS = (1.0, 1.5, 1.75, 2.0, 2.5)
 FORECASTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+CORRECTORS = (0.0, 1.0)
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """For each number of computed steps and forecast the best growth, and beside it what even gaps give."""
+    """For each number of computed steps and forecast the best growth, without and with the corrector."""
     lines = ["| computed | fewer steps | " + " | ".join(f"forecast {f:g}" for f in FORECASTS) + " |"]
     lines.append("|---" * (2 + len(FORECASTS)) + "|")
     for row in rows:
         cells = []
         for forecast in FORECASTS:
-            found = {growth: row["psnr"][f"{growth:g}"][f"{forecast:g}"] for growth in GROWTHS}
-            best = max(found, key=found.__getitem__)
-            cells.append(f"{found[best]:.1f} at {best:g} ({found[1.0]:.1f} even)")
+            shown = []
+            for corrector in CORRECTORS:
+                found = {
+                    growth: row["psnr"][f"{growth:g}"][f"{forecast:g}"][f"{corrector:g}"]
+                    for growth in GROWTHS
+                }
+                best = max(found, key=found.__getitem__)
+                shown.append(f"{found[best]:.1f} at {best:g}")
+            cells.append("; corrected ".join(shown))
         lines.append(f"| {row['computed']} | {row['fewer steps']:.1f} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -54,23 +62,23 @@ def main() -> None:
         return decode(pipe, run(pipe, batch, method)[0])
 
     full = pictures(Method("full", steps))
+
+    def closeness(method: Method) -> float:
+        return float(np.mean(psnr(pictures(method), full)))
+
     rows = []
     for computed in COMPUTED:
-        row: dict[str, Any] = {"computed": computed, "psnr": {}}
-        row["fewer steps"] = float(np.mean(psnr(pictures(Method("fewer", computed)), full)))
-        for growth in GROWTHS:
-            schedule = growing_gaps(steps, computed, growth)
-            row["psnr"][f"{growth:g}"] = {
-                f"{forecast:g}": float(
-                    np.mean(
-                        psnr(
-                            pictures(Method("trial", steps, {"schedule": schedule, "forecast": forecast})),
-                            full,
-                        )
-                    )
-                )
-                for forecast in FORECASTS
+        row: dict[str, Any] = {"computed": computed, "fewer steps": closeness(Method("fewer", computed))}
+        found: dict[str, Any] = {}
+        for growth, forecast, corrector in itertools.product(GROWTHS, FORECASTS, CORRECTORS):
+            told = {
+                "schedule": growing_gaps(steps, computed, growth),
+                "forecast": forecast,
+                "corrector": corrector,
             }
+            by_forecast = found.setdefault(f"{growth:g}", {}).setdefault(f"{forecast:g}", {})
+            by_forecast[f"{corrector:g}"] = closeness(Method("trial", steps, told))
+        row["psnr"] = found
         rows.append(row)
         print(markdown([row]).splitlines()[-1], flush=True)
     if arguments.out:

@@ -30,6 +30,8 @@ PROMPTS = (
     "a sunflower and a butterfly on plain blue",
 )
 
+FORECAST = {"forecast": 0.75, "corrector": 1.0}
+
 
 def contact_sheet(drawings: list[Drawing], path: Path) -> None:
     import matplotlib
@@ -80,7 +82,7 @@ def main() -> None:
         return np.uint8(np.rint(images * 255))
 
     def drawn(prompt: str, seed: int) -> Drawing:
-        return draw_all(model, draw, prompt, seed, arguments.steps, arguments.target_speedup)
+        return draw_all(model, draw, prompt, seed, arguments.steps, arguments.target_speedup, FORECAST)
 
     drawn(PROMPTS[0], 0)  # warm up
     drawings = [

@@ -41,9 +41,18 @@ def check_steps(parser: argparse.ArgumentParser, steps: int, target: float) -> N
 
 
 def draw_all(
-    model: embedded.Embedded, draw: Draw, prompt: str, seed: int, steps: int, target: float
+    model: embedded.Embedded,
+    draw: Draw,
+    prompt: str,
+    seed: int,
+    steps: int,
+    target: float,
+    forecast: dict[str, float],
 ) -> Drawing:
-    """At the fixed size, and at a target speed: with dynamic patches, with skipped steps forecast, with fewer steps."""
+    """At the fixed size, and at a target speed: with dynamic patches, with skipped steps forecast, with fewer steps.
+
+    forecast: how, as `ddit_ext.patch` takes it.
+    """
 
     def timed(count: int, settings: dict[str, Any] | None) -> tuple[np.ndarray, float]:
         handle = ddit_ext.patch(model.pipeline, model.adapter, **settings) if settings else None
@@ -64,7 +73,7 @@ def draw_all(
     made = [
         timed(steps, None),
         timed(steps, sizes),
-        timed(steps, {"schedule": computed, "forecast": 0.5}),
+        timed(steps, {"schedule": computed} | forecast),
         timed(fewer, None),
     ]
     shown, seconds = zip(*made, strict=True)

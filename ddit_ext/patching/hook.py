@@ -267,13 +267,7 @@ class PatchHook:
             part.steering.low_rank.begin_run(part.steering.transformer, self._remark)
         if getattr(self.decider.policy, "remark", None):
             self._remark(self.decider.policy.remark)
-        first = self.decider.order + (self.decider.source == "outputs")
-        from_history = self.decider.needs_signal and self.decider.source != "input"
-        if from_history and 0 < run.total < first + 2:
-            self._remark(
-                f"no signal: a run of {run.total} steps is too short for a dynamic schedule, which has none "
-                f"before step {first} (from 0); use a fixed schedule"
-            )
+        self.signals.begin_run(run.total)
 
     def _grid(self, arguments: dict[str, Any]) -> tuple[int, int, int] | None:
         """Frames, rows and columns of base tokens; None where the positions are no grid."""

@@ -25,6 +25,16 @@ class Signals:
         self._scales = list(decider.scales)
         self._remark = remark
 
+    def begin_run(self, total: int) -> None:
+        """A remark where a run of `total` steps (0: unknown) is too short for a signal."""
+        first = self.decider.order + (self.decider.source == "outputs")
+        from_history = self.decider.needs_signal and self.decider.source != "input"
+        if from_history and 0 < total < first + 2:
+            self._remark(
+                f"no signal: a run of {total} steps is too short for a dynamic schedule, which has none "
+                f"before step {first} (from 0); use a fixed schedule"
+            )
+
     def of_input(self, part: Part, arguments: dict[str, Any], reuse: BlockReuse | None) -> Signal:
         """To be asked once a step, whatever becomes of it."""
         assert self.inputs is not None
