@@ -1,6 +1,9 @@
-"""Skipped steps on the embedded FLUX: how close runs come by number of computed steps, growth of gaps, forecast, corrector.
+"""Skipped steps on an embedded model: how close runs come by number of computed steps, growth of gaps, forecast, corrector.
 
     python benchmarks/forecast_trials.py --prompts 8 --out benchmarks/results/forecast_trials.json
+    python benchmarks/forecast_trials.py --model wan --prompts 4 --computed 14 10 7 --out benchmarks/results/forecast_trials_wan.json
+
+Wan runs with Euler steps in the place of its own UniPC, which takes no corrector.
 
 PSNR of pictures to the run that computes all steps, from the same noise. Nothing is timed: the cost of a run is its number of
 computed steps. Fewer steps of that number stand beside them.
@@ -16,6 +19,7 @@ from typing import Any
 import numpy as np
 from _runs import Method, batches, decode, run
 from _timing import write_json
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from ddit_ext import embedded
 from ddit_ext.fidelity import psnr
@@ -49,12 +53,16 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=("flux", "wan"), default="flux")
+    parser.add_argument("--computed", type=int, nargs="+", default=COMPUTED, help="steps of a run")
     parser.add_argument("--steps", type=int, default=embedded.STEPS)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--out", type=Path, default=None, help="JSON; .md is written beside it")
     arguments = parser.parse_args()
-    model = embedded.load("flux")
+    model = embedded.load(arguments.model)
     pipe, steps = model.pipeline, arguments.steps
+    if arguments.model == "wan":
+        pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=pipe.scheduler.config.flow_shift)
     prompts = model.reference(arguments.prompts, seed=3_000_000)[1]
     (batch,) = batches(pipe, prompts, len(prompts), seed=16)
 
@@ -67,7 +75,7 @@ def main() -> None:
         return float(np.mean(psnr(pictures(method), full)))
 
     rows = []
-    for computed in COMPUTED:
+    for computed in arguments.computed:
         row: dict[str, Any] = {"computed": computed, "fewer steps": closeness(Method("fewer", computed))}
         found: dict[str, Any] = {}
         for growth, forecast, corrector in itertools.product(GROWTHS, FORECASTS, CORRECTORS):
