@@ -32,7 +32,7 @@ CLOSE = 0.1
 BATCH = {"flux": 8, "wan": 4}
 
 NEAR, FAR = {"forecast": 0.75, "corrector": 1.0}, {"forecast": 0.5}
-"""What docs/skipped-steps.md advises for runs by themselves up to three times the speed, and beyond."""
+"""What docs/skipped-steps.md advises for runs by themselves up to 2.5 times the speed, and beyond."""
 
 
 def calibrated(
@@ -70,11 +70,15 @@ def methods_for(
             Method(f"fewer steps, {target:g}x", fewer),
         ]
         if by_itself:
-            own = {"target_speedup": target} | (NEAR if target <= 3 else FAR)
+            own = {"target_speedup": target} | (NEAR if target <= 2.5 else FAR)
             methods.append(Method(f"target_speedup, forecast, {target:g}x", steps, own))
             own = {"adapter": model.adapter, "target_speedup": target}
             methods.append(Method(f"target_speedup, {target:g}x", steps, own))
     return methods
+
+
+def preset_file(out: Path, target: float) -> Path:
+    return out.with_name(f"{out.stem}_{target:g}x.preset.json")
 
 
 def preset_name(target: float) -> str:
@@ -120,19 +124,28 @@ def main() -> None:
         "--by-itself", action="store_true", help="also runs with target_speedup, without a preset"
     )
     parser.add_argument(
+        "--made", action="store_true", help="compare the presets that lie beside --out, calibrate none"
+    )
+    parser.add_argument(
         "--out", type=Path, default=None, help="JSON; presets and their pages are written beside it"
     )
     arguments = parser.parse_args()
+    if arguments.made and not arguments.out:
+        parser.error("--made needs --out, beside which the presets lie")
     model = embedded.load(arguments.model)
     batch = arguments.batch or BATCH[arguments.model]
     seen = model.reference(arguments.calibration or batch, seed=CALIBRATION_SEED)[1]
-    presets, missing = calibrated(model, arguments.targets, seen, batch, arguments.steps)
+    missing: dict[float, str] = {}
+    if arguments.made:
+        files = {target: preset_file(arguments.out, target) for target in sorted(arguments.targets)}
+        presets = {target: ddit_ext.Preset.load(path) for target, path in files.items()}
+    else:
+        presets, missing = calibrated(model, arguments.targets, seen, batch, arguments.steps)
     for target, preset in presets.items():
         print(f"{preset}\n", flush=True)
-        if arguments.out:
-            name = f"{arguments.out.stem}_{target:g}x"
-            preset.save(arguments.out.with_name(f"{name}.preset.json"))
-            preset.html(arguments.out.with_name(f"{name}.html"))
+        if arguments.out and not arguments.made:
+            path = preset.save(preset_file(arguments.out, target))
+            preset.html(path.with_name(path.name.replace(".preset.json", ".html")))
     methods = methods_for(model, presets, arguments.steps, arguments.by_itself)
     prompts = model.reference(arguments.prompts or 4 * batch, seed=PROMPT_SEED)[1]
     with warnings.catch_warnings():

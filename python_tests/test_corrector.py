@@ -65,7 +65,7 @@ def corrected_by_callback(pipe, call, sizes, share):
 
     def after(pipe, step, timestep, given):
         nonlocal sigmas
-        sigmas = pipe.scheduler.sigmas.tolist()
+        sigmas = pipe.scheduler.sigmas.tolist()[pipe.scheduler.begin_index or 0 :]
         latents = given["latents"]
         seen.append((latents - before[0]) / (sigmas[step + 1] - sigmas[step]))
         earlier = [place for place in range(step) if sizes[place]]
@@ -89,10 +89,15 @@ def corrected_by_callback(pipe, call, sizes, share):
     return run(pipe, call | {"callback_on_step_end": after})
 
 
-@pytest.mark.parametrize("share", [1.0, 0.5])
-def test_a_run_of_a_pipeline(share):
-    call = make_call(**SIZE, steps=len(SIZES))
-    pipe = make_pipeline()
+@pytest.mark.parametrize(
+    ("kind", "share", "guided"),
+    [("text", 1.0, False), ("text", 0.5, False), ("text", 1.0, True), ("img2img", 1.0, False)],
+)
+def test_a_run_of_a_pipeline(kind, share, guided):
+    """img2img enters the noise levels later: 12 of 13 steps."""
+    steps = {"text": len(SIZES), "img2img": 13}[kind]
+    call = make_call(kind, **SIZE, steps=steps, true_cfg=guided)
+    pipe = make_pipeline(kind)
     handle = ddit_ext.patch(pipe, schedule=SIZES, forecast=0.75, corrector=share)
     given = run(pipe, call)
     assert sizes_of(handle) == SIZES
@@ -134,6 +139,7 @@ def test_an_interrupted_run_leaves_nothing_to_the_next():
     assert torch.equal(run(pipe, call), expected)
 
 
+@pytest.mark.filterwarnings("ignore:ddit_ext. step 4 was computed")
 def test_another_transformer_begins_anew():
     """Wan 2.2: between the outputs of two transformers there is no line; the second one's first step is computed."""
     pipe = wan_pipelines.make_pipeline("two", scheduler="euler")
@@ -162,6 +168,33 @@ def test_bad_arguments(settings, error, text):
     with pytest.raises(error, match=text):
         ddit_ext.patch(pipe, **({"schedule": SIZES, "corrector": 1.0} | settings))
     assert not pipe.transformer._forward_pre_hooks
+
+
+def test_half_precision_and_inference_mode():
+    pipe, call = (
+        make_pipeline(dtype=torch.bfloat16),
+        make_call(**SIZE, steps=len(SIZES), dtype=torch.bfloat16),
+    )
+    ddit_ext.patch(pipe, schedule=SIZES, forecast=0.5, corrector=1.0)
+    with torch.inference_mode():
+        drawn = run(pipe, call)
+    assert drawn.isfinite().all() and torch.equal(run(pipe, call), drawn)
+
+
+def test_a_preset_on_another_sampler_says_that_nothing_is_corrected():
+    pipe, call = make_pipeline(), make_call(**SIZE, steps=12)
+    preset = make_preset(pipe, forecasts(12, 6, 0.75, 1.75, corrector=1.0), grid=(1, 4, 4), picture=(16, 16))
+
+    class Own(type(pipe.scheduler)):
+        """Might step otherwise."""
+
+    pipe.scheduler = Own.from_config(pipe.scheduler.config)
+    handle = ddit_ext.patch(pipe, preset=preset)
+    with pytest.warns(UserWarning, match="forecasts are not corrected.*the pipeline's is Own"):
+        given = run(pipe, call)
+    handle.unpatch()
+    ddit_ext.patch(pipe, schedule=policies.growing_gaps(12, 6, 1.75), forecast=0.75)
+    assert torch.equal(run(pipe, call), given)
 
 
 def test_a_sampler_of_other_steps_raises_before_the_first_one():

@@ -25,7 +25,7 @@ def sizes_of(policy, total, idle=0.0, surprise=()):
     policy.begin(total)
     taken = []
     for step in range(total):
-        size = 1 if step in surprise else policy.decide(step, None)
+        size = policy.decide(step, None) or int(step in surprise)
         taken.append(size)
         policy.stepped(size, 1.0 if size else idle)
     return taken
@@ -65,6 +65,30 @@ def test_protected_steps_are_computed():
     policy.estimate({1: 1.0}, "any")
     sizes = sizes_of(policy, 28, 0.02)
     assert sizes[:4] == [1] * 4 and sizes[-3:] == [1] * 3 and sizes.count(1) == 13
+
+
+def test_the_protected_last_step_is_one_of_the_fewest():
+    policy = TimedForecast(4.0, (0, 1))
+    policy.estimate({1: 1.0}, "any")
+    for _ in range(2):
+        sizes = sizes_of(policy, 10, 0.02)
+    assert sizes == [1, *[0] * 8, 1]
+
+
+def test_only_the_newest_times_count():
+    policy = TimedForecast(2.0, (0, 0))
+    policy.estimate({1: 1.0}, "any")
+    for idle in (0.3, 0.1):
+        for _ in range(5):
+            sizes_of(policy, 28, idle)
+        assert policy._idle() == pytest.approx(idle)
+
+
+def test_a_loop_that_tells_no_times_keeps_its_budget():
+    policy = TimedForecast(2.0, (0, 0))
+    policy.estimate({1: 1.0}, "any")
+    policy.begin(28)
+    assert [policy.decide(step, None) for step in range(28)].count(1) == 13
 
 
 def test_a_step_that_was_computed_after_all_is_paid_for():

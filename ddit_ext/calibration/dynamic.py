@@ -31,7 +31,7 @@ def budgets(meter: Meter, full: Full, fixed: Sequence[Choice]) -> list[Choice]:
         return []
     lengths = dict.fromkeys([full.steps, *(choice.steps for choice in fixed[:1])])
     # The speed is of what is left to gain by sizes alone.
-    speeds = {steps: full.target * steps / full.steps for steps in lengths}
+    speeds = {steps: full.enough * steps / full.steps for steps in lengths}
     return [
         budget(steps, costs, speed, full.scores)
         for steps, speed in speeds.items()
@@ -97,7 +97,7 @@ def _scores_at_p(meter: Meter, steps: int) -> list[list[float]]:
 
 def _warmup(meter: Meter, full: Full, steps: int) -> int:
     """The largest size at which the steps without a signal save no more than has to be saved."""
-    save = steps - full.steps / full.target
+    save = steps - full.steps / full.enough
     sizes = [scale for scale in meter.scales if SILENT * (1 - full.seconds[scale] / full.seconds[1]) <= save]
     return max(sizes, default=1)
 

@@ -55,7 +55,8 @@ def times_faster(done: Measured, full: Measured) -> float:
     """How many times as fast as `full` a run was, with each of the two in units of its own steps at p.
 
     A machine's speed wanders from run to run, here by a twentieth and more; within a run much less. Where one of them
-    has too few steps at p to tell, it is the plain ratio of their seconds.
+    has too few steps at p to tell, it is the plain ratio of their seconds. What a schedule adds to its own steps at p
+    cancels out, so this is for schedules that look at nothing (watching the blocks is a subtraction a step).
     """
     own, whole = done.fine_seconds, full.fine_seconds
     return full.seconds / done.seconds * (own / whole if own and whole else 1.0)

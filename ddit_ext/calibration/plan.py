@@ -39,8 +39,8 @@ def fewest_steps(full: int) -> int:
 
 
 def fewer_steps(full: int, target: float) -> Choice | None:
-    """The most steps at p in the time; None where that would be less than one."""
-    steps = math.floor(full / target + 1e-9)
+    """The most steps at p in the time, fewer than `full`; None where that would be less than one."""
+    steps = min(math.floor(full / target + 1e-9), full - 1)
     return coarse_first(steps, {}) if steps >= 1 else None
 
 

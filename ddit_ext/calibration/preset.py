@@ -15,7 +15,7 @@ from .choices import Choice
 
 FORMAT = "ddit_ext.preset"
 FORMAT_VERSION = 4
-"""Since 2 steps may be skipped, since 3 forecast; files of 1 and 2 have the same fields."""
+"""Since 2 steps may be skipped, since 3 forecast, since 4 corrected; files of 1 to 3 have the same fields."""
 
 
 class PresetError(ValueError):
@@ -32,7 +32,7 @@ class Candidate:
         speed: measured, times the full run; the median over the prompts it ran on.
         psnr: dB to the full sample, the mean over pictures; equal pictures count 100.
         runs: calls that were measured.
-        reached: whether `speed` is the target or more.
+        reached: whether `speed` counts as the target: it is at most 5 % below.
     """
 
     choice: Choice

@@ -35,7 +35,7 @@ class Corrector:
         """
         if skipped:
             if self._output is not None:
-                part = length * output.float()
+                part = length * output.detach().float()
                 self._moved = part if self._moved is None else self._moved + part
                 self._length += length
                 self._moment += length * level
@@ -47,7 +47,10 @@ class Corrector:
             line = (self._length - new) * self._output.float() + new * output.float()
             correction = self.share * (line - self._moved)
         self.clear()
-        self._level, self._output = level, output
+        self._level, self._output = (
+            level,
+            output.detach().clone(),
+        )  # the model may write its next output there
         return correction
 
 

@@ -61,9 +61,7 @@ class PatchHook:
         self.inputs = self.signals.inputs
         self.corrector = Corrector(corrector) if corrector else None
         from_sampler = decider.needs_signal and decider.source != "input"
-        self.watch = SamplerWatch(
-            pipe, from_sampler, self._stepped, decider.source, decider.order, self.corrector
-        )
+        self.watch = SamplerWatch(pipe, from_sampler, self._stepped, decider.source, decider.order)
         self.pipe = weakref.ref(pipe)
         self.check = check
         self.target_speedup = target_speedup
@@ -229,8 +227,6 @@ class PatchHook:
 
     def _begin_run(self, run: Run, arguments: dict[str, Any]) -> None:
         self._forget()
-        if self.corrector is not None:
-            check_euler(run.scheduler, f"corrector={self.corrector.share:g}")
         text, token_cost = self.steering.block_cost(arguments)
         self.record = RunRecord(
             scales=self.scales,
@@ -268,6 +264,20 @@ class PatchHook:
         if getattr(self.decider.policy, "remark", None):
             self._remark(self.decider.policy.remark)
         self.signals.begin_run(run.total)
+        self.watch.corrector = self._corrector_for(run.scheduler)
+
+    def _corrector_for(self, sampler: Any) -> Corrector | None:
+        """None where its steps can't be corrected: ValueError, or of a preset, which warns of another sampler, a remark."""
+        if self.corrector is None:
+            return None
+        try:
+            check_euler(sampler, f"corrector={self.corrector.share:g}")
+        except ValueError as error:
+            if self.check is None:
+                raise
+            self._remark(f"the preset's forecasts are not corrected: {error}")
+            return None
+        return self.corrector
 
     def _grid(self, arguments: dict[str, Any]) -> tuple[int, int, int] | None:
         """Frames, rows and columns of base tokens; None where the positions are no grid."""

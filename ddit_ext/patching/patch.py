@@ -90,7 +90,7 @@ def patch(
             thresholds and protected steps.
         batch: "finest": a batch takes the finest of its samples' sizes. "split": each sample decides for itself,
             as if it ran alone; those of one size run together, so a step may take several transformer calls.
-        preset: what `calibrate` found, or its file. It says scales, quantile, schedule and forecast; model and adapter
+        preset: what `calibrate` found, or its file. It says scales, quantile, schedule, forecast and corrector; model and adapter
             must be those it was made with, and what else differs (dtype, steps, resolution, sampler) is warned about.
             The number of steps is yours to pass: num_inference_steps=preset.steps.
         target_speedup: times the speed of a run at p, for each run by itself, by this run's own step times. With
@@ -105,9 +105,11 @@ def patch(
         forecast: what a skipped step adds in the place of its blocks. 0: what they added at the last computed step.
             1: where the line through the last two computed steps of one size has come to, over the noise level.
             Between: so much of the line's slope; 0.5 to 0.75 was closest in trials.
-        corrector: at a computed step after skipped ones the sampler takes these again, with outputs that lie by this share
-            between the forecast ones and the line between the computed steps on both sides. No further call of the
-            model. 1 was closest in trials where at least a third of the steps is computed, 0 below a quarter.
+        corrector: after a computed step that follows skipped ones, this share of what they got wrong is taken back: the
+            latent moves by the difference between their outputs and the line between the computed steps on both sides.
+            No further call of the model. 1 was closest in trials where at least a third of the steps is computed, 0 below
+            a quarter. It needs a sampler of plain Euler steps (FlowMatchEulerDiscreteScheduler, FLUX's own); with another
+            one a run raises ValueError before its first step.
 
     Raises:
         TypeError, ValueError: an argument, by name, with what was expected and what came.

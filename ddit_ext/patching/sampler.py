@@ -74,8 +74,7 @@ class SamplerWatch:
     """Follows the runs of one pipeline.
 
     signal: keep what a dynamic schedule scores: float32 "latents", or the model's "outputs", which are only seen at
-    the sampler. stepped: called after each sampler step. order: of the difference that is scored. corrector: None, or what
-    follows skipped steps, and may change the latent after one that is computed.
+    the sampler. stepped: called after each sampler step. order: of the difference that is scored.
     """
 
     def __init__(
@@ -85,9 +84,9 @@ class SamplerWatch:
         stepped: Callable[[Run], None],
         source: str = "latents",
         order: int = 3,
-        corrector: Corrector | None = None,
     ) -> None:
-        self._corrector = corrector
+        self.corrector: Corrector | None = None
+        """What follows the skipped steps of a run, and may change the latent after one that is computed."""
         self._pipe = weakref.ref(pipe)  # the hook that owns this hangs on the pipeline's transformer
         self._signal = signal
         self._outputs = source == "outputs"
@@ -187,9 +186,9 @@ class SamplerWatch:
             return
         if not run.sampled:
             self._take_over(run)
-        if self._signal or self._corrector is not None:
+        if self._signal or self.corrector is not None:
             named = dict(zip(("model_output", "timestep", "sample"), args, strict=False)) | kwargs
-        if self._corrector is not None:
+        if self.corrector is not None:
             self._correct(run, named, result)
         if self._signal:
             if self._outputs:
@@ -219,12 +218,12 @@ class SamplerWatch:
     def _correct(self, run: Run, named: dict[str, Any], result: Any) -> None:
         """Take back what forecast steps got wrong, where this one shows it."""
         output, length = named.get("model_output"), _euler_length(run, named)
-        assert self._corrector is not None
+        assert self.corrector is not None
         if not isinstance(output, Tensor) or length is None:
-            self._corrector.clear()
+            self.corrector.clear()
             return
         skipped = run.sizes.get(run.index) == SKIP
-        correction = self._corrector.step(skipped, output, run.sigmas[run.scheduler.step_index - 1], length)
+        correction = self.corrector.step(skipped, output, run.sigmas[run.scheduler.step_index - 1], length)
         if correction is not None:
             add(correction, result)
 
@@ -266,9 +265,11 @@ def _euler_length(run: Run, named: dict[str, Any]) -> float | None:
 def check_euler(scheduler: Any, what: str) -> None:
     """ValueError for a sampler with other steps than plain Euler ones; what: the argument that needs them."""
     if not steps_by_euler(scheduler):
+        stochastic = getattr(getattr(scheduler, "config", None), "stochastic_sampling", False)
+        name = type(scheduler).__name__ + (" with stochastic_sampling" if stochastic else "")
         raise ValueError(
-            f"{what} needs a sampler of plain Euler steps (FlowMatchEulerDiscreteScheduler without stochastic_sampling), "
-            f"the pipeline's is {type(scheduler).__name__}: leave it out, or change pipe.scheduler"
+            f"{what} needs a sampler of plain Euler steps (FlowMatchEulerDiscreteScheduler itself, without "
+            f"stochastic_sampling), the pipeline's is {name}: leave it out, or change pipe.scheduler"
         )
 
 

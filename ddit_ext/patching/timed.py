@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import statistics
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 
 from .. import policies
+
+NEWEST = 32
+"""So many times of each size count: about those of this run and the last, so that a machine that has changed is noticed."""
 
 
 class Timed(policies.Policy):
@@ -21,7 +25,7 @@ class Timed(policies.Policy):
         self.protect_first, self.protect_last = protect
         self.remark: str | None = None  # what a run's begin has to say
         self._key: Hashable = None
-        self._seconds: dict[int, list[float]] = {}  # by scale
+        self._seconds: dict[int, deque[float]] = {}  # by scale, the newest
         self._warm: set[int] = set()  # sizes that have been run
 
     def estimate(self, costs: Mapping[int, float], key: Hashable) -> None:
@@ -45,7 +49,7 @@ class Timed(policies.Policy):
         counts = scale in self._warm or (scale == 1 and self._warm)
         self._warm.add(scale)
         if counts:
-            self._seconds.setdefault(scale, []).append(seconds)
+            self._seconds.setdefault(scale, deque(maxlen=NEWEST)).append(seconds)
             self._revise()
 
     @abstractmethod

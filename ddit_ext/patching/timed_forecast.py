@@ -21,7 +21,8 @@ FEWEST = 2
 class TimedForecast(Timed):
     """Computed steps at p in growing gaps, so many that the run ends in time; all others are skipped.
 
-    At each step what is left of the time is counted anew, by this run's own step times, and so is what it affords.
+    At each computed step what is left of the time is counted anew, by step times of this run and the last, and so is what
+    it affords.
     """
 
     needs_signal = False
@@ -29,7 +30,8 @@ class TimedForecast(Timed):
 
     def __init__(self, target: float, protect: tuple[int, int]) -> None:
         super().__init__((1,), target, protect)
-        self._total = self._computed = self._skipped = 0
+        self._total = 0
+        self._taken: dict[int, int] = {}  # size of each step so far
         self._next = 0  # the step that is computed next
 
     def begin(self, total_steps: int) -> None:
@@ -45,29 +47,31 @@ class TimedForecast(Timed):
                 f"with {self._fewest(total_steps)} computed, and the others forecast at {IDLE:g} of the time of a "
                 "computed one"
             )
-        possible = self._possible(total_steps, self._idle())
+        idle = self._idle()
+        possible = max(1.0, self._possible(total_steps, idle))
         self.remark = None
         if self.target > possible:
             self.remark = (
                 f"target_speedup={self.target:g} can't be reached: by the times of the last run a step that is "
-                f"forecast takes {self._idle():.2f} of a computed one, so that at most {possible:.2f} can"
+                f"forecast takes {idle:.2f} of a computed one, so that at most {possible:.2f} can"
+                + ("; none is forecast" if idle >= 1 else "")
             )
-        self._total, self._computed, self._skipped, self._next = total_steps, 0, 0, 0
+        self._total, self._taken, self._next = total_steps, {}, 0
 
     def decide(self, step: int, scores: Sequence[Sequence[float]] | None) -> int:
         """1 for a step that is computed, SKIP for one that is not."""
         last = step >= self._total - self.protect_last
         if step >= self._next or last or step < self.protect_first:
+            self._taken[step] = 1
             self._next = self._after(step)
-            return 1
-        return SKIP
+        else:
+            self._taken[step] = SKIP
+        return self._taken[step]
 
     def stepped(self, scale: int, seconds: float) -> None:
         """A step has taken so long; of a schedule's skipped step that was computed after all `scale` is 1."""
-        if scale == SKIP:
-            self._skipped += 1
-        else:
-            self._computed += 1
+        if self._taken:
+            self._taken[max(self._taken)] = scale
         super().stepped(scale, seconds)
 
     def _after(self, step: int) -> int:
@@ -78,7 +82,7 @@ class TimedForecast(Timed):
         """
         end = self._total - self.protect_last
         rest = end - step - 1
-        count = self._affordable(rest, self._computed + 1)
+        count = self._affordable(rest)
         if count <= 0:
             return end
         here = (step / end) ** (1 / GROWTH)
@@ -86,14 +90,16 @@ class TimedForecast(Timed):
         place = math.floor(end * following**GROWTH + 0.5)
         return max(step + 1, min(place, end - count))  # those to come need a step each
 
-    def _affordable(self, rest: int, computed: int) -> int:
-        """How many of the `rest` steps before the protected last ones can be computed, where `computed` are done."""
+    def _affordable(self, rest: int) -> int:
+        """How many of the `rest` steps before the protected last ones can be computed."""
         idle = self._idle()
         if idle >= 1:
             return rest  # skipping saves nothing
-        left = self._total / self.target - computed - self._skipped * idle - self.protect_last
+        computed = sum(size != SKIP for size in self._taken.values())
+        skipped = len(self._taken) - computed
+        left = self._total / self.target - computed - skipped * idle - self.protect_last
         count = math.floor((left - rest * idle) / (1 - idle) + 1e-9)
-        return max(0, min(max(count, FEWEST - computed), rest))
+        return max(0, min(max(count, FEWEST - computed - self.protect_last), rest))
 
     def _idle(self) -> float:
         """Of a skipped step, in steps at p."""
