@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from .preset import Candidate
     from .search import Full
 
-MOST = 12
+MOST = 14
 """So many are run for a target, at most."""
 
-GROWTHS = (1.5, 2.0)
+GROWTHS = (1.5, 1.75, 2.0)
 LINES = ((0.5, 0.0), (0.75, 1.0))
 """Growth of the gaps; how far a forecast follows the line through the last two computed steps, and how much of it is
 corrected: each of the first with each of the second is tried at first."""

@@ -24,6 +24,9 @@ one more or less is a tenth of the speed, so that half of that is as near as a c
 FINALISTS = 2
 """So many fixed choices with coarse steps are run on every prompt, beside fewer steps and the best one by scores."""
 
+FORECAST_FINALISTS = 3
+"""And so many that forecast steps: they differ by less than prompts do."""
+
 FEWEST_TIMES = 3
 """A finalist is timed at least so often, on the same calls again where there are fewer."""
 
@@ -92,7 +95,8 @@ class Search:
             dynamic.sort(key=lambda candidate: (not candidate.reached, -candidate.psnr))
             finalists += [candidate.choice for candidate in dynamic[:1]]
         forecast = forecasting.by_forecast(self.full, self.screen)
-        finalists += [max(forecast, key=lambda candidate: candidate.psnr).choice] if forecast else []
+        forecast.sort(key=lambda candidate: -candidate.psnr)
+        finalists += [candidate.choice for candidate in forecast[:FORECAST_FINALISTS]]
         fewer = plan.fewer_steps(self.full.steps, self.full.enough)
         finalists += [fewer] if fewer else []
         return self.finals(finalists)
