@@ -310,6 +310,14 @@ def test_fixed_schedules_in_a_loop_without_a_sampler():
         Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.2, 0.0])
 
 
+def test_a_loop_without_the_sampler_is_not_corrected():
+    pipe = make_pipeline()
+    handle = ddit_ext.patch(pipe, schedule=[1, 0, 1], corrector=1.0)
+    with pytest.warns(UserWarning, match="nothing is corrected: the pipeline's sampler takes no part"):
+        Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.0])
+    assert [step["scale"] for step in handle.report().to_dict()["steps"]] == [1, 0, 1]
+
+
 def test_latents_off_the_grid_give_no_signal():
     """A sampler that is stepped with something else than the transformer's latents."""
     pipe = make_pipeline()

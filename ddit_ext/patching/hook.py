@@ -211,6 +211,9 @@ class PatchHook:
         assert self.reuse is not None
         if self.corrector is not None and not self.reuse.ready(self.part):
             self.corrector.clear()  # no line leads from another transformer's output to this one's
+        run = self.watch.run
+        if self.watch.corrector is not None and run is not None and run.index > 0 and not run.sampled:
+            self._remark("nothing is corrected: the pipeline's sampler takes no part in this run")
         self.reuse.begin_step(self.part, scale)
 
     def _forget(self) -> None:
