@@ -47,10 +47,8 @@ class Corrector:
             line = (self._length - new) * self._output.float() + new * output.float()
             correction = self.share * (line - self._moved)
         self.clear()
-        self._level, self._output = (
-            level,
-            output.detach().clone(),
-        )  # the model may write its next output there
+        self._level = level
+        self._output = output.detach().clone()  # the model may write its next output there
         return correction
 
 

@@ -107,8 +107,8 @@ def patch(
             Between: so much of the line's slope; 0.5 to 0.75 was closest in trials.
         corrector: after a computed step that follows skipped ones, this share of what they got wrong is taken back: the
             latent moves by the difference between their outputs and the line between the computed steps on both sides.
-            No further call of the model. 1 was closest in trials where at least a third of the steps is computed, 0 below
-            a quarter. It needs a sampler of plain Euler steps (FlowMatchEulerDiscreteScheduler, FLUX's own); with another
+            No further call of the model. 1 was closest in trials: with a `forecast` of 0.75 where at least a third of the
+            steps is computed, with one of 0 where fewer are. It needs a sampler of plain Euler steps (FlowMatchEulerDiscreteScheduler, FLUX's own); with another
             one a run raises ValueError before its first step.
 
     Raises:
