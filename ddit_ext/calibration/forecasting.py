@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from .preset import Candidate
     from .search import Full
 
-MOST = 14
-"""So many are run for a target, at most."""
-
 GROWTHS = (1.5, 1.75, 2.0)
 LINES = ((0.5, 0.0), (0.75, 1.0))
 """Growth of the gaps; how far a forecast follows the line through the last two computed steps, and how much of it is
 corrected: each of the first with each of the second is tried at first."""
 
+SHORT_LINES = (*LINES, (0.0, 1.0))
+"""Likewise from SPARSE on: over long gaps lines overshoot, and what a correction goes by is wrong itself."""
+
 NEAR = 0.25
 """So far apart are growths and shares of the line that are tried next."""
 
 SPARSE = 3
-"""From this target on few steps can be computed at p, and some are tried coarse, so that more of them are computed."""
+"""From this target on few steps can be computed at p: other lines are tried, and coarse steps, so that more are computed."""
 
 Found = Iterable[Choice | None]
 
@@ -37,14 +37,15 @@ def by_forecast(full: Full, screen: Callable[[Choice], Candidate]) -> list[Candi
 
     def run(found: Found) -> None:
         for choice in found:
-            if choice is not None and repr(choice) not in tried and len(tried) < MOST:
+            if choice is not None and repr(choice) not in tried:
                 tried[repr(choice)] = screen(choice)
 
     steps = _most_steps(full)
+    lines = SHORT_LINES if full.corrects and full.target >= SPARSE else LINES
     run(
         fitted(full, steps, share, growth, corrector=corrector if full.corrects else 0.0)
         for growth in GROWTHS
-        for share, corrector in LINES
+        for share, corrector in lines
     )
     for vary in (_growths, _shares, _correctors, _fewer_steps, _coarse) if tried else ():
         run(vary(full, max(tried.values(), key=lambda candidate: candidate.psnr).choice))

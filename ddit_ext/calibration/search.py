@@ -40,7 +40,7 @@ class Full:
     not known; corrects: whether forecast steps can be corrected with this sampler."""
 
     steps: int  # num_inference_steps
-    runs: list[Measured | None]  # one a call, as they are made
+    runs: list[Measured | None]  # one a call, once they were needed
     seconds: Mapping[int, float]
     target: float
     scores: list[list[float]] | None = None  # [step][scale] of a run at p, once they were needed
@@ -95,8 +95,7 @@ class Search:
             dynamic.sort(key=lambda candidate: (not candidate.reached, -candidate.psnr))
             finalists += [candidate.choice for candidate in dynamic[:1]]
         forecast = forecasting.by_forecast(self.full, self.screen)
-        forecast.sort(key=lambda candidate: -candidate.psnr)
-        finalists += [candidate.choice for candidate in forecast[:FORECAST_FINALISTS]]
+        finalists += [candidate.choice for candidate in self._narrowed(forecast, FORECAST_FINALISTS)]
         fewer = plan.fewer_steps(self.full.steps, self.full.enough)
         finalists += [fewer] if fewer else []
         return self.finals(finalists)
@@ -125,11 +124,34 @@ class Search:
     def screen(self, choice: Choice) -> Candidate:
         """One run on the first call; its speed by the step costs of the full run."""
         done = self._run(0, choice)
-        reference = self.full.runs[0]
-        assert reference is not None and reference.pictures is not None and done.pictures is not None
+        reference = self._reference(0)
         own = done.fine_seconds if choice.fixed else None
         speed = len(reference.steps) * (own or self.full.seconds[1]) / done.seconds
         return self._note(choice, [speed], [done], [reference])
+
+    def _narrowed(self, screened: Sequence[Candidate], count: int) -> list[Candidate]:
+        """The closest, by successive halving (Jamieson and Talwalkar, arXiv 1502.07943): half of what is left goes on to
+        twice as many further calls, until `count` are left or every call was used."""
+        left = sorted(screened, key=lambda candidate: -candidate.psnr)
+        runs = {repr(candidate.choice): [self.runs[repr(candidate.choice)]] for candidate in left}
+        used, more, calls = 1, 2, len(self.meter.calls)
+        while used < calls and len(left := left[: max(count, math.ceil(len(left) / 2))]) > count:
+            further = range(used, min(used + more, calls))
+            references = [self._reference(number) for number in range(further.stop)]
+            for place, candidate in enumerate(left):
+                choice = candidate.choice
+                runs[repr(choice)] += [self._run(number, choice) for number in further]
+                left[place] = self._note(choice, [candidate.speed], runs[repr(choice)], references)
+            left.sort(key=lambda candidate: -candidate.psnr)
+            used, more = further.stop, 2 * more
+        return left[:count]
+
+    def _reference(self, number: int) -> Measured:
+        """The full run of call `number`."""
+        done = self.full.runs[number]
+        if done is None:
+            done = self.full.runs[number] = self.meter.run(number, 1, self.full.steps)
+        return done
 
     def _run(self, number: int, choice: Choice) -> Measured:
         """Call `number` by a choice."""
