@@ -33,7 +33,7 @@ def judge(
     real: np.ndarray | None = None,
     each: dict[str, dict[str, list[float]]] | None = None,
 ) -> list[dict[str, Any]]:
-    """One row a method, compared with the first; its speed with the first one's runs beside it, where there are such.
+    """One row a method, compared with the first.
 
     real: features of real pictures, for a Fréchet distance. each: filled with every method's PSNR of each prompt and
     speed on each batch.
@@ -45,7 +45,7 @@ def judge(
         outcome = outcomes[method.name]
         shown = decode(model.pipeline, torch.cat(outcome.latents))
         judged = model.judge(shown, prompts)
-        ratios = np.array(outcome.beside or base.seconds) / np.array(outcome.seconds)
+        ratios = outcome.speed(base)
         low, high = bootstrap(lambda i, r=ratios: float(np.median(r[i])), len(ratios))
         closeness = psnr(shown, reference)
         further = {} if real is None else {"frechet": frechet_interval(judged.features, real)}

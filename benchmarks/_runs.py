@@ -37,7 +37,14 @@ class Outcome:
     reports: list[dict[str, Any]] = field(default_factory=list)
     beside: list[float] = field(
         default_factory=list
-    )  # seconds of the first method just before and after, their mean
+    )  # one a batch: seconds of what ran before and after, their mean
+
+    def speed(self, base: Outcome) -> np.ndarray:
+        """Times as fast as `base`, float64 [batches]: by what ran beside the two, where something did."""
+        if not self.beside:
+            return np.array(base.seconds) / np.array(self.seconds)
+        own, other = (np.array(each.beside) / np.array(each.seconds) for each in (self, base))
+        return own / np.median(other)
 
 
 @dataclass(frozen=True)
@@ -112,20 +119,18 @@ def run(pipe: Any, batch: Batch, method: Method) -> tuple[torch.Tensor, float, d
 
 
 def interleaved_runs(
-    pipe: Any, made: list[Batch], methods: list[Method], *, beside: bool = False
+    pipe: Any, made: list[Batch], methods: list[Method], *, beside: Method | None = None
 ) -> dict[str, Outcome]:
     """Every method on every batch, taking turns; the first batch is run once more beforehand to warm up.
 
-    beside: the first method runs before and after each of the others, so that a machine whose speed wanders within a batch
-    slows both alike. Its own outcome has the first of these runs.
+    beside: runs before and after each of the methods, so that how fast the machine was just then is known.
     """
     outcomes = {method.name: Outcome() for method in methods}
-    for method in methods:
+    for method in methods if beside is None else [beside, *methods]:
         run(pipe, made[0], _short(method))
-    first = methods[0]
     for number, batch in enumerate(made):
-        last = None
-        for method in methods if number % 2 == 0 or beside else reversed(methods):
+        last = run(pipe, batch, beside)[1] if beside else None
+        for method in methods if number % 2 == 0 else reversed(methods):
             latents, seconds, report = run(pipe, batch, method)
             outcome = outcomes[method.name]
             outcome.seconds.append(seconds)
@@ -133,8 +138,8 @@ def interleaved_runs(
             if report is not None:
                 outcome.reports.append(report)
             if beside:
-                before, last = last, run(pipe, batch, first)[1] if method is not first else seconds
-                outcome.beside.append(seconds if before is None else (before + last) / 2)
+                before, last = last, run(pipe, batch, beside)[1]
+                outcome.beside.append((before + last) / 2)
     return outcomes
 
 

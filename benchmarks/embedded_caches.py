@@ -4,10 +4,12 @@
 
 On the embedded FLUX, in one interleaved run: fewer steps; sizes alone, on a budget and in a fixed schedule that is fine at both
 ends; presets of `ddit_ext.calibrate`, which choose both; TeaCache's rule, alone and with sizes; skipped steps that are
-forecast, with their controls; each of diffusers' caches alone, and stacked on that fixed schedule or on a budget. A speed is
-the median over batches of the ratio to fixed p on the same batch; fidelity is to the fixed-p sample of the same noise. Every
-method is compared with fewer steps of equal measured time, by interpolation, and every preset with all other methods: which
-of them are no slower and closer?
+forecast, with their controls; each of diffusers' caches alone, and stacked on that fixed schedule or on a budget.
+
+A machine's speed wanders, so six steps at p run before and after each method, and seconds are counted in these: a speed is the
+median over batches of fixed p's seconds to the method's. Fidelity is to the fixed-p sample of the same noise. Every method is
+compared with fewer steps of equal measured time, by interpolation, and every preset with all other methods: which of them are
+no slower and closer?
 
 Presets take minutes to make: with --presets FOLDER those of an earlier run (benchmarks/embedded_calibrated.py --out, or this one)
 are measured.
@@ -53,6 +55,7 @@ import ddit_ext
 from ddit_ext import embedded
 
 CALIBRATION_SEED, PROMPT_SEED = 8_000_000, 9_000_000
+YARDSTICK = Method("before and after", 6)
 
 
 def find_presets(
@@ -116,7 +119,8 @@ def minutes(pipe: Any, batch: Batch, entries: Sequence[Entry], count: int, steps
     run(pipe, batch, short)
     full = (time.perf_counter() - started) * steps / short.steps
     warm = full * min(1, 5 / steps) * len(entries)
-    return (warm + full * count * sum(entry.share for entry in entries)) / 60
+    beside = count * len(entries) * YARDSTICK.steps / steps
+    return (warm + full * (beside + count * sum(entry.share for entry in entries))) / 60
 
 
 def main() -> None:
@@ -168,7 +172,7 @@ def main() -> None:
         warnings.filterwarnings(
             "ignore", message="ddit_ext: the preset is for"
         )  # the short runs that warm up
-        outcomes = interleaved_runs(pipe, compared, methods)
+        outcomes = interleaved_runs(pipe, compared, methods, beside=YARDSTICK)
     each: dict[str, dict[str, list[float]]] = {}
     rows = judge(model, outcomes, methods, prompts, each=each)
     compare(rows, entries, each, arguments.batch)

@@ -153,7 +153,7 @@ def main() -> None:
             "ignore", message="ddit_ext: the preset is for"
         )  # the short runs that warm up
         compared = batches(model.pipeline, prompts, batch, seed=13)
-        outcomes = interleaved_runs(model.pipeline, compared, methods, beside=True)
+        outcomes = interleaved_runs(model.pipeline, compared, methods, beside=methods[0])
     rows = judge(model, outcomes, methods, prompts)
     found = verdict(rows, list(presets))
     text = f"{table(rows)}\n\n{told(found, missing)}"
