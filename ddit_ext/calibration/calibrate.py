@@ -19,8 +19,8 @@ from .._machine import clock_of, device_name, device_of
 from .._version import __version__
 from ..multiscale import Adapter
 from ..patching import patch
+from ..patching.euler import steps_by_euler
 from ..patching.parts import TRAINING_FREE, find_parts, give_weights
-from ..patching.sampler import steps_by_euler
 from . import plan
 from .match import identity, plain_config
 from .measure import Meter, quiet

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor
+
+from .euler import check_euler
 
 
 class Corrector:
@@ -56,3 +61,15 @@ def add(correction: Tensor, result: object) -> None:
     """Into the latent that a sampler's step has just made."""
     latent = result[0] if isinstance(result, tuple) else result.prev_sample
     latent.copy_(latent.float() + correction)
+
+
+def fitting(corrector: Corrector, sampler: Any, remark: Callable[[str], None] | None) -> Corrector | None:
+    """The corrector, or where the sampler's steps are no Euler ones ValueError; with `remark` that is told, and None."""
+    try:
+        check_euler(sampler, f"corrector={corrector.share:g}")
+    except ValueError as error:
+        if remark is None:
+            raise
+        remark(f"the preset's forecasts are not corrected: {error}")
+        return None
+    return corrector

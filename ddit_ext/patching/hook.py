@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from ..policies import SKIP, FixedSchedule
 from .calls import SizedCalls
-from .corrector import Corrector
+from .corrector import Corrector, fitting
 from .forward_hooks import AfterCall, BeforeCall
 from .parts import Part
 from .policy import Decider, Decision, Scores
-from .report import RunRecord, StepRecord, arithmetic
+from .report import RunRecord, StepRecord
 from .reuse import BlockReuse
-from .sampler import Run, SamplerWatch, check_euler
+from .sampler import Run, SamplerWatch
 from .signals import Signal, Signals
 from .timed import Timed
 
@@ -260,27 +260,18 @@ class PatchHook:
             for scale in self.scales[1:]:
                 self.steering.check_ranks(self.steering.grid(arguments), scale)
         if isinstance(self.decider.policy, Timed):
-            self.decider.policy.estimate(self._costs(arguments), arguments["hidden_states"].shape)
+            tokens = {scale: self.steering.tokens(arguments, scale) for scale in self.scales}
+            self.decider.policy.estimate(self.record.costs(tokens), arguments["hidden_states"].shape)
         self.decider.begin(run.total)
         for part in self.parts:
             part.steering.low_rank.begin_run(part.steering.transformer, self._remark)
         if getattr(self.decider.policy, "remark", None):
             self._remark(self.decider.policy.remark)
         self.signals.begin_run(run.total)
-        self.watch.corrector = self._corrector_for(run.scheduler)
-
-    def _corrector_for(self, sampler: Any) -> Corrector | None:
-        """None where its steps can't be corrected: ValueError, or of a preset, which warns of another sampler, a remark."""
-        if self.corrector is None:
-            return None
-        try:
-            check_euler(sampler, f"corrector={self.corrector.share:g}")
-        except ValueError as error:
-            if self.check is None:
-                raise
-            self._remark(f"the preset's forecasts are not corrected: {error}")
-            return None
-        return self.corrector
+        if self.corrector is not None:  # a preset only warns of another sampler
+            self.watch.corrector = fitting(
+                self.corrector, run.scheduler, self._remark if self.check else None
+            )
 
     def _grid(self, arguments: dict[str, Any]) -> tuple[int, int, int] | None:
         """Frames, rows and columns of base tokens; None where the positions are no grid."""
@@ -289,15 +280,6 @@ class PatchHook:
         except (TypeError, ValueError):
             return None
         return grid.frames, grid.rows, grid.columns
-
-    def _costs(self, arguments: dict[str, Any]) -> dict[int, float]:
-        """The arithmetic of a step at each size, in steps at p."""
-        text, each = self.record.text_tokens, self.record.token_cost
-        fine = arithmetic(self.record.fine_tokens + text, each)
-        return {
-            scale: arithmetic(self.steering.tokens(arguments, scale) + text, each) / fine
-            for scale in self.scales
-        }
 
     def _remark(self, text: str) -> None:
         if text not in self.record.warnings:

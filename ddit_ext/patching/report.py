@@ -53,6 +53,17 @@ class RunRecord:
     steps: list[StepRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    def arithmetic(self, tokens: int) -> float:
+        """Of a block at so many image tokens, in multiplications / 2·width: `token_cost` for a token's layers, and
+        attention 2·tokens·width a token, of the text's as well."""
+        tokens += self.text_tokens
+        return tokens * (self.token_cost + tokens)
+
+    def costs(self, tokens: Mapping[int, int]) -> dict[int, float]:
+        """The arithmetic of a step by size, in steps at p; tokens: image tokens by size."""
+        fine = self.arithmetic(self.fine_tokens)
+        return {scale: self.arithmetic(count) / fine for scale, count in tokens.items()}
+
 
 class Report:
     """The last run of a patched pipeline, as it stood when asked; `print(report)` gives a table."""
@@ -174,16 +185,14 @@ class Report:
 
     def _speedup(self) -> float:
         run = self._run
-        fine = len(self._steps) * arithmetic(run.fine_tokens + run.text_tokens, run.token_cost)
+        fine = len(self._steps) * run.arithmetic(run.fine_tokens)
         taken = 0.0
         for step in self._steps:
             if step["scale"] == 0:
                 continue
             split = run.batch == "split"
             tokens = [run.tokens_at[size] for size in step["scales"]] if split else [step["tokens"]]
-            taken += sum(arithmetic(count + run.text_tokens, run.token_cost) for count in tokens) / len(
-                tokens
-            )
+            taken += sum(map(run.arithmetic, tokens)) / len(tokens)
         return fine / taken if taken else 1.0
 
 
@@ -198,14 +207,6 @@ def measured_speedup(run: RunRecord) -> float | None:
         return None
     more = (run.full_steps or len(run.steps)) / len(run.steps)
     return more * (len(run.steps) - 1) * statistics.median(fine) / taken
-
-
-def arithmetic(tokens: int, each: float) -> float:
-    """Multiplications of a block / 2·width: `each` for a token's layers, attention 2·tokens·width a token.
-
-    tokens: of a call, text in the self-attention included; each: see Steering.block_cost.
-    """
-    return tokens * (each + tokens)
 
 
 def _remarks(run: RunRecord) -> list[str]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..models import Steering
 from ..policies import SKIP
 from .corrector import Corrector, add
+from .euler import steps_by_euler
 from .history import History
 from .step_watch import StepWatch
 
@@ -260,25 +261,6 @@ def _euler_length(run: Run, named: dict[str, Any]) -> float | None:
         return None
     step = run.scheduler.step_index - 1  # the sampler has moved on
     return run.sigmas[step + 1] - run.sigmas[step]
-
-
-def check_euler(scheduler: Any, what: str) -> None:
-    """ValueError for a sampler with other steps than plain Euler ones; what: the argument that needs them."""
-    if not steps_by_euler(scheduler):
-        stochastic = getattr(getattr(scheduler, "config", None), "stochastic_sampling", False)
-        name = type(scheduler).__name__ + (" with stochastic_sampling" if stochastic else "")
-        raise ValueError(
-            f"{what} needs a sampler of plain Euler steps (FlowMatchEulerDiscreteScheduler itself, without "
-            f"stochastic_sampling), the pipeline's is {name}: leave it out, or change pipe.scheduler"
-        )
-
-
-def steps_by_euler(scheduler: Any) -> bool:
-    """Whether each step of a sampler is its length in σ times the model's output, and nothing else."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    # The class itself: a subclass may step otherwise.
-    return type(scheduler) is FlowMatchEulerDiscreteScheduler and not scheduler.config.stochastic_sampling
 
 
 def _first_step(scheduler: Any) -> int:
