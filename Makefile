@@ -24,12 +24,14 @@ test: setup cpp-tests $(EMULATION)
 	DDIT_REQUIRE_EMULATION=$(if $(EMULATION),1,0) $(BIN)/python -m pytest -q python_tests
 
 # What takes longer than `make test` may: slow builds, a training killed at many moments, sanitizers, fuzzers (with clang,
-# which is installed where that is allowed), the emulation's other modes, its mutants, what nvcc makes of the kernels.
+# which is installed where that is allowed), the oldest torch's headers (a download of 1 GB), the emulation's other modes, its
+# mutants, what nvcc makes of the kernels.
 check: test
 	$(BIN)/python -m pytest -q python_tests -m slow
 	bash cpp_tests/sanitize.sh $(BIN)
 	DDIT_KILL_MOMENTS=20 $(BIN)/python -m pytest -q python_tests/test_train_kill.py
 	bash cpp_tests/fuzz/run.sh $(BIN) 60
+	$(BIN)/python scripts/check_oldest_torch.py
 	$(BIN)/python scripts/check_cuda_resources.py
 	$(if $(EMULATION),bash cpp_tests/emulation/check_modes.sh $(BIN))
 	$(if $(EMULATION),$(BIN)/python cpp_tests/emulation/mutants.py)

@@ -84,7 +84,7 @@ inline void check_dim(const char* op, const char* name, const Tensor& tensor, in
 // `layout` names the dimensions, `expected` gives their values in this call.
 inline void check_shape(const char* op, const char* name, const Tensor& tensor,
                         IntHeaderOnlyArrayRef expected, const char* layout) {
-  check(tensor.sizes() == expected, op, ": ", name, " must have shape ", layout, " = ", show(expected),
+  check(tensor.sizes().equals(expected), op, ": ", name, " must have shape ", layout, " = ", show(expected),
         ", got ", show_shape(tensor));
 }
 
