@@ -35,6 +35,11 @@ GROUPS = (  # stages of a group run side by side: tests and sanitizer measure no
 )
 STAGES = [name for group in GROUPS for name in group]
 TOTAL = 470
+FIRST = 100
+"""Seconds that the first stage may take, at the others' cost: a cold torch takes long to import, and all follow from it."""
+
+TOOLS = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer", "/usr/local/nvidia/bin")
+"""Where nvcc, compute-sanitizer and nvidia-smi lie if they aren't on the PATH."""
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -86,10 +91,11 @@ def run_all(options: argparse.Namespace) -> int:
     if options.wheels:
         site = options.work / "site"
         wheels.unpack(options.wheels, site)
-        path.insert(0, str(site))
+        path.insert(0, str(site.resolve()))
     environment = {
         "PYTHONPATH": os.pathsep.join([*path, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
         "PYTHONUNBUFFERED": "1",
+        "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), *TOOLS]),
     }
     wanted = {"environment", *options.stages.split(",")}
     header = {
@@ -108,7 +114,7 @@ def run_all(options: argparse.Namespace) -> int:
     begun = time.monotonic()
     rest = [{name: limit for name, limit in group.items() if name in wanted} for group in GROUPS[1:]]
     spare = options.total - sum(max(group.values(), default=0) for group in rest)
-    driver.run_groups(_stages(options, GROUPS[:1]), report, spare, environment, after)
+    driver.run_groups(_stages(options, GROUPS[:1]), report, max(spare, FIRST), environment, after)
     report.out = options.out or default_out(report.stages["environment"].get("results", {}))
     report.out.parent.mkdir(parents=True, exist_ok=True)
     kept = _keep(options, report) if options.resume else set()

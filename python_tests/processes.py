@@ -19,6 +19,7 @@ def run_together(program: Path, folder: Path, processes: int) -> None:
     place = {
         "PYTHONPATH": str(Path(ddit_ext.__file__).parents[1]),  # the package that is under test
         "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",  # they meet over gloo; a mesh of ranks would take a GPU that is there
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }

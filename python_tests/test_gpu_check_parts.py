@@ -227,3 +227,35 @@ def test_the_device_clock_sleeps_until_the_host_has_queued_a_call(monkeypatch):
     slow = sleeps_for(host=5 * clock.FIRST_SLEEP, waits=False)
     assert slow == 16 * clock.FIRST_SLEEP
     assert sleeps_for(host=1000, waits=True) == clock.FIRST_SLEEP
+
+
+def test_the_environment_is_told_before_the_package_is_built(tmp_path, monkeypatch):
+    from gpu import environment
+    from gpu.part import Part
+
+    monkeypatch.setitem(sys.modules, "ddit_ext", None)  # an import of it raises ImportError
+    part = Part(tmp_path, "environment", "cpu", True, 60.0)
+    environment.run(part)
+    assert part.results["device_name"].startswith("CPU, ") and part.results["versions"]["torch"]
+    assert part.results["cpu"] == part.results["device_name"]
+
+
+def test_the_kernels_tests_are_there_to_be_run_first():
+    from gpu.part import ROOT
+    from gpu.tests import KERNEL_FILES, kernel_files
+
+    files = kernel_files()
+    assert len(files) >= len(KERNEL_FILES) and all((ROOT / file).is_file() for file in files)
+
+
+def test_a_pipeline_runs_before_its_blocks_are_compiled():
+    from gpu.steps import COMPILED, PIPELINE, _order
+
+    order = _order(["flux", "wan"], tiny=False)
+    assert sorted(order) == sorted(
+        (what, model) for what in (PIPELINE, *COMPILED) for model in ("flux", "wan")
+    )
+    for model in ("flux", "wan"):
+        own = [what for what, of in order if of == model]
+        assert own == [PIPELINE, *COMPILED]  # the last two of these compile what the first two have left
+    assert _order([], tiny=False) == []

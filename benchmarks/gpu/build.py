@@ -6,6 +6,8 @@ import json
 import re
 import sys
 
+import torch
+
 from .command import Command
 from .part import ROOT, Part, Skipped
 
@@ -16,7 +18,7 @@ def run(part: Part) -> None:
     if part.device != "cuda":
         part.add(build_info=_build_info(part))
         raise Skipped("without a GPU the package is used as it was built")
-    architecture = arch_of(part.of("environment")["gpu"]["capability"])
+    architecture = arch_of("{}.{}".format(*torch.cuda.get_device_capability()))
     part.add(architecture=architecture)
     build = Command(
         [sys.executable, "setup.py", "build_ext", "--inplace"],

@@ -90,11 +90,7 @@ class Report:
             self._written = text
             try:
                 shown = table.markdown(self.to_dict())
-            except (
-                KeyError,
-                TypeError,
-                ValueError,
-            ) as error:  # a stage that ended halfway: the JSON has it all
+            except Exception as error:  # a stage that ended halfway: the JSON has it all
                 shown = f"This record can't be shown as a table: {type(error).__name__}: {error}\n"
             write_whole(self.out.with_suffix(".md"), shown)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import platform
-import shutil
 import subprocess
 
 import torch
@@ -25,28 +25,30 @@ QUERIES = (
 
 
 def run(part: Part) -> None:
+    part.add(device_name=_device_name(part.device))
+    if part.device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        part.add(
+            gpu={
+                "capability": f"{properties.major}.{properties.minor}",
+                "memory_bytes": properties.total_memory,
+                "multiprocessors": properties.multi_processor_count,
+                "l2_bytes": properties.L2_cache_size,
+            }
+        )
     part.add(
-        device_name=_device_name(part.device),
         cpu=_device_name("cpu"),
         python=platform.python_version(),
         versions={name: _version(name) for name in PACKAGES},
         torch_cuda=torch.version.cuda,
         commit=_first_line("git", "-C", str(ROOT), "rev-parse", "HEAD"),
     )
-    if part.device != "cuda":
-        return
-    properties = torch.cuda.get_device_properties(0)
-    part.add(
-        gpu={
-            "capability": f"{properties.major}.{properties.minor}",
-            "memory_bytes": properties.total_memory,
-            "multiprocessors": properties.multi_processor_count,
-            "l2_bytes": properties.L2_cache_size,
-        },
-        smi=_smi(),
-        nvcc=_last_line("nvcc", "--version"),
-        sanitizer=_first_line("compute-sanitizer", "--version"),
-    )
+    if part.device == "cuda":
+        part.add(
+            smi=_smi(),
+            nvcc=_last_line("nvcc", "--version"),
+            sanitizer=_first_line("compute-sanitizer", "--version"),
+        )
 
 
 def _device_name(device: str) -> str:
@@ -56,9 +58,11 @@ def _device_name(device: str) -> str:
                 f"no GPU: torch {torch.__version__} sees none; --device cpu --tiny is the dry run"
             )
         return torch.cuda.get_device_name(0)
-    from ddit_ext._machine import device_name  # here: the package is built after this module is read
-
-    return f"CPU, {device_name('cpu')}"
+    # By its path: the package can't be imported before it is built, which comes after this.
+    spec = importlib.util.spec_from_file_location("machine", ROOT / "ddit_ext" / "_machine.py")
+    machine = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(machine)
+    return f"CPU, {machine.device_name('cpu')}"
 
 
 def _version(package: str) -> str | None:
@@ -85,8 +89,9 @@ def _last_line(*command: str) -> str | None:
 
 
 def _lines(*command: str) -> list[str]:
-    """What a program prints; nothing where it is missing or fails."""
-    if not shutil.which(command[0]):
+    """What a program prints; nothing where it is missing, fails or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
         return []
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     return [line.strip() for line in done.stdout.splitlines() if line.strip()] if not done.returncode else []

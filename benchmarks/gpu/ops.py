@@ -23,7 +23,7 @@ from .part import Part
 from .shapes import QUANTILE, SCALES, SHAPES, TINY, Shape, deembed_arguments, embed_arguments
 
 ROUNDS = 20
-COMPILING_S = 25.0  # left for a case whose eager version is still to be compiled
+COMPILING_S = 10.0  # left at least for a case whose eager version is still to be compiled
 
 Call = Callable[[], Tensor]
 
@@ -68,7 +68,8 @@ def run(part: Part) -> None:
             _guarded(part, str(case), lambda case=case: _measure(part, case, clock))
         part.add(compiled=[])
         for case in compiled_cases(part.tiny):
-            if part.left() < COMPILING_S:
+            slowest = max((entry["compile_s"] for entry in part.results["compiled"]), default=0.0)
+            if part.left() < max(COMPILING_S, 1.5 * slowest):
                 part.leave_out(f"compiled, {case}: no time was left")
                 continue
             _guarded(part, f"compiled, {case}", lambda case=case: _measure_compiled(part, case, clock))

@@ -6,52 +6,29 @@ clock, launches and Python included, as a user meets it.
 
 from __future__ import annotations
 
-import statistics
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from _runs import patched
-from _timing import interleaved, wall_clock
+from _timing import wall_clock
 from torch import Tensor, nn
 
+from . import pipelines
+from .cases import Call, Case, timed
 from .clock import warm_up
 from .models import Model, models
 from .part import Part, Skipped
 from .shapes import QUANTILE, RANK, SCALES
 
-ROUNDS = 15
-FEWEST_ROUNDS = 3
-RUN_STEPS = 6  # of a pipeline; a dynamic schedule decides in the last three
 COMPILING_S = 30.0  # left for a candidate that is still to be compiled
 GRAPHS = "compiled with CUDA graphs"
 COMPILED = {"compiled": "", "compiled, LoRA": "LoRA", "compiled, LoRA merged": "LoRA merged", GRAPHS: "LoRA"}
 """Rows of compiled calls: which of the coarse calls are in each, by the end of their names."""
 
-EVERY_OTHER = {"schedule": [1, 0] * (RUN_STEPS // 2), "forecast": 0.5}
-
-Call = Callable[[], Any]
-
-
-@dataclass
-class Case:
-    """A model on the device with one call of it; `coarse` has what could be made of a coarse call.
-
-    outputs: of the eager calls, to compare the compiled ones with.
-    """
-
-    model: Model
-    transformer: nn.Module
-    arguments: dict[str, Any]
-    coarse: dict[str, Call] = field(default_factory=dict)
-    outputs: dict[str, Tensor] = field(default_factory=dict)
-
-    def fine(self) -> Tensor:
-        return self.transformer(**self.arguments)[0]
+PIPELINE = "pipeline"
 
 
 def run(part: Part) -> None:
@@ -71,12 +48,23 @@ def run(part: Part) -> None:
             made.append(case)
             _attempt(part, f"{model.name}: eager", lambda case=case: _eager(part, case))
             _attempt(part, f"{model.name}: decision", lambda case=case: _decision(part, case))
-            _attempt(part, f"{model.name}: pipeline", lambda case=case: _pipelines(part, case))
-        for label in COMPILED:
-            for case in made[:1] if part.tiny else made:
-                _attempt(
-                    part, f"{case.model.name}: {label}", lambda c=case, how=label: _compiled(part, c, how)
-                )
+        for what, case in _order(made, part.tiny):
+            measure = pipelines.measure if what == PIPELINE else partial(_compiled, label=what)
+            _attempt(part, f"{case.model.name}: {what}", lambda m=measure, c=case: m(part, c))
+
+
+def _order(made: list[Case], tiny: bool) -> list[tuple[str, Case]]:
+    """What is measured after the eager calls, what matters most first: the time may be up before the end.
+
+    A model's pipeline comes before its blocks are compiled, which they stay.
+    """
+    if not made:
+        return []
+    first, *others = made
+    early, late = (PIPELINE, "compiled", "compiled, LoRA"), ("compiled, LoRA merged", GRAPHS)
+    order = [(what, first) for what in early]
+    order += [(what, case) for case in others for what in ((PIPELINE,) if tiny else early)]
+    return order + [(what, case) for what in late for case in (made[:1] if tiny else made)]
 
 
 def _coarse(part: Part) -> tuple[int, ...]:
@@ -147,27 +135,14 @@ def _coarse_calls(case: Case, scales: tuple[int, ...]) -> dict[str, Call]:
     return calls
 
 
-def _rounds(part: Part, once: float, share: float) -> int:
-    """As many rounds of `once` seconds as fit into a share of the time that is left."""
-    if part.tiny:
-        return 2
-    return max(FEWEST_ROUNDS, min(ROUNDS, int(part.left() * share / max(once, 1e-6))))
-
-
-def _timed(part: Part, candidates: dict[str, Any], share: float, clock=wall_clock) -> dict[str, Any]:
-    once = sum(clock(call) for call in candidates.values())  # warms up, too
-    rounds = _rounds(part, once, share)
-    return {"rounds": rounds, **interleaved(candidates, rounds, 0 if part.tiny else 1, clock)}
-
-
 def _eager(part: Part, case: Case) -> None:
     candidates = {"p": case.fine, **case.coarse}
     for name, call in candidates.items():
         case.outputs[name] = call().clone()
         if case.outputs[name].shape != case.arguments["hidden_states"].shape:
             raise RuntimeError(f"{name}: the output's shape is not the latent's")
-    timed = part.results[case.model.name]["eager"] = _timed(part, candidates, 0.15)
-    part.results[case.model.name]["LoRA over none, eager"] = _over_none(timed, timed)
+    found = part.results[case.model.name]["eager"] = timed(part, candidates, 0.15)
+    part.results[case.model.name]["LoRA over none, eager"] = _over_none(found, found)
     part.save()
 
 
@@ -193,50 +168,8 @@ def _decision(part: Part, case: Case) -> None:
     def decide() -> Any:
         return history.scores(view, SCALES, QUANTILE)
 
-    part.results[case.model.name]["decision"] = _timed(part, {"scores on the host": decide}, 0.02)
+    part.results[case.model.name]["decision"] = timed(part, {"scores on the host": decide}, 0.02)
     part.save()
-
-
-def _pipelines(part: Part, case: Case) -> None:
-    """Whole runs: unpatched, patched at schedule=1, dynamic with a threshold that nothing is below, and with skipped steps."""
-    pipe = case.model.pipeline(case.transformer)
-    pipe.set_progress_bar_config(disable=True)
-    call = case.model.pipeline_call(case.model, case.arguments)
-
-    def once(settings: dict[str, Any] | None) -> float:
-        with patched(pipe, settings):
-            return wall_clock(lambda: pipe(**call, num_inference_steps=RUN_STEPS, output_type="latent"))
-
-    candidates: dict[str, Any] = {"unpatched": None}
-    for name, settings in (
-        ("schedule=1", {"schedule": 1}),
-        ("dynamic, threshold=0", {"threshold": 0.0}),
-        ("every other step forecast", EVERY_OTHER),
-    ):
-        try:
-            once(settings)
-        except (TypeError, NotImplementedError) as error:
-            part.leave_out(f"{case.model.name}, {name}: not available: {error}")
-        else:
-            candidates[name] = settings
-    part.results[case.model.name]["pipeline"] = {
-        "steps": RUN_STEPS,
-        **_timed(part, candidates, 0.2, clock=once),
-    }
-    part.save()
-    if EVERY_OTHER in candidates.values():
-        from ddit_ext._machine import clock_of
-
-        with patched(pipe, EVERY_OTHER) as handle:
-            handle.time_by(clock_of(torch.device(part.device)))
-            pipe(**call, num_inference_steps=RUN_STEPS, output_type="latent")
-            steps = handle.report().to_dict()["steps"]
-        skipped, computed = (
-            statistics.median(step["seconds"] for step in steps[1:] if bool(step["scale"]) is wanted)
-            for wanted in (False, True)
-        )
-        part.results[case.model.name]["skipped step over one at p"] = skipped / computed
-        part.save()
 
 
 def _compiled(part: Part, case: Case, label: str) -> None:
@@ -264,7 +197,7 @@ def _compiled(part: Part, case: Case, label: str) -> None:
         candidates[name] = call
         part.save()
     if candidates:
-        entry.update(_timed(part, candidates, 0.2))
+        entry.update(timed(part, candidates, 0.2))
     without = part.results[case.model.name].get("compiled", {})
     if label.startswith("compiled, LoRA"):
         share = part.results[case.model.name].setdefault("LoRA over none, compiled", {})

@@ -16,6 +16,12 @@ from .part import ROOT, Part
 WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 """Processes of pytest-xdist, where it is installed: most of the suite needs the CPU."""
 DRY_RUN = "python_tests/test_cells.py"
+KERNEL_FILES = (
+    "test_acceleration_quantiles*.py",
+    "test_patch_embed*.py",
+    "test_patch_deembed*.py",
+    "test_patch_linear*.py",
+)
 
 # With -v: "file::test PASSED [ 12%]"; of an xdist worker: "[gw1] [ 12%] PASSED file::test".
 _PLAIN = re.compile(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b.*\[ *\d+%\]", re.MULTILINE)
@@ -27,29 +33,51 @@ _UNIMPORTABLE = re.compile(r"^ERROR (python_tests/\S+\.py)", re.MULTILINE)
 
 
 def run(part: Part) -> None:
-    arguments = [DRY_RUN] if part.tiny else ["python_tests"]
+    """The kernels' tests first: where the time is short, these have been run, and say what failed."""
+    kernels = kernel_files()
+    suites = {"kernels": kernels, "others": ["python_tests", *(f"--ignore={file}" for file in kernels)]}
+    if part.tiny:
+        suites = {"others": [DRY_RUN]}
     if importlib.util.find_spec("diffusers") is None:
         without = sorted(_cannot_be_imported(part))
-        arguments += [f"--ignore={file}" for file in without]
+        suites["others"] += [f"--ignore={file}" for file in without]
         part.leave_out(f"diffusers is not installed: {len(without)} files: {', '.join(without)}")
-    if importlib.util.find_spec("xdist") and not part.tiny:
-        arguments += ["-n", str(WORKERS)]
+    found: dict[str, Any] = {"outcomes": Counter(), "failures": [], "reasons": [], "pytest_s": 0.0}
+    for name, arguments in suites.items():
+        suite = _suite(part, name, arguments)
+        counted = counts(suite.output())
+        found = {key: found[key] + counted[key] for key in counted} | {
+            "pytest_s": round(found["pytest_s"] + suite.seconds, 1)
+        }
+        part.add(**found)
+        if suite.timed_out:
+            part.problem(f"{name}: ran past the limit after {sum(counted['outcomes'].values())} tests")
+        elif suite.returncode:
+            part.problem(f"{name}: pytest ended with status {suite.returncode}")
+            part.add(**{f"log of {name}": suite.tail(6000)})
+
+
+def kernel_files() -> list[str]:
+    """The test files of the ops, from the checkout."""
+    folder = ROOT / "python_tests"
+    return [str(file.relative_to(ROOT)) for pattern in KERNEL_FILES for file in sorted(folder.glob(pattern))]
+
+
+def _suite(part: Part, name: str, arguments: list[str]) -> Command:
     command = [sys.executable, "-m", "pytest", "-v", "-rfE", "--tb=short", "-p", "no:cacheprovider"]
-    suite = Command(
+    if importlib.util.find_spec("xdist") and not part.tiny:
+        command += ["-n", str(WORKERS)]
+    return Command(
         [*command, *arguments],
-        part.folder / "pytest.log",
+        part.folder / f"pytest_{name}.log",
         part.left() - 5,
         ROOT,
-        {"DDIT_REQUIRE_CUDA": "1" if part.device == "cuda" else "0", "OMP_NUM_THREADS": "2"},
+        {
+            "DDIT_REQUIRE_CUDA": "1" if part.device == "cuda" else "0",
+            "OMP_NUM_THREADS": "2",
+            "OMP_WAIT_POLICY": "PASSIVE",  # more threads than cores: those that wait shall not spin
+        },
     ).wait()
-    output = suite.output()
-    counted = counts(output)
-    part.add(**counted, pytest_s=round(suite.seconds, 1), status=suite.returncode)
-    if suite.timed_out:
-        part.problem(f"the suite ran past its limit after {sum(counted['outcomes'].values())} tests")
-    elif suite.returncode:
-        part.problem(f"pytest ended with status {suite.returncode}")
-        part.add(log=suite.tail(6000))
 
 
 def counts(output: str) -> dict[str, Any]:
@@ -63,7 +91,7 @@ def counts(output: str) -> dict[str, Any]:
     failures = sorted(name for name, outcome in found.items() if outcome in ("FAILED", "ERROR"))
     summary = output.rpartition("short test summary info")[2] if "short test summary" in output else ""
     reasons = [reason[:300] for reason in _REASON.findall(summary)]
-    return {"outcomes": dict(outcomes), "failures": failures[:100], "reasons": reasons[:40]}
+    return {"outcomes": outcomes, "failures": failures[:100], "reasons": reasons[:40]}
 
 
 def _cannot_be_imported(part: Part) -> set[str]:
