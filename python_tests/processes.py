@@ -11,13 +11,19 @@ from pathlib import Path
 import ddit_ext
 
 
+def import_path() -> str:
+    """PYTHONPATH of a test program: the package that is under test, and what this process was given."""
+    package = str(Path(ddit_ext.__file__).parents[1])
+    return os.pathsep.join([package, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+
+
 def run_together(program: Path, folder: Path, processes: int) -> None:
     """Run a program that forks so many processes and writes to the folder; its errors are the test's."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = {
-        "PYTHONPATH": str(Path(ddit_ext.__file__).parents[1]),  # the package that is under test
+        "PYTHONPATH": import_path(),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",  # they meet over gloo; a mesh of ranks would take a GPU that is there
         "MASTER_ADDR": "127.0.0.1",

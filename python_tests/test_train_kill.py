@@ -7,16 +7,15 @@ import sys
 from pathlib import Path
 
 import torch
+from processes import import_path
 from safetensors.torch import load_file
-
-import ddit_ext
 
 PROGRAM = Path(__file__).with_name("kill_moments.py")
 MOMENTS = int(os.environ.get("DDIT_KILL_MOMENTS", "2"))
 
 
 def test_a_killed_run_comes_to_the_same_end(tmp_path):
-    where = {"PYTHONPATH": str(Path(ddit_ext.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    where = {"PYTHONPATH": import_path(), "OMP_NUM_THREADS": "1"}
     where |= {"CUDA_VISIBLE_DEVICES": ""}  # bit for bit holds on a CPU
     done = subprocess.run(
         [sys.executable, str(PROGRAM), str(tmp_path), str(MOMENTS), "7"],
