@@ -38,6 +38,24 @@ def test_many_tiles(impl, op, grid, scale, channels, width, lora):
             )
 
 
+@pytest.mark.parametrize("lora, signs", [(False, "mixed"), (True, "positive")])
+@both_ops
+def test_float32_over_many_features(impl, op, lora, signs):
+    """Roundings to the nearest cancel: K of them leave about sqrt(K) times half a unit in the last place. Those that
+    lean to one side, as a tensor core's, add up to K times."""
+    features = 3072
+    shape = {"channels": 48, "width": 8} if op == "patch_embed" else {"channels": 2, "width": features}
+    scale = 4 if op == "patch_embed" else 1
+    arguments = MAKE[op]((1, 1, 8, 8), scale, lora=lora, rank=20, device=impl.device, **shape)
+    if signs == "positive":
+        arguments = {k: v.abs() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+    result = getattr(impl.ops, op)(*arguments.values())
+    exact = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+    expected = getattr(reference, op)(**exact)
+    error = (result - expected).norm() / expected.norm()
+    assert error < features**0.5 * torch.finfo(torch.float32).eps / 2
+
+
 @pytest.mark.parametrize("rank", [8, 32, 33, 130])
 @both_ops
 def test_ranks(impl, op, rank):

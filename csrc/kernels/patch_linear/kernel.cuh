@@ -150,18 +150,22 @@ class Block {
 
   __device__ __forceinline__ void multiply_slice(char* stage, bool with_weight, int ranks) {
     constexpr int kLowCols = Config::LowSums::kCols;
+    auto&& sums = begin_slice<T>(sums_);
+    auto&& low = begin_slice<T>(low_);
 #pragma unroll 2
     for (int step = 0; step < kSliceBytes / 32; ++step) {
       const Left left(stage, warp_row_, step);
       if (with_weight) {
-        multiply_step<T>(sums_, left, stage + Config::kInBytes, warp_ * Config::Sums::kCols,
+        multiply_step<T>(sums, left, stage + Config::kInBytes, warp_ * Config::Sums::kCols,
                          Config::Sums::kCols, step);
       }
       if constexpr (Config::kLora) {
-        multiply_step<T>(low_, left, stage + Config::kInBytes + Config::kWeightBytes, warp_ * kLowCols,
+        multiply_step<T>(low, left, stage + Config::kInBytes + Config::kWeightBytes, warp_ * kLowCols,
                          ranks - warp_ * kLowCols, step);
       }
     }
+    end_slice<T>(sums_, sums);
+    end_slice<T>(low_, low);
   }
 
   // The low-rank sums, rounded to T, take the place of `in` in the first stage.
@@ -174,11 +178,13 @@ class Block {
     });
     __syncthreads();
     const int bytes = min(arg_.rank - first_rank, Config::kRank) * static_cast<int>(sizeof(T));
+    auto&& sums = begin_slice<T>(sums_);
 #pragma unroll 1
     for (int step = 0; 32 * step < bytes; ++step) {
-      multiply_step<T>(sums_, Left(ring_, warp_row_, step), lora_b_, warp_ * Config::Sums::kCols,
+      multiply_step<T>(sums, Left(ring_, warp_row_, step), lora_b_, warp_ * Config::Sums::kCols,
                        Config::Sums::kCols, step);
     }
+    end_slice<T>(sums_, sums);
   }
 
   __device__ __forceinline__ void store() {
