@@ -32,6 +32,7 @@ struct Config {
 
   using Sums = WarpSums<kRows / kWarpRows / 16, kCols / kWarpCols / 8>;
   using LowSums = WarpSums<kRows / kWarpRows / 16, kLora ? kRank / kWarpCols / 8 : 2>;
+  static_assert(kStages >= 2, "a slice is loaded while another one is multiplied");
   static_assert(kCols / kWarpCols % 16 == 0 && (kRank == 0 || kRank / kWarpCols % 16 == 0),
                 "the right side is read 16 rows at a time");
 
@@ -71,7 +72,6 @@ class Block {
 
   __device__ __forceinline__ void run() {
     find_places(arg_.in);
-    start_with_bias();
     __syncthreads();
     multiply(true, 0);
     if constexpr (Config::kLora) {
@@ -97,11 +97,8 @@ class Block {
   __device__ __forceinline__ void start_with_bias() {
     const T* bias = static_cast<const T*>(arg_.bias);
     if (bias == nullptr) return;
-    const int warp_col = first_col_ + warp_ * Config::Sums::kCols;
-    sums_.for_each_pair([&](int, int col, float& first, float& second) {
-      if (warp_col + col < arg_.N) first = to_float(bias[warp_col + col]);
-      if (warp_col + col + 1 < arg_.N) second = to_float(bias[warp_col + col + 1]);
-    });
+    const int first = first_col_ + warp_ * Config::Sums::kCols;
+    sums_.fill([&](int col) { return first + col < arg_.N ? to_float(bias[first + col]) : 0.0f; });
   }
 
   // One pass over K, of which every copy has arrived at its end; the weight takes part in the first one only.
@@ -126,6 +123,8 @@ class Block {
         load_slot = load_slot + 1 == Config::kStages ? 0 : load_slot + 1;
       }
       cuda::commit_copies();
+      // Here the bias is read while the first slices are under way.
+      if (with_weight && slice == Config::kStages - 2) start_with_bias();
       if (ready) {
         multiply_slice(slot(ready_slot), with_weight, ranks);
         ready_slot = ready_slot + 1 == Config::kStages ? 0 : ready_slot + 1;

@@ -25,6 +25,21 @@ struct WarpSums {
     }
   }
 
+  // Every row of a column becomes of_column(column).
+  template <class OfColumn>
+  __device__ __forceinline__ void fill(OfColumn of_column) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int n = 0; n < kColFragments; ++n) {
+#pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        const float value = of_column(8 * n + 2 * (lane % 4) + side);
+#pragma unroll
+        for (int m = 0; m < kRowFragments; ++m) values[m][n][side] = values[m][n][side + 2] = value;
+      }
+    }
+  }
+
   // body(row, column, sum of that column, sum of the next one), both numbers inside the warp's part
   template <class Body>
   __device__ __forceinline__ void for_each_pair(Body body) {
