@@ -150,12 +150,15 @@ TEST(DeviceHeaders, SumsOfTensorCoresAreCutOff) {
 }
 
 TEST(DeviceHeaders, Tf32RoundsToTheNearest) {
-  const auto rounded = [](float value) { return __uint_as_float(cuda::round_to_tf32(value)); };
+  const auto rounded = [](float value) {
+    return __uint_as_float(cuda::round_to_tf32(value) & cuda::kTf32Bits);
+  };
   EXPECT_EQ(rounded(1.0f + 0x1p-10f), 1.0f + 0x1p-10f);
   EXPECT_EQ(rounded(1.0f + 0x1p-11f), 1.0f + 0x1p-10f);  // half-way: away from zero
   EXPECT_EQ(rounded(-1.0f - 0x1p-11f), -1.0f - 0x1p-10f);
   EXPECT_EQ(rounded(1.0f + 0x1p-12f), 1.0f);
   EXPECT_EQ(rounded(INFINITY), INFINITY);
+  EXPECT_EQ(rounded(0x1p127f + (0x1p127f - 0x1p116f)), INFINITY);
   EXPECT_TRUE(std::isnan(rounded(NAN)));
 }
 

@@ -3,10 +3,11 @@
 // multiply-adds want them.
 //
 // float32 is made of three products of tf32 numbers, in the same kernel. On A100 and H100 that is more than
-// twice the peak of plain multiply-adds. An infinity comes out as NaN. Tensor cores cut off where they add
-// (measured; the PTX manual leaves their rounding open): over the whole of K these errors would outgrow
-// float32's own by far, so a slice is summed up from zero and its sums are added as ordinary numbers, rounded
-// to the nearest. Sums of 16-bit numbers stay in the tensor cores: rounding their result costs much more.
+// twice the peak of plain multiply-adds. An infinity comes out as NaN, and so does what rounds to one, from
+// 2^128 - 2^116 on. Tensor cores were found to cut off where they add (the PTX manual leaves their rounding
+// open): over the whole of K these errors would outgrow float32's own by far, so a slice is summed up from
+// zero, and its sums are added as ordinary numbers, rounded to the nearest. Sums of 16-bit numbers stay in
+// the tensor cores: rounding their result costs much more.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +36,7 @@ struct SplitFloats {
     for (int i = 0; i < kWords; ++i) {
       const float value = __uint_as_float(words[i]);
       high[i] = cuda::round_to_tf32(value);
-      low[i] = cuda::round_to_tf32(value - __uint_as_float(high[i]));
+      low[i] = cuda::round_to_tf32(value - __uint_as_float(high[i] & cuda::kTf32Bits));
     }
   }
 };
