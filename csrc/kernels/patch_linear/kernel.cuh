@@ -167,16 +167,19 @@ class Block {
     end_slice<T>(low_, low);
   }
 
-  // The low-rank sums, rounded to T, take the place of `in` in the first stage.
+  // The low-rank sums, rounded to T, take the place of `in` in the first stage. Beyond the rank they are
+  // zeros whatever `in` holds: an infinity times the zeros there would be NaN.
   __device__ __forceinline__ void add_low_rank(int first_rank) {
+    const int ranks = min(arg_.rank - first_rank, Config::kRank);
     __syncthreads();
     low_.for_each_pair([&](int row, int col, float first, float second) {
-      const int byte = (warp_ * Config::LowSums::kCols + col) * static_cast<int>(sizeof(T));
-      store_pair(tile_at(ring_, warp_row_ + row, byte), first * arg_.lora_scale, second * arg_.lora_scale,
-                 T{});
+      const int rank = warp_ * Config::LowSums::kCols + col;
+      first = rank < ranks ? first * arg_.lora_scale : 0.0f;
+      second = rank + 1 < ranks ? second * arg_.lora_scale : 0.0f;
+      store_pair(tile_at(ring_, warp_row_ + row, rank * static_cast<int>(sizeof(T))), first, second, T{});
     });
     __syncthreads();
-    const int bytes = min(arg_.rank - first_rank, Config::kRank) * static_cast<int>(sizeof(T));
+    const int bytes = ranks * static_cast<int>(sizeof(T));
     auto&& sums = begin_slice<T>(sums_);
 #pragma unroll 1
     for (int step = 0; 32 * step < bytes; ++step) {
