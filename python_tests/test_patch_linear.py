@@ -56,6 +56,19 @@ def test_float32_over_many_features(impl, op, lora, signs):
     assert error < features**0.5 * torch.finfo(torch.float32).eps / 2
 
 
+# M = 1984 and N = 1000 or 992: where there are hundreds of multiprocessors, only as many tiles make the large ones
+# worth it. The emulation has two, so that test_many_tiles gets there in seconds, and this would take minutes.
+@pytest.mark.parametrize("impl", ["cuda"], indirect=True)
+@pytest.mark.parametrize("lora", [False, True])
+@both_ops
+def test_large_tiles(impl, op, lora):
+    sizes = {"channels": 9, "width": 1000} if op == "patch_embed" else {"channels": 62, "width": 150}
+    for dtype in impl.dtypes:
+        arguments = MAKE[op]((2, 1, 63, 61), 2, lora=lora, rank=40, dtype=dtype, device=impl.device, **sizes)
+        # Among millions of sums some nearly cancel: terms of about one keep their errors inside the tolerance.
+        assert_matches(impl, op, {**arguments, "lora_scale": 0.2})
+
+
 @pytest.mark.parametrize("rank", [8, 32, 33, 130])
 @both_ops
 def test_ranks(impl, op, rank):
