@@ -38,11 +38,52 @@ def test_many_tiles(impl, op, grid, scale, channels, width, lora):
             )
 
 
+@pytest.mark.parametrize("lora, signs", [(False, "mixed"), (True, "positive")])
+@both_ops
+def test_float32_over_many_features(impl, op, lora, signs):
+    """Roundings to the nearest cancel: K of them leave about sqrt(K) times half a unit in the last place. Those that
+    lean to one side, as a tensor core's, add up to K times."""
+    features = 3072
+    shape = {"channels": 48, "width": 8} if op == "patch_embed" else {"channels": 2, "width": features}
+    scale = 4 if op == "patch_embed" else 1
+    arguments = MAKE[op]((1, 1, 8, 8), scale, lora=lora, rank=20, device=impl.device, **shape)
+    if signs == "positive":
+        arguments = {k: v.abs() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+    result = getattr(impl.ops, op)(*arguments.values())
+    exact = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+    expected = getattr(reference, op)(**exact)
+    error = (result - expected).norm() / expected.norm()
+    assert error < features**0.5 * torch.finfo(torch.float32).eps / 2
+
+
+# M = 1984 and N = 1000 or 992: where there are hundreds of multiprocessors, only as many tiles make the large ones
+# worth it. The emulation has two, so that test_many_tiles gets there in seconds, and this would take minutes.
+@pytest.mark.parametrize("impl", ["cuda"], indirect=True)
+@pytest.mark.parametrize("lora", [False, True])
+@both_ops
+def test_large_tiles(impl, op, lora):
+    sizes = {"channels": 9, "width": 1000} if op == "patch_embed" else {"channels": 62, "width": 150}
+    for dtype in impl.dtypes:
+        arguments = MAKE[op]((2, 1, 63, 61), 2, lora=lora, rank=40, dtype=dtype, device=impl.device, **sizes)
+        # Among millions of sums some nearly cancel: terms of about one keep their errors inside the tolerance.
+        assert_matches(impl, op, {**arguments, "lora_scale": 0.2})
+
+
 @pytest.mark.parametrize("rank", [8, 32, 33, 130])
 @both_ops
 def test_ranks(impl, op, rank):
     for dtype in impl.dtypes:
         assert_matches(impl, op, MAKE[op]((1, 1, 5, 4), 2, rank=rank, dtype=dtype, device=impl.device))
+
+
+@both_ops
+def test_an_infinity_stays_one(impl, op):
+    """Nothing beyond the LoRA's rank is multiplied with it: that would be NaN."""
+    for dtype in (torch.bfloat16, torch.float16):  # float32 on a GPU makes it NaN: docs/cuda-patch-kernels.md
+        arguments = MAKE[op]((1, 1, 5, 4), 2, rank=3, dtype=dtype, device=impl.device)
+        arguments = {k: v.abs() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+        arguments[next(iter(arguments))].view(-1)[7] = torch.inf  # cells or tokens
+        assert assert_matches(impl, op, arguments).isinf().any()
 
 
 @pytest.mark.parametrize("lora", [False, True])

@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <map>
 
 namespace {
 
@@ -22,6 +23,7 @@ constexpr Error kErrors[] = {
 };
 
 cudaError_t last_error = cudaSuccess;
+std::map<const void*, size_t> most_shared;  // of the kernels that were given a limit
 
 cudaError_t returned(cudaError_t status) {
   if (status != cudaSuccess) last_error = status;
@@ -64,6 +66,17 @@ namespace ddit_emulation {
 cudaError_t kernel_status(bool valid) {
   const cudaError_t error = wanted_error();
   return returned(error != cudaSuccess ? error : valid ? cudaSuccess : cudaErrorInvalidValue);
+}
+
+cudaError_t set_most_dynamic_shared(const void* kernel, int bytes) {
+  const cudaError_t status = kernel_status(bytes <= kMostDynamicShared);
+  if (status == cudaSuccess) most_shared[kernel] = static_cast<size_t>(bytes);
+  return status;
+}
+
+size_t most_dynamic_shared(const void* kernel) {
+  const auto found = most_shared.find(kernel);
+  return found == most_shared.end() ? size_t{48} * 1024 : found->second;
 }
 
 }  // namespace ddit_emulation

@@ -140,13 +140,25 @@ TEST(DeviceHeaders, TensorCoreProductsOfTf32) {
   EXPECT_EQ(out, expected);
 }
 
+TEST(DeviceHeaders, SumsOfTensorCoresAreCutOff) {
+  using ddit_emulation::cut_to_float;
+  EXPECT_EQ(cut_to_float(1.0 + 0x1.8p-24), 1.0f);
+  EXPECT_EQ(cut_to_float(-1.0 - 0x1.8p-24), -1.0f);
+  EXPECT_EQ(cut_to_float(1.0 + 0x1p-23), 1.0f + 0x1p-23f);
+  EXPECT_EQ(cut_to_float(-INFINITY), -INFINITY);
+  EXPECT_TRUE(std::isnan(cut_to_float(NAN)));
+}
+
 TEST(DeviceHeaders, Tf32RoundsToTheNearest) {
-  const auto rounded = [](float value) { return __uint_as_float(cuda::round_to_tf32(value)); };
+  const auto rounded = [](float value) {
+    return __uint_as_float(cuda::round_to_tf32(value) & cuda::kTf32Bits);
+  };
   EXPECT_EQ(rounded(1.0f + 0x1p-10f), 1.0f + 0x1p-10f);
   EXPECT_EQ(rounded(1.0f + 0x1p-11f), 1.0f + 0x1p-10f);  // half-way: away from zero
   EXPECT_EQ(rounded(-1.0f - 0x1p-11f), -1.0f - 0x1p-10f);
   EXPECT_EQ(rounded(1.0f + 0x1p-12f), 1.0f);
   EXPECT_EQ(rounded(INFINITY), INFINITY);
+  EXPECT_EQ(rounded(0x1p127f + (0x1p127f - 0x1p116f)), INFINITY);
   EXPECT_TRUE(std::isnan(rounded(NAN)));
 }
 

@@ -34,6 +34,8 @@ TEST(Runtime, AFailureIsReturnedAndNotLeftBehind) {
       EXPECT_EQ(out, 0) << "the kernel ran";
       EXPECT_EQ(cudaGetLastError(), cudaSuccess);
     }
+    EXPECT_EQ(cuda::allow_dynamic_shared(write_one, 100 * 1024), error);
+    EXPECT_EQ(cudaGetLastError(), cudaSuccess);
   }
 }
 
@@ -52,10 +54,22 @@ TEST(Runtime, WhatFailsIsWhatTheErrorBefalls) {
   EXPECT_EQ(cudaGetLastError(), cudaSuccess);
 }
 
-TEST(Runtime, MoreSharedMemoryThanABlockHas) {
-  int out = 0;
-  EXPECT_EQ(cuda::launch(write_one, dim3(1), dim3(32), 228 * 1024, nullptr, &out), cudaErrorInvalidValue);
-  EXPECT_EQ(out, 0);
+__global__ void write_two(int* out) { *out = 2; }
+
+TEST(Runtime, DynamicSharedMemoryUpToTheKernelsLimit) {
+  const auto launch = [](size_t kilobytes) {
+    int out = 0;
+    const int status = cuda::launch(write_two, dim3(1), dim3(32), kilobytes * 1024, nullptr, &out);
+    EXPECT_EQ(out, status == cuda::kSuccess ? 2 : 0);
+    return status;
+  };
+  EXPECT_EQ(launch(48), cuda::kSuccess);
+  EXPECT_EQ(launch(49), cudaErrorInvalidValue) << "without asking";
+  EXPECT_EQ(cuda::allow_dynamic_shared(write_two, 100 * 1024), cuda::kSuccess);
+  for (const size_t kilobytes : {100, 10, 100}) EXPECT_EQ(launch(kilobytes), cuda::kSuccess);
+  EXPECT_EQ(launch(101), cudaErrorInvalidValue);
+  EXPECT_EQ(cuda::allow_dynamic_shared(write_two, 228 * 1024), cudaErrorInvalidValue) << "no block has that";
+  EXPECT_EQ(launch(100), cuda::kSuccess) << "the limit stays";
 }
 
 }  // namespace

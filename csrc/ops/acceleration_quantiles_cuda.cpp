@@ -1,9 +1,8 @@
-#include <torch/csrc/stable/ops.h>
-
 #include "kernels/acceleration_quantiles/cuda.h"
 #include "ops/acceleration_quantiles_params.h"
 #include "ops/cuda_call.h"
 #include "ops/ops.h"
+#include "ops/tensors.h"
 
 namespace ddit::ops {
 
@@ -19,9 +18,9 @@ Tensor acceleration_quantiles_cuda(const Tensor& z0, const Tensor& z1, const Ten
   check(error.empty(), kOp, ": ", error);
 
   const CudaCall call(kOp, z0);
-  Tensor output = torch::stable::new_empty(z0, {z0.size(0), params.num_scales}, ScalarType::Float);
+  Tensor output = empty<2>(z0, {z0.size(0), params.num_scales}, aoti_torch_dtype_float32());
   // The allocator hands memory out in the order of the stream: it may be freed before the kernel has run.
-  Tensor workspace = torch::stable::new_empty(z0, {kernel::cuda_workspace_bytes(params)}, ScalarType::Byte);
+  Tensor workspace = empty<1>(z0, {kernel::cuda_workspace_bytes(params)}, aoti_torch_dtype_uint8());
   params.output = static_cast<float*>(output.mutable_data_ptr());
   call.check(kernel::acceleration_quantiles_cuda(params, workspace.mutable_data_ptr(), call.stream()));
   return output;

@@ -25,9 +25,10 @@ kernel::DType kernel_dtype(const char* op, const Tensor& like) {
   }
 }
 
-// Most weights are contiguous and stay where they are.
+// Most weights are contiguous and stay where they are, without a look-up of the operator.
 std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
-  return tensor ? std::optional(torch::stable::contiguous(*tensor)) : std::nullopt;
+  if (!tensor || tensor->is_contiguous()) return tensor;
+  return torch::stable::contiguous(*tensor);
 }
 
 const void* data_of(const std::optional<Tensor>& tensor) {

@@ -1,8 +1,7 @@
-#include <torch/csrc/stable/ops.h>
-
 #include "ops/linear_cuda.h"
 #include "ops/ops.h"
 #include "ops/patch_checks.h"
+#include "ops/tensors.h"
 
 namespace ddit::ops {
 
@@ -13,8 +12,7 @@ Tensor patch_deembed_cuda(const Tensor& tokens, const Tensor& weight, const std:
   const kernels::PatchGrid grid =
       check_patch_deembed(tokens, weight, bias, lora_a, lora_b, scale, grid_sizes);
   const int64_t p = grid.p;
-  Tensor cells =
-      torch::stable::new_empty(tokens, {grid.batch, grid.frames, grid.rows, grid.cols, grid.channels, p, p});
+  Tensor cells = empty<7>(tokens, {grid.batch, grid.frames, grid.rows, grid.cols, grid.channels, p, p});
 
   kernel::PatchMatrix patches{cells.mutable_data_ptr(), {}, grid};
   for (int64_t i = 0; i < 7; ++i) patches.strides[i] = cells.stride(i);

@@ -1,8 +1,7 @@
-#include <torch/csrc/stable/ops.h>
-
 #include "ops/linear_cuda.h"
 #include "ops/ops.h"
 #include "ops/patch_checks.h"
+#include "ops/tensors.h"
 
 namespace ddit::ops {
 
@@ -12,7 +11,7 @@ Tensor patch_embed_cuda(const Tensor& cells, const Tensor& weight, const std::op
   namespace kernel = kernels::patch_linear;
   const kernels::PatchGrid grid = check_patch_embed(cells, weight, bias, lora_a, lora_b, scale);
   const int64_t D = weight.size(0), tokens = grid.frames * grid.patch_rows() * grid.patch_cols();
-  Tensor out = torch::stable::new_empty(cells, {grid.batch, tokens, D});
+  Tensor out = empty<3>(cells, {grid.batch, tokens, D});
 
   // The kernel takes matrices that it reads and matrices that it writes alike.
   kernel::PatchMatrix patches{const_cast<void*>(cells.const_data_ptr()), {}, grid};

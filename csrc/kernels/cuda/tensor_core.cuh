@@ -42,7 +42,10 @@ __device__ __forceinline__ void multiply_16x8x8_tf32(float (&d)[4], const unsign
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// The bits of the nearest float32 with 10 instead of 23 bits after the leading one, ties away from zero.
+// The bits of a float32 that tf32 has; the PTX manual leaves open what round_to_tf32 puts into the others.
+constexpr unsigned kTf32Bits = 0xffffe000u;
+
+// The nearest float32 with 10 instead of 23 bits after the leading one, ties away from zero, in kTf32Bits.
 __device__ __forceinline__ unsigned round_to_tf32(float value) {
   unsigned bits;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));

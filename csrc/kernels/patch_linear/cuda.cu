@@ -21,6 +21,8 @@ int launch(Arguments arguments, void* stream) {
   arguments.col_tiles = static_cast<int32_t>(ceil_div(arguments.N, Config::kCols));
   const int64_t blocks = ceil_div(arguments.M, Config::kRows) * arguments.col_tiles;
   if (blocks >= int64_t{1} << 31) return cuda::kInvalidConfiguration;
+  const int status = cuda::allow_dynamic_shared(kernel, Config::shared_bytes(Config::kStages));
+  if (status != cuda::kSuccess) return status;
   return cuda::launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(Config::kThreads), shared, stream,
                       arguments);
 }

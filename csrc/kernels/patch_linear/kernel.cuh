@@ -32,6 +32,7 @@ struct Config {
 
   using Sums = WarpSums<kRows / kWarpRows / 16, kCols / kWarpCols / 8>;
   using LowSums = WarpSums<kRows / kWarpRows / 16, kLora ? kRank / kWarpCols / 8 : 2>;
+  static_assert(kStages >= 2, "a slice is loaded while another one is multiplied");
   static_assert(kCols / kWarpCols % 16 == 0 && (kRank == 0 || kRank / kWarpCols % 16 == 0),
                 "the right side is read 16 rows at a time");
 
@@ -71,7 +72,6 @@ class Block {
 
   __device__ __forceinline__ void run() {
     find_places(arg_.in);
-    start_with_bias();
     __syncthreads();
     multiply(true, 0);
     if constexpr (Config::kLora) {
@@ -97,11 +97,8 @@ class Block {
   __device__ __forceinline__ void start_with_bias() {
     const T* bias = static_cast<const T*>(arg_.bias);
     if (bias == nullptr) return;
-    const int warp_col = first_col_ + warp_ * Config::Sums::kCols;
-    sums_.for_each_pair([&](int, int col, float& first, float& second) {
-      if (warp_col + col < arg_.N) first = to_float(bias[warp_col + col]);
-      if (warp_col + col + 1 < arg_.N) second = to_float(bias[warp_col + col + 1]);
-    });
+    const int first = first_col_ + warp_ * Config::Sums::kCols;
+    sums_.fill([&](int col) { return first + col < arg_.N ? to_float(bias[first + col]) : 0.0f; });
   }
 
   // One pass over K, of which every copy has arrived at its end; the weight takes part in the first one only.
@@ -126,6 +123,8 @@ class Block {
         load_slot = load_slot + 1 == Config::kStages ? 0 : load_slot + 1;
       }
       cuda::commit_copies();
+      // Here the bias is read while the first slices are under way.
+      if (with_weight && slice == Config::kStages - 2) start_with_bias();
       if (ready) {
         multiply_slice(slot(ready_slot), with_weight, ranks);
         ready_slot = ready_slot + 1 == Config::kStages ? 0 : ready_slot + 1;
@@ -150,35 +149,44 @@ class Block {
 
   __device__ __forceinline__ void multiply_slice(char* stage, bool with_weight, int ranks) {
     constexpr int kLowCols = Config::LowSums::kCols;
+    auto&& sums = begin_slice<T>(sums_);
+    auto&& low = begin_slice<T>(low_);
 #pragma unroll 2
     for (int step = 0; step < kSliceBytes / 32; ++step) {
       const Left left(stage, warp_row_, step);
       if (with_weight) {
-        multiply_step<T>(sums_, left, stage + Config::kInBytes, warp_ * Config::Sums::kCols,
+        multiply_step<T>(sums, left, stage + Config::kInBytes, warp_ * Config::Sums::kCols,
                          Config::Sums::kCols, step);
       }
       if constexpr (Config::kLora) {
-        multiply_step<T>(low_, left, stage + Config::kInBytes + Config::kWeightBytes, warp_ * kLowCols,
+        multiply_step<T>(low, left, stage + Config::kInBytes + Config::kWeightBytes, warp_ * kLowCols,
                          ranks - warp_ * kLowCols, step);
       }
     }
+    end_slice<T>(sums_, sums);
+    end_slice<T>(low_, low);
   }
 
-  // The low-rank sums, rounded to T, take the place of `in` in the first stage.
+  // The low-rank sums, rounded to T, take the place of `in` in the first stage. Beyond the rank they are
+  // zeros whatever `in` holds: an infinity times the zeros there would be NaN.
   __device__ __forceinline__ void add_low_rank(int first_rank) {
+    const int ranks = min(arg_.rank - first_rank, Config::kRank);
     __syncthreads();
     low_.for_each_pair([&](int row, int col, float first, float second) {
-      const int byte = (warp_ * Config::LowSums::kCols + col) * static_cast<int>(sizeof(T));
-      store_pair(tile_at(ring_, warp_row_ + row, byte), first * arg_.lora_scale, second * arg_.lora_scale,
-                 T{});
+      const int rank = warp_ * Config::LowSums::kCols + col;
+      first = rank < ranks ? first * arg_.lora_scale : 0.0f;
+      second = rank + 1 < ranks ? second * arg_.lora_scale : 0.0f;
+      store_pair(tile_at(ring_, warp_row_ + row, rank * static_cast<int>(sizeof(T))), first, second, T{});
     });
     __syncthreads();
-    const int bytes = min(arg_.rank - first_rank, Config::kRank) * static_cast<int>(sizeof(T));
+    const int bytes = ranks * static_cast<int>(sizeof(T));
+    auto&& sums = begin_slice<T>(sums_);
 #pragma unroll 1
     for (int step = 0; 32 * step < bytes; ++step) {
-      multiply_step<T>(sums_, Left(ring_, warp_row_, step), lora_b_, warp_ * Config::Sums::kCols,
+      multiply_step<T>(sums, Left(ring_, warp_row_, step), lora_b_, warp_ * Config::Sums::kCols,
                        Config::Sums::kCols, step);
     }
+    end_slice<T>(sums_, sums);
   }
 
   __device__ __forceinline__ void store() {

@@ -14,6 +14,32 @@ struct WarpSums {
   static constexpr int kRows = 16 * kRowFragments, kCols = 8 * kColFragments;
   float values[kRowFragments][kColFragments][4] = {};
 
+  __device__ __forceinline__ void add(const WarpSums& other) {
+#pragma unroll
+    for (int m = 0; m < kRowFragments; ++m) {
+#pragma unroll
+      for (int n = 0; n < kColFragments; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) values[m][n][i] += other.values[m][n][i];
+      }
+    }
+  }
+
+  // Every row of a column becomes of_column(column).
+  template <class OfColumn>
+  __device__ __forceinline__ void fill(OfColumn of_column) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int n = 0; n < kColFragments; ++n) {
+#pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        const float value = of_column(8 * n + 2 * (lane % 4) + side);
+#pragma unroll
+        for (int m = 0; m < kRowFragments; ++m) values[m][n][side] = values[m][n][side + 2] = value;
+      }
+    }
+  }
+
   // body(row, column, sum of that column, sum of the next one), both numbers inside the warp's part
   template <class Body>
   __device__ __forceinline__ void for_each_pair(Body body) {
@@ -31,6 +57,20 @@ struct WarpSums {
     }
   }
 };
+
+// What a slice's products are added to: zeros, which end_slice adds to the sums, or the sums themselves.
+template <class T, class Sums>
+__device__ __forceinline__ std::conditional_t<kSumsBySlice<T>, Sums, Sums&> begin_slice(Sums& sums) {
+  if constexpr (kSumsBySlice<T>) {
+    return Sums{};
+  } else {
+    return sums;
+  }
+}
+template <class T, class Sums>
+__device__ __forceinline__ void end_slice(Sums& sums, const Sums& slice) {
+  if constexpr (kSumsBySlice<T>) sums.add(slice);
+}
 
 // The left side of step `step`, 32 bytes, of a tile, from row `row` on.
 template <int kRowFragments>

@@ -35,6 +35,17 @@ float element(unsigned pair, int high) {
   return decode_element(value);
 }
 
+// What a product adds up, exact or nearly so, as the float32 it leaves: towards zero. The PTX manual leaves
+// the rounding unspecified; GPUs were found to cut off (Fasi, Higham, Mikaitis, Pranesh: Numerical behavior
+// of NVIDIA tensor cores, 2021; Ootomo, Yokota: Recovering single precision accuracy from tensor cores,
+// 2022), so that errors of a long sum grow as its length and not as its root. A kernel must do well with
+// that.
+inline float cut_to_float(double sum) {
+  const float nearest = static_cast<float>(sum);
+  return std::isfinite(nearest) && std::abs(nearest) > std::abs(sum) ? std::nextafter(nearest, 0.0f)
+                                                                     : nearest;
+}
+
 }  // namespace ddit_emulation
 
 namespace ddit::kernels::cuda {
@@ -49,17 +60,21 @@ void multiply_16x8x16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)
   const int lane = ddit_emulation::lane();
   for (int i = 0; i < 4; ++i) {
     const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
+    double sum = d[i];
     for (int k = 0; k < 16; ++k) {
       // a: register 2 (k / 8) + row / 8 of lane 4 (row % 8) + k % 8 / 2; b: register k / 8 of lane 4 column +
       // k % 8 / 2
       const Held& left = ddit_emulation::of_lane<Held>(lanes, row % 8 * 4 + k % 8 / 2);
       const Held& right = ddit_emulation::of_lane<Held>(lanes, column * 4 + k % 8 / 2);
-      d[i] += ddit_emulation::element<T>(left.a[k / 8 * 2 + row / 8], k % 2) *
-              ddit_emulation::element<T>(right.b[k / 8], k % 2);
+      sum += double{ddit_emulation::element<T>(left.a[k / 8 * 2 + row / 8], k % 2)} *
+             ddit_emulation::element<T>(right.b[k / 8], k % 2);
     }
+    d[i] = ddit_emulation::cut_to_float(sum);
   }
   ddit_emulation::done_with_lanes();
 }
+
+constexpr unsigned kTf32Bits = 0xffffe000u;
 
 inline void multiply_16x8x8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   struct Held {
@@ -68,25 +83,27 @@ inline void multiply_16x8x8_tf32(float (&d)[4], const unsigned (&a)[4], const un
   const Held mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
   const uint64_t* lanes = ddit_emulation::show_to_lanes(mine);
   const int lane = ddit_emulation::lane();
-  constexpr unsigned kLooked = ~0x1fffu;  // the hardware leaves out the bits that tf32 lacks
   for (int i = 0; i < 4; ++i) {
     const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
+    double sum = d[i];
     for (int k = 0; k < 8; ++k) {
       // a: register 2 (k / 4) + row / 8 of lane 4 (row % 8) + k % 4; b: register k / 4 of lane 4 column + k %
       // 4
       const Held& left = ddit_emulation::of_lane<Held>(lanes, row % 8 * 4 + k % 4);
       const Held& right = ddit_emulation::of_lane<Held>(lanes, column * 4 + k % 4);
-      d[i] +=
-          __uint_as_float(left.a[k / 4 * 2 + row / 8] & kLooked) * __uint_as_float(right.b[k / 4] & kLooked);
+      sum += double{__uint_as_float(left.a[k / 4 * 2 + row / 8] & kTf32Bits)} *
+             __uint_as_float(right.b[k / 4] & kTf32Bits);
     }
+    d[i] = ddit_emulation::cut_to_float(sum);
   }
   ddit_emulation::done_with_lanes();
 }
 
+// With something in the bits that the PTX manual leaves open.
 inline unsigned round_to_tf32(float value) {
-  if (value != value) return 0x7fffffffu;
-  if (std::isinf(value)) return __float_as_uint(value);
-  return (__float_as_uint(value) + 0x1000u) & ~0x1fffu;
+  constexpr unsigned kBeyond = 0x1555u;
+  if (!std::isfinite(value)) return (value != value ? 0x7fffffffu : __float_as_uint(value)) | kBeyond;
+  return ((__float_as_uint(value) + 0x1000u) & kTf32Bits) | kBeyond;
 }
 
 template <int kCount, bool kTransposed>
