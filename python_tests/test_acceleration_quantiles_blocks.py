@@ -70,8 +70,29 @@ def test_cells_of_every_magnitude(impl):
         assert_matches(impl, latents, [1], quantile)
 
 
+@pytest.mark.parametrize("apart", [2**-20, 2**-10, 1.0])
+def test_more_values_than_are_under_way_at_once(impl, apart):
+    """All different, the smallest and the largest far from the rest: several digits, and many values above."""
+    sizes = 1.0 + apart * torch.randperm(67 * 70, generator=torch.Generator().manual_seed(0)).double()
+    sizes[0], sizes[-1] = 1e-9, 1e9
+    latents = only_the_newest(cell_patterns(sizes.reshape(67, 70), impl.device))
+    for quantile in (0.0, 0.4, 0.9999, 1.0):
+        got = impl.ops.acceleration_quantiles(*latents, [1], quantile).item()
+        assert got == pytest.approx(sizes.quantile(quantile).item() * math.sqrt(3) / 4, rel=3e-7)
+
+
 @pytest.mark.parametrize(
-    "values", [[2.0], [0.0], [1.0, 1.0, 3.0], [0.0, 5.0], [1.0, 1.0 + 2**-20], [1.0, 2.0, 4.0, 8.0]], ids=str
+    "values",
+    [
+        [2.0],
+        [0.0],
+        [1.0, 1.0, 3.0],
+        [0.0, 5.0],
+        [1.0, 1.0 + 2**-20],
+        [1.0, 1.0 + 2**-20, 1e6],
+        [1.0, 2.0, 4.0, 8.0],
+    ],
+    ids=str,
 )
 def test_equal_deviations(impl, values):
     sizes = torch.tensor(values).repeat(math.ceil(30 / len(values)))[:30].reshape(5, 6)
