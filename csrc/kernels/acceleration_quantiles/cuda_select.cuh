@@ -40,8 +40,8 @@ struct Selection {
 };
 
 // Calls use(value bits) for all values of the level, each by some thread of the block. Many loads are under
-// way at once. They are plain ones, so that the next pass finds in L1 what fits there: what other blocks
-// wrote is seen since their last barrier and add_acquire_release, and this block's.
+// way at once. They are plain ones, so that the next pass finds in L1 what fits there; that they see what
+// other blocks wrote is add_acquire_release's doing.
 template <class Use>
 __device__ __forceinline__ void for_each_value(const Task& task, int64_t sample, int level, const Use& use) {
   const float* values = task.variances + sample * task.variances_per_sample + task.levels[level].first;
