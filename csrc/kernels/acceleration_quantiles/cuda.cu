@@ -32,11 +32,8 @@ __global__ void __launch_bounds__(kThreads, 2) acceleration_quantiles_kernel(con
   if (threadIdx.x == 0) last = cuda::add_acquire_release(&task.arrived[sample], 1u) + 1 == task.blocks;
   __syncthreads();
   if (!last) return;
-  if (task.means) {
-    merge_coarse_levels(task, sample);
-    __syncthreads();
-  }
-  select_quantiles(task, sample);
+  if (task.means) merge_coarse_levels(task, sample);
+  select_quantiles(task, sample);  // reads what was merged only after a barrier of its own
 }
 
 constexpr int64_t kMostBlocks = 1024;  // of a sample; beyond, a block takes several rounds of tiles

@@ -69,7 +69,7 @@ __device__ __forceinline__ double exact_rank(const Task& task, int level) {
 __device__ __forceinline__ void find_range(const Task& task, int64_t sample, Selection& shared) {
   const int t = threadIdx.x;
   if (t < kMostLevels) shared.levels[t] = {kHighestBits, 0u, {}, kHighestBits, kHighestBits};
-  __syncthreads();
+  __syncthreads();  // the levels are set, and the coarse ones merged
   for (int l = 0; l < task.level_count; ++l) {
     unsigned lowest = kHighestBits, highest = 0u;
     for_each_value(task, sample, l, [&](unsigned bits) {
