@@ -46,7 +46,12 @@ T not_done(T* target, T) {
 """
 
 # "file: the line's text (which of the equal lines)": why nothing can go wrong without it.
-HARMLESS: dict[str, str] = {}
+HARMLESS: dict[str, str] = {
+    "csrc/kernels/acceleration_quantiles/cuda_select.cuh: atomicMin(&shared.levels[l].lowest, lowest); (1)": (
+        "without any minimum the lowest stays 2^32 - 1, and the distances are the bits plus 1: in the same order, "
+        "in more digits"
+    ),
+}
 
 
 @dataclass(frozen=True)

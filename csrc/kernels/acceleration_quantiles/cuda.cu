@@ -32,11 +32,8 @@ __global__ void __launch_bounds__(kThreads, 2) acceleration_quantiles_kernel(con
   if (threadIdx.x == 0) last = cuda::add_acquire_release(&task.arrived[sample], 1u) + 1 == task.blocks;
   __syncthreads();
   if (!last) return;
-  if (task.means) {
-    merge_coarse_levels(task, sample);
-    __syncthreads();
-  }
-  select_quantiles(task, sample);
+  if (task.means) merge_coarse_levels(task, sample);
+  select_quantiles(task, sample);  // reads what was merged only after a barrier of its own
 }
 
 constexpr int64_t kMostBlocks = 1024;  // of a sample; beyond, a block takes several rounds of tiles
@@ -139,23 +136,24 @@ int launch(const Params& params, const Task& task, void* stream) {
 }  // namespace
 
 std::string cuda_size_error(const Params& params) {
-  // Strides are 64-bit; what is counted in 32 bits is the cells of a sample and the blocks of a launch.
+  // Strides are 64-bit; what is counted in 32 bits is the cells of a sample, the pixels of a tile and the
+  // blocks of a launch.
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   const auto& sizes = params.sizes;
   const auto too_large = [](const char* what, int64_t got) {
-    return std::string("z0 must have fewer than 2^31 ") + what + " on a CUDA device, got " +
-           std::to_string(got);
+    return std::string("z0 must have fewer than ") + what + " on a CUDA device, got " + std::to_string(got);
   };
   for (int axis = 0; axis < kCellsDims; ++axis) {
-    if (sizes[axis] > kMost) return too_large("elements along each dimension", sizes[axis]);
+    if (sizes[axis] > kMost) return too_large("2^31 elements along each dimension", sizes[axis]);
   }
   const int64_t rows = sizes[1] * sizes[2];
-  if (rows > kMost) return too_large("rows of cells a sample", rows);
-  if (rows * sizes[3] > kMost) return too_large("cells a sample", rows * sizes[3]);
+  if (rows > kMost) return too_large("2^31 rows of cells a sample", rows);
+  if (rows * sizes[3] > kMost) return too_large("2^31 cells a sample", rows * sizes[3]);
   const int64_t pixels = sizes[5] * sizes[6];
-  if (pixels > kMost) return too_large("pixels a cell", pixels);
+  static_assert(kMost / (kTile * kTile) == (1 << 27) - 1, "the message says so");
+  if (pixels > kMost / (kTile * kTile)) return too_large("2^27 pixels a cell", pixels);
   const int64_t blocks = plan_launch(params, 0).blocks * sizes[0];
-  return blocks > kMost ? too_large("thread blocks", blocks) : "";
+  return blocks > kMost ? too_large("2^31 thread blocks", blocks) : "";
 }
 
 int64_t cuda_workspace_bytes(const Params& params) {

@@ -26,19 +26,22 @@ __device__ __forceinline__ T sum_over_lanes(T value, int first_bit, int last_bit
 // Where a lane's quad lies.
 struct Quad {
   int frame, row, column;
-  bool inside[kQuadCells];  // cells beyond a ragged edge are not
-  int cells;                // inside
+  bool here, down, right;  // its first cell is inside, and there is a row below, a column beyond
+  int cells;               // inside: those beyond a ragged edge are not
 
   __device__ __forceinline__ Quad(const Task& task, int64_t tile, int quad) {
     const int64_t in_frame = tile % (int64_t{task.tile_rows} * task.tile_columns);
     frame = static_cast<int>(tile / (int64_t{task.tile_rows} * task.tile_columns));
     row = static_cast<int>(in_frame / task.tile_columns) * kTile + quad / 2 * 2;
     column = static_cast<int>(in_frame % task.tile_columns) * kTile + quad % 2 * 2;
-    cells = 0;
-    for (int k = 0; k < kQuadCells; ++k) {
-      inside[k] = row + k / 2 < task.rows && column + k % 2 < task.columns;
-      cells += inside[k];
-    }
+    here = row < task.rows && column < task.columns;
+    down = row + 1 < task.rows;
+    right = column + 1 < task.columns;
+    cells = here ? (down ? 2 : 1) * (right ? 2 : 1) : 0;
+  }
+
+  __device__ __forceinline__ bool inside(int k) const {
+    return here && (k / 2 == 0 || down) && (k % 2 == 0 || right);
   }
 };
 
@@ -49,15 +52,17 @@ struct QuadMoments {
   float spread[kQuadCells];
 };
 
-// All lanes call it; those that `reads` is false for, and cells outside, get zeros.
+// All lanes call it; those that `reads` is false for, and cells outside, get zeros. Pairs are read all the
+// same, where another cell or lane reads: without a branch between them, all 32 loads are under way at once.
+// Pixel by pixel, a cell alone has 16, and all of them would not fit into the registers.
 template <class T, bool kPairs>
 __device__ __forceinline__ QuadMoments quad_of_2x2_pixels(const Task& task, const Sources<T>& channel,
                                                           const Quad& quad, bool reads) {
   float pixels[kQuadCells][4] = {};
 #pragma unroll
   for (int k = 0; k < kQuadCells; ++k) {
-    if (!reads || !quad.inside[k]) continue;
-    const Sources<T> cell = channel.moved(task, 2, k / 2).moved(task, 3, k % 2);
+    if (!kPairs && !(reads && quad.inside(k))) continue;
+    const Sources<T> cell = channel.moved(task, 2, k / 2 && quad.down).moved(task, 3, k % 2 && quad.right);
 #pragma unroll
     for (int dy = 0; dy < 2; ++dy) {
       const Sources<T> row = cell.moved(task, 5, dy);
@@ -76,7 +81,7 @@ __device__ __forceinline__ QuadMoments quad_of_2x2_pixels(const Task& task, cons
     const float first = pixels[k][0];
     const float b = pixels[k][1] - first, c = pixels[k][2] - first, d = pixels[k][3] - first;
     const float mean = (b + (c + d)) * 0.25f;
-    const bool inside = reads && quad.inside[k];
+    const bool inside = reads && quad.inside(k);
     moments.mean[k] = inside ? (first - moments.origin) + mean : 0.0f;
     moments.spread[k] =
         inside ? (square(mean) + square(b - mean)) + (square(c - mean) + square(d - mean)) : 0.0f;
@@ -92,7 +97,7 @@ __device__ __forceinline__ QuadMoments quad_of_any_pixels(const Task& task, cons
   float firsts[kQuadCells] = {};
 #pragma unroll
   for (int k = 0; k < kQuadCells; ++k) {
-    if (!reads || !quad.inside[k]) continue;
+    if (!reads || !quad.inside(k)) continue;
     const Sources<T> cell = channel.moved(task, 2, k / 2).moved(task, 3, k % 2);
     firsts[k] = cell.difference();
     for (int i = 1; i < task.p * task.p; ++i) {
@@ -105,7 +110,7 @@ __device__ __forceinline__ QuadMoments quad_of_any_pixels(const Task& task, cons
   moments.origin = __shfl_sync(kAllLanes, firsts[0], threadIdx.x % kChannelLanes);
 #pragma unroll
   for (int k = 0; k < kQuadCells; ++k) {
-    if (reads && quad.inside[k]) moments.mean[k] += firsts[k] - moments.origin;
+    if (reads && quad.inside(k)) moments.mean[k] += firsts[k] - moments.origin;
   }
   return moments;
 }
@@ -131,7 +136,7 @@ struct TileSpread {
     float between = 0.0f;
 #pragma unroll
     for (int k = 0; k < kQuadCells; ++k) {
-      if (at.inside[k]) between += square(channel.mean[k] - quad_mean);
+      if (at.inside(k)) between += square(channel.mean[k] - quad_mean);
     }
     within += pixels * between;
     quad += within;
@@ -143,7 +148,7 @@ struct TileSpread {
 __device__ __forceinline__ void store_means(const Task& task, const QuadMoments& channel, const Quad& quad,
                                             int64_t sample, int c) {
   for (int k = 0; k < kQuadCells; ++k) {
-    if (!quad.inside[k]) continue;
+    if (!quad.inside(k)) continue;
     const int64_t cell = ((sample * task.frames + quad.frame) * task.rows + quad.row + k / 2) * task.columns +
                          quad.column + k % 2;
     task.means[cell * task.channels + c] =
@@ -173,14 +178,14 @@ __device__ __forceinline__ void tile_variances(const Task& task, int64_t sample,
   const Sources<T> corner = sources_of<T>(task)
                                 .moved(task, 0, sample)
                                 .moved(task, 1, quad.frame)
-                                .moved(task, 2, quad.row)
-                                .moved(task, 3, quad.column);
+                                .moved(task, 2, min(quad.row, task.rows - 1))
+                                .moved(task, 3, min(quad.column, task.columns - 1));
 
   TileSpread spread;
   for (int first = 0; first < task.channels; first += kChannelLanes) {
     const int c = first + lane % kChannelLanes;
     const bool reads = c < task.channels;
-    const Sources<T> channel = corner.moved(task, 4, c);
+    const Sources<T> channel = corner.moved(task, 4, min(c, task.channels - 1));
     QuadMoments moments;
     if constexpr (kPixels == 2) {
       moments = quad_of_2x2_pixels<T, kPairs>(task, channel, quad, reads);
@@ -198,7 +203,7 @@ __device__ __forceinline__ void tile_variances(const Task& task, int64_t sample,
   if (lane % kChannelLanes != 0) return;
 #pragma unroll
   for (int k = 0; k < kQuadCells; ++k) {
-    if (quad.inside[k]) {
+    if (quad.inside(k)) {
       store_variance(task, sample, 0, quad, quad.row + k / 2, quad.column + k % 2, spread.cell[k], 1);
     }
   }
