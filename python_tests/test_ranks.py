@@ -28,6 +28,11 @@ pytest.importorskip("diffusers.hooks.context_parallel", reason="diffusers' conte
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext")
 
 PROGRAM = Path(ranks_process.__file__)
+
+anything = pytest.mark.skipif(
+    torch.version.cuda is not None,
+    reason="with ulysses_anything diffusers gathers sizes on CUDA where torch is built for it, and forks may not use it",
+)
 FAMILIES = ("flux", "wan")
 
 
@@ -92,6 +97,7 @@ def test_forecast_steps_on_two_ranks_are_those_of_one(ranks, family):
         assert (skipped["latents"] - other).abs().max() > 0.01
 
 
+@anything
 @pytest.mark.parametrize("family", FAMILIES)
 def test_steps_skipped_between_sizes_on_two_ranks_are_those_of_one(ranks, family):
     settings = dict(schedule=SKIPPED_SIZES, forecast=0.5)
@@ -165,6 +171,7 @@ def test_tokens_that_ranks_can_not_share_raise_by_name_on_both(ranks):
     assert_alike(both(ranks, "indivisible at p"), alone("flux", odd, schedule=1))
 
 
+@anything
 def test_any_number_of_tokens_where_diffusers_takes_any(ranks):
     """With gloo the numbers have to be equal after all: it gathers no tensors of different sizes."""
     assert_alike(both(ranks, "anything"), alone("flux", schedule=SIZES))
