@@ -48,13 +48,15 @@ def above_line(method: Samples, line: Sequence[Samples]) -> dict[str, float] | N
     return {"mean": difference(every), "low": low, "high": high}
 
 
-def beaten_by(method: Samples, others: Mapping[str, Samples]) -> list[str]:
-    """The names of the others that are no slower, and closer by more than the 95 % interval of the paired difference."""
+def rivals(method: Samples, others: Mapping[str, Samples], reach: float = 0.75) -> list[str]:
+    """The names of the others that may beat the method: closer by more than the 95 % interval of the paired difference,
+    and at least `reach` times as fast, so that a few times more on the clock have to tell which is the faster.
+    """
     every = np.arange(len(method.psnr))
     found = []
     for name, other in others.items():
         gain = other.psnr - method.psnr
         low, _ = bootstrap(lambda prompts, g=gain: float(g[prompts].mean()), len(every))
-        if other.at(every)[0] >= method.at(every)[0] and low > 0:
+        if low > 0 and other.at(every)[0] >= reach * method.at(every)[0]:
             found.append(name)
     return found

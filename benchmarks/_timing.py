@@ -101,6 +101,16 @@ def write_json(path: str | Path, results: object) -> None:
     Path(path).write_text(json.dumps(record, indent=2) + "\n")
 
 
+def cpu_ticks() -> tuple[int, int]:
+    """Of this machine's cores since it started: the ticks that other machines on its host had, and all; 0, 0 off Linux."""
+    try:
+        first = Path("/proc/stat").read_text().splitlines()[0]
+    except OSError:
+        return 0, 0
+    ticks = [int(field) for field in first.split()[1:9]]
+    return ticks[7], sum(ticks)
+
+
 def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -9,7 +9,8 @@ forecast, with their controls; each of diffusers' caches alone, and stacked on t
 A machine's speed wanders, so six steps at p run before and after each method, and seconds are counted in these: a speed is the
 median over batches of fixed p's seconds to the method's. Fidelity is to the fixed-p sample of the same noise. Every method is
 compared with fewer steps of equal measured time, by interpolation, and every preset with all other methods: which of them are
-no slower and closer?
+closer and no slower? Of those that are closer and not much slower, three batches can't tell. They take turns with the
+preset --again times on one batch, and what is no slower then, by the median of the ratios, beats it.
 
 Presets take minutes to make: with --presets FOLDER those of an earlier run (benchmarks/embedded_calibrated.py --out, or this one)
 are measured.
@@ -22,6 +23,7 @@ import json
 import time
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +43,12 @@ from _entries import (
     skipping,
     steps_alone,
 )
-from _equal_time import Samples, above_line, beaten_by
+from _equal_time import Samples, above_line, rivals
 from _lines_plot import plot_lines
-from _rows import judge, table
+from _rows import cell, judge, table
 from _runs import Batch, Method, batches, interleaved_runs, run
 from _thresholds import both_ends
-from _timing import write_json
+from _timing import interleaved, write_json
 from diffusers.utils import logging
 from embedded_calibrated import calibrated
 from embedded_frontier import step_costs
@@ -56,6 +58,7 @@ from ddit_ext import embedded
 
 CALIBRATION_SEED, PROMPT_SEED = 8_000_000, 9_000_000
 YARDSTICK = Method("before and after", 6)
+GROUPS = ("ours", CACHES)
 
 
 def find_presets(
@@ -78,7 +81,7 @@ def find_presets(
 
 
 def compare(rows: list[dict[str, Any]], entries: Sequence[Entry], each: dict[str, Any], batch: int) -> None:
-    """Add to the rows their lines, how they stand to fewer steps, and to presets who beats them."""
+    """Add to the rows their lines, how they stand to fewer steps, and to presets who may beat them."""
     samples = {name: Samples.of(values["psnr"], values["speed"], batch) for name, values in each.items()}
     fewer = [samples[entry.method.name] for entry in entries if entry.line == FEWER]
     for row, entry in zip(rows, entries, strict=True):
@@ -86,22 +89,47 @@ def compare(rows: list[dict[str, Any]], entries: Sequence[Entry], each: dict[str
         own = samples[entry.method.name]
         row["above fewer steps"] = above_line(own, fewer) if entry.line not in (FEWER, "fixed p") else None
         if entry.line == CALIBRATED:
-            for group in ("ours", CACHES):
+            for group in GROUPS:
                 others = {
                     e.method.name: samples[e.method.name]
                     for e in entries
                     if e.group == group and e is not entry
                 }
-                row[f"beaten by {group}"] = beaten_by(own, others)
+                row[f"rivals of {group}"] = rivals(own, others)
+
+
+def time_again(
+    pipe: Any, batch: Batch, rows: list[dict[str, Any]], methods: list[Method], rounds: int
+) -> None:
+    """Add to each preset's row its rivals' seconds over its own, in turns, and which of them beat it."""
+    named = {method.name: method for method in methods}
+    for row in (row for row in rows if row["line"] == CALIBRATED):
+        near = [name for group in GROUPS for name in row[f"rivals of {group}"]]
+        turns = {name: partial(run, pipe, batch, named[name]) for name in (row["method"], *near)}
+        found = interleaved(turns, rounds, warmup=1, clock=lambda call: call()[1]) if near else {}
+        row["rivals' time"] = {
+            name: {
+                "mean": found[name]["ratio"],
+                "low": found[name]["ratio_low"],
+                "high": found[name]["ratio_high"],
+            }
+            for name in near
+        }
+        for group in GROUPS:
+            row[f"beaten by {group}"] = [
+                name for name in row[f"rivals of {group}"] if row["rivals' time"][name]["mean"] <= 1
+            ]
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> str:
     """What the comparisons come to, in words."""
     lines = []
     for row in (row for row in rows if row["line"] == CALIBRATED):
-        ours, caches = ("; ".join(row[f"beaten by {group}"]) for group in ("ours", CACHES))
+        ours, caches = ("; ".join(row[f"beaten by {group}"]) for group in GROUPS)
         lines.append(f"* {row['method']}: " + (f"beaten by {ours}" if ours else "on the frontier of ours"))
         lines[-1] += f"; no slower and closer with a cache: {caches}." if caches else "; no cache beats it."
+        again = (f"{name} {cell(ratio, 2)}" for name, ratio in row["rivals' time"].items())
+        lines[-1] += f" Closer, and their time over its own: {'; '.join(again) or 'none'}."
     compared = [row for row in rows if row["above fewer steps"] is not None]
     for words, chosen in (
         ("Closer than fewer steps of equal time", [r for r in compared if r["above fewer steps"]["low"] > 0]),
@@ -133,12 +161,13 @@ def main() -> None:
     parser.add_argument(
         "--calibration", type=int, default=8, help="prompts for step costs, ratios and presets"
     )
-    parser.add_argument("--fewer", type=float, nargs="+", default=[1.15, 1.5, 2, 2.5, 3, 4, 6])
+    parser.add_argument("--fewer", type=float, nargs="+", default=[1.15, 1.5, 2, 2.5, 3, 4, 6, 7])
     parser.add_argument("--sizes", type=float, nargs="+", default=[1.5, 2, 3, 4])
     parser.add_argument("--targets", type=float, nargs="+", default=[1.5, 2, 3, 4, 6], help="of the presets")
     parser.add_argument(
         "--presets", type=Path, default=None, help="folder with presets, instead of --targets"
     )
+    parser.add_argument("--again", type=int, default=12, help="rounds of a preset and what may beat it")
     parser.add_argument("--stack", type=float, default=2.0, help="speed of the sizes under a cache")
     parser.add_argument(
         "--out", type=Path, default=None, help="JSON; .md, .png and .jsonl are written beside it"
@@ -176,6 +205,7 @@ def main() -> None:
     each: dict[str, dict[str, list[float]]] = {}
     rows = judge(model, outcomes, methods, prompts, each=each)
     compare(rows, entries, each, arguments.batch)
+    time_again(pipe, compared[0], rows, methods, arguments.again)
     order = list(dict.fromkeys(entry.line for entry in entries))
     rows.sort(key=lambda row: (order.index(row["line"]), row["speed"]["mean"]))
     shown = table(rows, {"above fewer steps": ("dB above fewer steps of equal time", 2)})
