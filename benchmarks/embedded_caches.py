@@ -10,7 +10,8 @@ A machine's speed wanders, so six steps at p run before and after each method, a
 median over batches of fixed p's seconds to the method's. Fidelity is to the fixed-p sample of the same noise. Every method is
 compared with fewer steps of equal measured time, by interpolation, and every preset with all other methods: which of them are
 closer and no slower? Of those that are closer and not much slower, three batches can't tell. They take turns with the
-preset --again times on one batch, and what is no slower then, by the median of the ratios, beats it.
+preset --again times on one batch: what is no slower by the whole interval of the ratios' median beats it, and where the
+interval includes 1 that can't be told.
 
 Presets take minutes to make: with --presets FOLDER those of an earlier run (benchmarks/embedded_calibrated.py --out, or this one)
 are measured.
@@ -116,8 +117,10 @@ def time_again(
             for name in near
         }
         for group in GROUPS:
-            row[f"beaten by {group}"] = [
-                name for name in row[f"rivals of {group}"] if row["rivals' time"][name]["mean"] <= 1
+            times = {name: row["rivals' time"][name] for name in row[f"rivals of {group}"]}
+            row[f"beaten by {group}"] = [name for name, time in times.items() if time["high"] <= 1]
+            row[f"level with {group}"] = [
+                name for name, time in times.items() if time["low"] <= 1 < time["high"]
             ]
 
 
@@ -128,8 +131,13 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
         ours, caches = ("; ".join(row[f"beaten by {group}"]) for group in GROUPS)
         lines.append(f"* {row['method']}: " + (f"beaten by {ours}" if ours else "on the frontier of ours"))
         lines[-1] += f"; no slower and closer with a cache: {caches}." if caches else "; no cache beats it."
+        level = [name for group in GROUPS for name in row[f"level with {group}"]]
+        if level:
+            lines[-1] += f" Closer, and whether slower the clock can't tell: {'; '.join(level)}."
         again = (f"{name} {cell(ratio, 2)}" for name, ratio in row["rivals' time"].items())
-        lines[-1] += f" Closer, and their time over its own: {'; '.join(again) or 'none'}."
+        lines[-1] += (
+            f" What is closer, with its time over the preset's: {'; '.join(again) or 'nothing near'}."
+        )
     compared = [row for row in rows if row["above fewer steps"] is not None]
     for words, chosen in (
         ("Closer than fewer steps of equal time", [r for r in compared if r["above fewer steps"]["low"] > 0]),
