@@ -24,7 +24,7 @@ def plot_lines(
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
     figure, axes = plt.subplots(
-        1, len(measures), figsize=(6.5 * len(measures), 6), constrained_layout=True, squeeze=False
+        1, len(measures), figsize=(6.5 * len(measures) + 3, 6), layout="constrained", squeeze=False
     )
     names = list(dict.fromkeys(row["line"] for row in rows))
     hues = list(dict.fromkeys(name.removesuffix(STACKED) for name in names))
@@ -41,7 +41,7 @@ def plot_lines(
                 [row["speed"]["mean"] for row in points],
                 values,
                 bars,
-                color=plt.get_cmap("tab10")(hues.index(name.removesuffix(STACKED)) % 10),
+                color=plt.get_cmap("tab20")(hues.index(name.removesuffix(STACKED)) % 20),
                 linestyle=":" if name.endswith(STACKED) else "-",
                 linewidth=2.4 if name in thick else 1.1,
                 marker="o",
@@ -59,6 +59,6 @@ def plot_lines(
         if measure == "psnr":
             axis.set_ylim(top=min(axis.get_ylim()[1], ALIKE))
         axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=8)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
