@@ -19,7 +19,7 @@ fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --upgrade pip
-# The CPU build is small; where a torch is there already, it stays.
+# Any build of torch will do, with CUDA or without; where one is there already, it stays.
 "$venv/bin/python" -c 'import torch' 2>/dev/null || "$venv/bin/python" -m pip install --quiet "$torch"
 "$venv/bin/python" -m pip install --quiet "setuptools>=77" wheel "cmake>=3.22" ninja "pybind11>=2.12"
 # The console shows what was built and for which architectures.
