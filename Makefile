@@ -20,19 +20,20 @@ demo: setup
 demo-video: setup
 	$(BIN)/python examples/demo_video.py --out demo_video_output
 
+# The last line: what nvcc makes of the kernels, where there is one. No register may be spilled.
 test: setup cpp-tests $(EMULATION)
 	DDIT_REQUIRE_EMULATION=$(if $(EMULATION),1,0) $(BIN)/python -m pytest -q python_tests
+	$(BIN)/python scripts/check_cuda_resources.py
 
 # What takes longer than `make test` may: slow builds, a training killed at many moments, sanitizers, fuzzers (with clang,
 # which is installed where that is allowed), the oldest torch's headers (a download of 1 GB), the emulation's other modes, its
-# mutants, what nvcc makes of the kernels.
+# mutants.
 check: test
 	$(BIN)/python -m pytest -q python_tests -m slow
 	bash cpp_tests/sanitize.sh $(BIN)
 	DDIT_KILL_MOMENTS=20 $(BIN)/python -m pytest -q python_tests/test_train_kill.py
 	bash cpp_tests/fuzz/run.sh $(BIN) 60
 	$(BIN)/python scripts/check_oldest_torch.py
-	$(BIN)/python scripts/check_cuda_resources.py
 	$(if $(EMULATION),bash cpp_tests/emulation/check_modes.sh $(BIN))
 	$(if $(EMULATION),$(BIN)/python cpp_tests/emulation/mutants.py)
 
