@@ -15,7 +15,7 @@ ignore_training_free = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
 
 def policy_of(case):
-    beside = ("name", "policy", "calls", "begin", "error")
+    beside = ("name", "policy", "calls", "begin", "before", "call", "error")
     arguments = {name: nan_for_null(value) for name, value in case.items() if name not in beside}
     return getattr(policies, case["policy"])(**arguments)
 
@@ -39,6 +39,15 @@ def test_shared_bad_policies(case):
     with pytest.raises(ValueError, match=re.escape(case["error"])):
         policy = policy_of(case)
         policy.begin(case["begin"])
+
+
+@pytest.mark.parametrize("case", CASES["bad_decisions"], ids=lambda case: case["error"])
+def test_shared_bad_decisions(case):
+    policy = policy_of(case)
+    for call in case["before"]:
+        play(policy, call)
+    with pytest.raises(ValueError, match=re.escape(case["error"])):
+        play(policy, case["call"])
 
 
 @pytest.mark.parametrize("run", CASES["policies"], ids=lambda run: run["name"])
