@@ -50,6 +50,32 @@ def test_a_report_is_a_snapshot():
     assert len(handle.report().to_dict()["steps"]) == 3
 
 
+def test_steps_last_as_long_as_the_loop():
+    """A ControlNet runs before the transformer, a callback after the sampler: both are of the loop."""
+    pipe = make_pipeline("controlnet")
+    passed = [0.0]
+
+    def takes(seconds):
+        return lambda *_: passed.__setitem__(0, passed[0] + seconds)
+
+    pipe.controlnet.register_forward_pre_hook(takes(0.5))
+    pipe.transformer.transformer_blocks[0].register_forward_pre_hook(takes(1.0))
+    handle = ddit_ext.patch(pipe, schedule=[1, 1, 1, 0, 1, 0])
+    handle.time_by(lambda: passed[0])
+    call = make_call("controlnet", steps=6)
+    call["callback_on_step_end"] = lambda pipe, step, t, kept: takes(0.25)() or kept
+    for _ in range(2):  # what passes between two runs is of neither
+        passed[0] += 100
+        before = passed[0]
+        run(pipe, call)
+        data = handle.report().to_dict()
+        assert [step["seconds"] for step in data["steps"]] == [1.0, 1.75, 1.75, 0.75, 1.75, 0.75]
+        assert (
+            data["seconds"] == passed[0] - before - 0.5 - 0.25
+        )  # before the first call, after the last step
+        assert data["speedup_measured"] == pytest.approx(5 * 1.75 / (3 * 1.75 + 2 * 0.75))
+
+
 def test_json(handle, tmp_path):
     report = handle.report()
     report.to_json(tmp_path / "report.json")

@@ -70,7 +70,8 @@ class PatchHook:
         self.now: Callable[[], float] = time.perf_counter
         self._sizes = [1]  # of the step under way: one for all samples, or one a sample
         self.calls = SizedCalls(self.pipe, self.reuse)
-        self._started = 0.0
+        self._started = 0.0  # of the step under way
+        self._ended = 0.0  # the last sampler step
         self._handles: list[Any] = []
 
     @property
@@ -140,13 +141,16 @@ class PatchHook:
         self.clock()
         return joined
 
-    def clock(self) -> None:
-        """The step under way has lasted until now."""
+    def clock(self) -> float:
+        """The step under way has lasted until now, which is returned."""
+        now = self.now()
         if self.watch.run is not None and self.record is not None and self.record.steps:
-            self.record.steps[-1].seconds = self.now() - self._started
+            self.record.steps[-1].seconds = now - self._started
+        return now
 
     def _begin_step(self, run: Run, arguments: dict[str, Any]) -> None:
-        started = self.now()
+        # From the second step on all of the loop counts, also what runs before the transformer, such as a ControlNet.
+        started = self._ended if run.index > 0 and run.sampled else self.now()
         rows = arguments["hidden_states"].shape[0]
         if run.index == 0 or self.record is None:
             self._begin_run(run, arguments)
@@ -294,7 +298,7 @@ class PatchHook:
             for part in self.parts:
                 part.caches.drop()
         if run.index >= 0:
-            self.clock()
+            self._ended = self.clock()
             if isinstance(self.decider.policy, Timed) and self.record is not None:
                 done = self.record.steps[-1]
                 self.decider.policy.stepped(done.scale, done.seconds)

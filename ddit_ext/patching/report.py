@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class StepRecord:
-    """One denoising step. `seconds`: from its first transformer call to the end of the sampler's step.
+    """One denoising step.
 
+    seconds: from the end of the sampler step before to the end of its own, so that those of a run add up to its loop,
+    ControlNets and callbacks included. The first step of a run, and each one of a loop without the pipeline's sampler,
+    begins at its first transformer call; without the sampler it ends with its last one.
     scale: 0 for a step that was skipped, which has no tokens in the blocks.
     """
 
@@ -81,7 +84,7 @@ class Report:
 
         steps: [{index, noise_level (σ in [0, 1]), scores ([[one per scale] per sample], None where there was
         no signal), scale, scales (what each sample alone would have taken), tokens (image tokens a sample),
-        seconds; with `policies.Stacked` also changes (each sample's change of the input, by which a step is skipped,
+        seconds (see StepRecord); with `policies.Stacked` also changes (each sample's change of the input, by which a step is skipped,
         None where there was none; a skipped step has no scores)}]. scales, thresholds, steps_per_scale
         {scale: count}, seconds (all steps), dynamic, source (of the scores: "latents", "outputs"; "input" has one
         score a sample, its change; None: not asked for), policy (in words), batch ("finest" or "split"), grid
