@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import policies
 from ..policies import SKIP
+from .timed import Timed
 
 Scores = list[list[float]] | None
 Schedule = int | Sequence[int] | Callable[[int], int] | policies.Policy | None
@@ -185,11 +186,12 @@ class Decider:
 
     def begin(self, total: int) -> None:
         """Start a run of `total` steps (0: unknown); ValueError where the policy can't serve such a run."""
-        protect = (self.policy.protect_first, self.policy.protect_last)
-        if protect[1] and not total:
+        last = self.policy.protect_last
+        if last and not total and not isinstance(self.policy, Timed):  # which says itself what it lacks
             raise ValueError(
-                f"protect={protect}: the length of this run is not known (no sampler of the pipeline takes "
-                "part in it), so its last steps can't be told; use protect=(first, 0)"
+                f"the last steps, here {last}, are protected, but the length of this run is not known (no sampler of "
+                "the pipeline takes part in it): let the loop step by pipe.scheduler, or protect no last steps, by "
+                "protect=(first, 0), or in a policy object by protect_last=0"
             )
         self._copies = None
         self.policy.begin(total)

@@ -44,7 +44,7 @@ class Timed(policies.Policy):
         if not total_steps:
             raise ValueError(
                 f"target_speedup={self.target:g}: the length of this run is not known (no sampler of the pipeline "
-                "takes part in it), so there is no time to keep to"
+                "takes part in it), so there is no time to keep to; let the loop step by pipe.scheduler"
             )
 
     def stepped(self, scale: int, seconds: float) -> None:
