@@ -252,12 +252,9 @@ class PatchHook:
             batch="split" if self.decider.split else "finest",
         )
         if self.check is not None:
+            samples = arguments["hidden_states"].shape[0]
             for difference in self.check.differences(
-                self.steering.transformer,
-                run.scheduler,
-                run.total,
-                self.record.grid,
-                arguments["hidden_states"].shape[0],
+                self.steering.transformer, run.scheduler, run.total, self.record.grid, samples
             ):
                 self._remark(difference)
         if self.decider.needs_signal and self.steering.ranks is not None:  # any size may come

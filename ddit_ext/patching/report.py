@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import statistics
@@ -72,7 +73,7 @@ class Report:
     """The last run of a patched pipeline, as it stood when asked; `print(report)` gives a table."""
 
     def __init__(self, run: RunRecord | None) -> None:
-        self._run = run or RunRecord((1,), (), False, 1.0)
+        self._run = copy.deepcopy(run) or RunRecord((1,), (), False, 1.0)  # the run may still go on
         self._steps = [asdict(step) for step in self._run.steps]
         if not self._run.stacked:
             for step in self._steps:
@@ -242,8 +243,13 @@ def _sizes_taken(run: RunRecord) -> list[str]:
     if all(size == 1 for sizes in taken for size in sizes):
         if not signalled:
             return ["no step was coarse: no step had a signal"]
-        return ["no step was coarse: every score was above its threshold; a larger threshold gives speed"]
-    if len(signalled) > 1 and all(size == run.scales[-1] for sizes in signalled for size in sizes):
+        above = "no step was coarse: every score was above its threshold; a larger threshold gives speed"
+        return [above] if run.thresholds else []
+    if (
+        run.thresholds
+        and len(signalled) > 1
+        and all(size == run.scales[-1] for sizes in signalled for size in sizes)
+    ):
         return [
             "every step with a signal took the largest size; a smaller threshold keeps more of the picture"
         ]
