@@ -165,8 +165,7 @@ class PatchHook:
         run.sizes[run.index] = decision.taken or decision.scale
         self._started = started
         for scale in set(self._sizes):
-            tokens_at = 0 if scale == SKIP else self.steering.tokens(arguments, scale)
-            self.record.tokens_at.setdefault(scale, tokens_at)
+            self.record.tokens_at[scale] = 0 if scale == SKIP else self.steering.tokens(arguments, scale)
         tokens = [self.record.tokens_at[scale] for scale in self._sizes]
         self.record.steps.append(
             StepRecord(
