@@ -88,6 +88,15 @@ TEST(Policies, SharedBadPolicies) {
   }
 }
 
+TEST(Policies, SharedBadDecisions) {
+  ASSERT_FALSE(cases().at("bad_decisions").items.empty());
+  for (const Json& bad : cases().at("bad_decisions").items) {
+    const auto policy = policy_of(bad);
+    for (const Json& call : bad.at("before").items) play(*policy, call);
+    expect_error([&] { play(*policy, bad.at("call")); }, bad.at("error").text);
+  }
+}
+
 TEST(Policies, ACloneGoesItsOwnWay) {
   for (const Json& run : cases().at("policies").items) {
     SCOPED_TRACE(run.at("name").text);

@@ -60,6 +60,9 @@ class Policy(ABC):
             score, as in TeaCachePolicy.
         skips: whether decide may answer 0, which skips the step.
         per_sample: what each sample would have taken by itself at the last decision; for the report.
+        scales, protect_first, protect_last: in the place of patch's scales and protect, where it has them; protected
+            steps are at size 1 and not asked for.
+        thresholds: one per scale above 1; for the report.
     """
 
     needs_signal: bool = True
@@ -168,8 +171,7 @@ class Stacked(Policy):
 
     def skipped(self, step: int, changes: Sequence[Sequence[float]] | None) -> bool:
         """Whether a step is skipped; changes: [sample][0], of the input. Asked once a step, before `decide`."""
-        last = self.protect_last
-        protected = step < self.protect_first or (last and step >= self._total - last)
+        protected = protects(self, step, self._total)
         answer = self.skip.decide(step, None if protected else changes)
         return not protected and answer == 0
 
@@ -179,6 +181,11 @@ class Stacked(Policy):
 
     def __repr__(self) -> str:
         return f"Stacked(skip={self.skip!r}, sizes={self.sizes!r})"
+
+
+def protects(policy: Any, step: int, total_steps: int) -> bool:
+    """Whether a step is one of a policy's protected ones, of a run of so many steps (0: unknown, without a last one)."""
+    return step < policy.protect_first or 0 < total_steps <= step + policy.protect_last
 
 
 Policy.register(RunPolicy)

@@ -1,4 +1,4 @@
-"""Blocks compiled one by one, a graph a size: what replaying them as CUDA graphs needs, checked without a GPU."""
+"""Compiled blocks, a graph a size: what replaying them as CUDA graphs needs, checked without a GPU; forecasts, too."""
 
 import pytest
 import torch
@@ -42,4 +42,26 @@ def test_a_graph_a_block_and_size_without_inputs_that_move(lora):
         assert moving == []
         run(pipe, make_call(steps=3, seed=4))
         assert len(graphs) == 2 * 3
+    handle.unpatch()
+
+
+@pytest.mark.parametrize("how", ["blocks", "whole"])
+def test_forecasts_of_a_compiled_transformer(how):
+    """Skipped steps take what the compiled ones added, and their outputs are corrected: latents as without compiling."""
+    torch._dynamo.reset()
+    pipe, call = make_pipeline(), make_call(steps=7)
+    schedule = [1, 1, 0, 1, 0, 0, 1]
+    with one_thread():
+        plain = run(pipe, call)
+        handle = ddit_ext.patch(pipe, schedule=schedule, forecast=0.5, corrector=1.0)
+        expected = run(pipe, call)
+        assert not torch.allclose(expected, plain, rtol=0.01)
+        if how == "blocks":
+            pipe.transformer.compile_repeated_blocks(backend="eager", dynamic=False)
+        else:
+            pipe.transformer.compile(backend="eager")
+        for _ in range(2):
+            torch.testing.assert_close(run(pipe, call), expected)
+            report = handle.report().to_dict()
+            assert [step["scale"] for step in report["steps"]] == schedule and report["warnings"] == []
     handle.unpatch()

@@ -34,7 +34,7 @@ def fresh_scores(newest_first, order):
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_run_longer_than_the_ring(order, dtype):
     """Bit for bit, whether a latent is pushed, or comes by a difference with or without a factor."""
     first, *outputs = draw(13, dtype=dtype)
@@ -48,7 +48,9 @@ def test_a_run_longer_than_the_ring(order, dtype):
             path.append(path[-1] + output.float())
         elif i % 3 == 1:
             history.add(output, -0.03)
-            path.append(path[-1] + output.float() * -0.03)
+            path.append(path[-1].add(output.float(), alpha=-0.03))
+            exact = path[-2].double() + output.double() * -0.03
+            torch.testing.assert_close(path[-1].double(), exact, rtol=2**-23, atol=2**-23)
         else:
             history.push(output)
             path.append(output.float())

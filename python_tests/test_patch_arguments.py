@@ -7,8 +7,12 @@ from flux_pipelines import make_call, make_pipeline, make_transformer, run
 import ddit_ext
 from ddit_ext.models import FluxSteering
 from ddit_ext.multiscale import Adapter
+from ddit_ext.policies import PatchScheduler, Stacked, TeaCachePolicy
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
+
+PAPER = PatchScheduler((1, 2, 4), (1.0, 1.0))
+SKIPS = TeaCachePolicy(0.25)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,11 @@ def assert_untouched(pipe):
         (dict(threshold=-1.0), ValueError, "threshold.*-1.0"),
         (dict(threshold=(1e-3,)), ValueError, "threshold .*2.*got 1"),
         (dict(threshold="low"), TypeError, "threshold.*'low'"),
+        (dict(threshold=0.5, schedule=2), ValueError, "threshold=0.5 is for the paper's rule"),
+        (dict(threshold=0.5, schedule=[1, 2]), ValueError, "threshold=0.5 is for the paper's rule"),
+        (dict(threshold=0.5, schedule=lambda step: 1), ValueError, "threshold=0.5 is for the paper's rule"),
+        (dict(threshold=0.5, schedule=PAPER), ValueError, "threshold=0.5 .*policy object has thresholds"),
+        (dict(threshold=(1, 1), schedule=Stacked(SKIPS, PAPER)), ValueError, r"threshold=\(1, 1\) is for"),
         (dict(quantile=1.5), ValueError, r"quantile.*\[0, 1\].*1.5"),
         (dict(quantile=float("nan")), ValueError, "quantile.*NaN"),
         (dict(quantile=None), TypeError, "quantile.*None"),

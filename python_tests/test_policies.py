@@ -10,12 +10,13 @@ from test_patch_scheduler import CASES, nan_for_null, play
 
 import ddit_ext
 from ddit_ext import policies
+from ddit_ext.multiscale import Adapter
 
 ignore_training_free = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
 
 def policy_of(case):
-    beside = ("name", "policy", "calls", "begin", "error")
+    beside = ("name", "policy", "calls", "begin", "before", "call", "error")
     arguments = {name: nan_for_null(value) for name, value in case.items() if name not in beside}
     return getattr(policies, case["policy"])(**arguments)
 
@@ -39,6 +40,15 @@ def test_shared_bad_policies(case):
     with pytest.raises(ValueError, match=re.escape(case["error"])):
         policy = policy_of(case)
         policy.begin(case["begin"])
+
+
+@pytest.mark.parametrize("case", CASES["bad_decisions"], ids=lambda case: case["error"])
+def test_shared_bad_decisions(case):
+    policy = policy_of(case)
+    for call in case["before"]:
+        play(policy, call)
+    with pytest.raises(ValueError, match=re.escape(case["error"])):
+        play(policy, case["call"])
 
 
 @pytest.mark.parametrize("run", CASES["policies"], ids=lambda run: run["name"])
@@ -281,6 +291,75 @@ def test_an_object_with_the_two_methods_is_a_policy(pipe, patched):
     handle = patched(schedule=Plain())
     run(pipe, make_call(steps=3))
     assert taken(handle) == [4, 4, 1]
+
+
+class Bringing(policies.Policy):
+    """Coarse wherever it is asked, with attributes of its own."""
+
+    needs_signal = False
+
+    def __init__(self, **own):
+        vars(self).update(own)
+
+    def begin(self, total_steps):
+        pass
+
+    def decide(self, step, scores):
+        return 2
+
+
+@ignore_training_free
+def test_a_policy_of_ones_own_brings_its_attributes(pipe, patched):
+    adapter = Adapter.training_free(pipe.transformer, (2,))
+    own = Bringing(scales=(1, 2), protect_last=2, thresholds=(0.3,))
+    handle = patched(adapter=adapter, schedule=own)
+    run(pipe, make_call(steps=5))
+    data = handle.report().to_dict()
+    assert taken(handle) == [2, 2, 2, 1, 1]
+    assert data["scales"] == [1, 2] and data["thresholds"] == [0.3]
+    handle.unpatch()
+    handle = patched(adapter=adapter, schedule=Bringing(protect_first=1), scales=(1, 2))
+    run(pipe, make_call(steps=3))
+    assert taken(handle) == [1, 2, 2] and handle.report().to_dict()["thresholds"] == []
+    handle.unpatch()
+    skip = Bringing(source="input", skips=True, protect_first=3, decide=lambda step, scores: 0)
+    handle = patched(schedule=policies.Stacked(skip, 2))
+    run(pipe, make_call(steps=5))
+    assert taken(handle) == [2, 2, 2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("own", "beside", "error", "text"),
+    [
+        (dict(scales=(2, 1)), {}, ValueError, r"schedule: scales of the policy must be distinct.*\(2, 1\)"),
+        (dict(scales="12"), {}, TypeError, "schedule: scales of the policy must be distinct.*'12'"),
+        (
+            dict(scales=(1, 2)),
+            dict(scales=(1, 4)),
+            ValueError,
+            r"policy in schedule has \(1, 2\), got \(1, 4\)",
+        ),
+        (dict(protect_last=-1), {}, ValueError, r"protect_last\) of the policy must be two.*\(0, -1\)"),
+        (dict(protect_first=1.5), {}, ValueError, r"protect_last\) of the policy must be two.*\(1.5, 0\)"),
+        (
+            dict(protect_last=1),
+            dict(protect=(0, 2)),
+            ValueError,
+            r"protect=\(0, 2\): a policy in schedule has its",
+        ),
+        (dict(thresholds=(1,)), {}, ValueError, "schedule: thresholds of the policy must be.* 2.*; got 1"),
+        (
+            dict(thresholds=-1),
+            {},
+            ValueError,
+            "schedule: thresholds of the policy must not be negative, got -1",
+        ),
+    ],
+)
+def test_attributes_that_do_not_fit(pipe, own, beside, error, text):
+    with pytest.raises(error, match=text):
+        ddit_ext.patch(pipe, schedule=Bringing(**own), **beside)
+    assert not pipe.transformer._forward_pre_hooks
 
 
 class Unfit:

@@ -7,6 +7,7 @@ from flux_pipelines import make_call, make_pipeline, run
 
 import ddit_ext
 from ddit_ext.patching.report import Report, RunRecord, StepRecord
+from ddit_ext.policies import BudgetPolicy
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
@@ -48,6 +49,47 @@ def test_a_report_is_a_snapshot():
     assert len(report.to_dict()["steps"]) == 2 and len(handle.report().to_dict()["steps"]) == 3
     handle.unpatch()
     assert len(handle.report().to_dict()["steps"]) == 3
+
+
+def test_a_report_taken_within_a_run_stays_what_it_was():
+    pipe = make_pipeline()
+    handle = ddit_ext.patch(pipe, schedule=[1, 1, 1, 1, 2, 2, 4, 4])
+    taken = []
+
+    def look(pipe, step, t, kept):
+        report = handle.report()
+        taken.append((report, report.to_dict(), str(report)))
+        return kept
+
+    run(pipe, make_call(rows=8, columns=8, steps=8) | {"callback_on_step_end": look})
+    assert taken[6][1]["speedup_measured"] is not None and len(taken[6][1]["steps"]) == 7
+    assert all((report.to_dict(), str(report)) == (data, text) for report, data, text in taken)
+
+
+def test_steps_last_as_long_as_the_loop():
+    """A ControlNet runs before the transformer, a callback after the sampler: both are of the loop."""
+    pipe = make_pipeline("controlnet")
+    passed = [0.0]
+
+    def takes(seconds):
+        return lambda *_: passed.__setitem__(0, passed[0] + seconds)
+
+    pipe.controlnet.register_forward_pre_hook(takes(0.5))
+    pipe.transformer.transformer_blocks[0].register_forward_pre_hook(takes(1.0))
+    handle = ddit_ext.patch(pipe, schedule=[1, 1, 1, 0, 1, 0])
+    handle.time_by(lambda: passed[0])
+    call = make_call("controlnet", steps=6)
+    call["callback_on_step_end"] = lambda pipe, step, t, kept: takes(0.25)() or kept
+    for _ in range(2):  # what passes between two runs is of neither
+        passed[0] += 100
+        before = passed[0]
+        run(pipe, call)
+        data = handle.report().to_dict()
+        assert [step["seconds"] for step in data["steps"]] == [1.0, 1.75, 1.75, 0.75, 1.75, 0.75]
+        assert (
+            data["seconds"] == passed[0] - before - 0.5 - 0.25
+        )  # before the first call, after the last step
+        assert data["speedup_measured"] == pytest.approx(5 * 1.75 / (3 * 1.75 + 2 * 0.75))
 
 
 def test_json(handle, tmp_path):
@@ -98,6 +140,22 @@ def test_remarks(threshold, text):
     run(pipe, make_call(steps=6))
     assert [text in warning for warning in handle.report().to_dict()["warnings"]] == [True]
     assert f"warning: {text}" in str(handle.report()) or text in str(handle.report())
+
+
+def test_no_advice_on_thresholds_where_there_are_none():
+    pipe = make_pipeline()
+    call = make_call(rows=8, columns=8, steps=8)
+    handle = ddit_ext.patch(pipe, target_speedup=1)
+    run(pipe, call)
+    data = handle.report().to_dict()
+    assert {step["scale"] for step in data["steps"]} == {1} and data["steps"][-1]["scores"]
+    assert not any("threshold" in text for text in data["warnings"])
+    handle.unpatch()
+    handle = ddit_ext.patch(pipe, schedule=BudgetPolicy([1, 2], [0.5], 1.99))
+    run(pipe, call)
+    data = handle.report().to_dict()
+    assert {step["scale"] for step in data["steps"][3:]} == {2} and data["warnings"] != []
+    assert not any("threshold" in text for text in data["warnings"])
 
 
 def test_no_remarks_where_there_is_one_size():

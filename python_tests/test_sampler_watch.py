@@ -10,6 +10,7 @@ import torch
 from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
+    FluxPipeline,
     UniPCMultistepScheduler,
 )
 from flux_pipelines import TEXT, make_call, make_pipeline, make_scheduler, make_transformer, one_thread, run
@@ -18,6 +19,7 @@ import ddit_ext
 from ddit_ext import cells, ops
 from ddit_ext.models import FluxSteering
 from ddit_ext.patching.sampler import SamplerWatch
+from ddit_ext.policies import Stacked, TeaCachePolicy
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
@@ -295,10 +297,67 @@ def test_last_steps_cannot_be_protected_in_a_loop_without_a_sampler():
     pipe = make_pipeline()
     for schedule in (None, 2):
         handle = ddit_ext.patch(pipe, schedule=schedule, protect=(0, 1))
-        with pytest.raises(ValueError, match=r"protect=\(0, 1\).*length of this run is not known"):
+        with pytest.raises(ValueError, match=r"last steps, here 1, are protected.*by protect=\(first, 0\)"):
             Loop(pipe).call(0.9)
         assert run(pipe, make_call(steps=5)).isfinite().all()
         handle.unpatch()
+
+
+@pytest.mark.parametrize(
+    ("refused", "text", "mended"),
+    [
+        ({"target_speedup": 2.0}, "target_speedup=2: the length of this run is not known", None),
+        ({"target_speedup": 2.0, "forecast": 0.5}, "target_speedup=2: the length of this run is not", None),
+        ({"target_speedup": 2.0, "forecast": 0.5, "protect": (0, 1)}, "target_speedup=2: the length", None),
+        ({"protect": (1, 2)}, "the last steps, here 2, are protected", {"protect": (1, 0)}),
+        (
+            {"schedule": TeaCachePolicy(0.25)},
+            "the last steps, here 1, are protected",
+            {"schedule": TeaCachePolicy(0.25, protect_last=0)},
+        ),
+        (
+            {"schedule": Stacked(TeaCachePolicy(0.25))},
+            "the last steps, here 1, are protected",
+            {"schedule": Stacked(TeaCachePolicy(0.25, protect_last=0))},
+        ),
+    ],
+)
+def test_a_run_of_unknown_length_gets_advice_that_works(refused, text, mended):
+    pipe = make_pipeline()
+    handle = ddit_ext.patch(pipe, **refused)
+    with pytest.raises(ValueError, match=f"{text}.*let the loop step by pipe.scheduler"):
+        Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.0])
+    loop = Loop(pipe)
+    pipe.scheduler.set_timesteps(8, mu=0.7)
+    for t in pipe.scheduler.timesteps:
+        loop.latents = pipe.scheduler.step(loop.call(float(t) / 1000), t, loop.latents, return_dict=False)[0]
+    assert len(handle.report().to_dict()["steps"]) == 8
+    handle.unpatch()
+    if mended is not None:
+        handle = ddit_ext.patch(pipe, **mended)
+        Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.0])
+        assert len(handle.report().to_dict()["steps"]) == 3
+
+
+def test_a_shared_patch_outlives_the_pipeline_it_was_made_on():
+    first = make_pipeline()
+    second = FluxPipeline(**first.components)
+    second.set_progress_bar_config(disable=True)
+    gone = weakref.ref(first)
+    hook = ddit_ext.patch(
+        first, schedule=[1, 1, 0, 1, 0, 1], forecast=0.5, corrector=1.0, protect=(0, 1)
+    )._hook
+    scheduler = weakref.ref(first.scheduler)
+    del first
+    gc.collect()
+    assert gone() is None
+    assert run(second, make_call(steps=6)).isfinite().all()
+    assert [step.scale for step in hook.record.steps] == [1, 1, 0, 1, 0, 1] and not hook.record.warnings
+    ddit_ext.unpatch(second)
+    assert "step" not in second.scheduler.__dict__
+    del second
+    gc.collect()
+    assert scheduler() is None  # the hook, which is held here, keeps nothing
 
 
 def test_fixed_schedules_in_a_loop_without_a_sampler():

@@ -132,8 +132,9 @@ def test_protected_steps_of_both():
     ids=["function", "list", "paper", "budget"],
 )
 def test_any_schedule_gives_the_sizes(given, expected):
+    paper = {"threshold": 1e9} if given is None else {}
     steps = steps_of(
-        make("flux"), "flux", policies.Stacked(ALWAYS, given), arguments("flux", False, STEPS), threshold=1e9
+        make("flux"), "flux", policies.Stacked(ALWAYS, given), arguments("flux", False, STEPS), **paper
     )[1]
     assert sizes(steps) == expected
 

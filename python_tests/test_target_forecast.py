@@ -10,7 +10,9 @@ from presets import TokenClock
 import ddit_ext
 from ddit_ext import policies
 from ddit_ext.multiscale import Adapter
+from ddit_ext.patching.timed import ENOUGH
 from ddit_ext.patching.timed_forecast import GROWTH, IDLE, TimedForecast
+from ddit_ext.policies import SKIP
 
 STEPS = 16
 
@@ -99,17 +101,31 @@ def test_a_step_that_was_computed_after_all_is_paid_for():
     assert sizes_of(policy, 28, surprise=more).count(1) == plain.count(1)
 
 
-def test_where_skipping_saves_nothing_no_step_is_skipped():
+def test_where_skipping_saves_nothing_it_is_only_tried():
     policy = TimedForecast(2.0, (0, 0))
     policy.estimate({1: 1.0}, "any")
-    sizes_of(policy, 28, idle=1.2)
-    assert "can't be reached: by the times of the last run" in (remark_of(policy) or "")
-    assert sizes_of(policy, 28, idle=1.2) == [1] * 28
+    assert sizes_of(policy, 28, idle=1.2).count(SKIP) == 1 + ENOUGH  # the first doesn't count
+    assert policy.remark is None
+    assert sizes_of(policy, 28, idle=1.2).count(SKIP) == ENOUGH
+    assert "can't be reached: by the times of the last run" in policy.remark
+    assert sizes_of(policy, 28, idle=IDLE).count(SKIP) > 12
+    sizes_of(policy, 28, idle=IDLE)
+    assert policy.remark is None
 
 
-def remark_of(policy):
+@pytest.mark.parametrize("slow", range(1, 14))
+def test_one_slow_skipped_step_decides_nothing(slow):
+    policy = TimedForecast(2.0, (0, 0))
+    policy.estimate({1: 1.0}, "any")
     policy.begin(28)
-    return policy.remark
+    taken = []
+    for step in range(28):
+        taken.append(policy.decide(step, None))
+        outlier = taken[-1] == SKIP and taken.count(SKIP) == slow + 1
+        policy.stepped(taken[-1], 1.2 if outlier else taken[-1] or IDLE)
+    assert taken.count(SKIP) >= 15
+    assert [sizes_of(policy, 28, idle=IDLE).count(SKIP) for _ in range(3)] == [15] * 3
+    assert policy.remark is None
 
 
 def test_times_of_another_shape_are_forgotten():

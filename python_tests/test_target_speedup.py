@@ -7,6 +7,7 @@ from presets import TokenClock
 
 import ddit_ext
 from ddit_ext.patching.report import RunRecord, StepRecord, measured_speedup
+from ddit_ext.patching.timed import ENOUGH
 from ddit_ext.patching.timed_budget import TimedBudget
 from ddit_ext.policies import BudgetPolicy
 
@@ -97,7 +98,9 @@ def test_coarse_steps_that_save_nothing_are_not_taken(pipe):
     run(pipe, call)
     first = [step["scale"] for step in handle.report().to_dict()["steps"]]
     known = first.index(1) + 1  # a step at p was timed
-    assert set(first[:known]) > {1} and set(first[known:]) <= {1, 2}
+    assert set(first[:known]) > {1} and first.count(1) > STEPS / 2
+    for step, scale in enumerate(first[known:], known):
+        assert scale == 1 or first[:step].count(scale) <= ENOUGH  # the first doesn't count
     (told,) = [text for text in handle.report().to_dict()["warnings"] if text.startswith("asked for")]
     assert (
         "asked for 2 times the speed, reached 1.00 by step times; a step took at 2p 1.00, at 4p 1.00 of"
@@ -134,11 +137,45 @@ def test_costs_are_measured_without_the_first_coarse_steps():
     assert policy._costs() == (0.25, 0.0625)
     for scale, seconds in ((4, 9.0), (2, 9.0), (4, 3.0), (1, 10.0)):
         policy.stepped(scale, seconds)
+    assert policy._costs() == (0.25, 0.0625)  # one time against what was expected
+    policy.stepped(4, 3.2)
     assert policy._costs() == pytest.approx((0.25, 0.25 * 0.99))  # 2p is still a guess, and 4p must cost less
-    policy.stepped(2, 5.0)  # the second at 2p counts
+    for seconds in (5.0, 6.0, 4.0):  # the second at 2p counts
+        policy.stepped(2, seconds)
     assert policy._costs() == pytest.approx((0.5, 0.3))
+    policy.stepped(4, 3.4)
+    assert policy._costs() == pytest.approx((0.5, 0.32))
     policy.estimate({1: 1.0, 2: 0.25, 4: 0.0625}, "another")
     assert policy._costs() == (0.25, 0.0625)
+
+
+def coarse_steps(policy, slow=(), total=28):
+    """How many a run takes in which a step at p takes 1 s and a coarse one 0.3; those in `slow`, by number, 1 s."""
+    policy.begin(total)
+    coarse = 0
+    for step in range(total):
+        scale = policy.decide(step, None)
+        policy.stepped(scale, 1.0 if scale == 1 or coarse in slow else 0.3)
+        coarse += scale != 1
+    return coarse
+
+
+@pytest.mark.parametrize("slow", range(1, 13))
+def test_one_slow_coarse_step_decides_nothing(slow):
+    policy = TimedBudget((1, 2), 1.5, (4, 0))
+    policy.estimate({1: 1.0, 2: 0.3}, "any")
+    wanted = int((28 - 28 / 1.5) / 0.7) + 1
+    first, *later = [coarse_steps(policy, {slow})] + [coarse_steps(policy) for _ in range(3)]
+    assert first >= wanted and later == [wanted] * 3 and policy.remark is None
+
+
+def test_a_size_that_saved_nothing_is_tried_again_in_the_next_run():
+    policy = TimedBudget((1, 2), 1.5, (4, 0))
+    policy.estimate({1: 1.0, 2: 0.3}, "any")
+    assert coarse_steps(policy, range(28)) == 1 + ENOUGH  # the first doesn't count
+    assert coarse_steps(policy, range(28)) == ENOUGH and "can't be reached" in policy.remark
+    assert coarse_steps(policy) == coarse_steps(policy) > 12
+    assert policy.remark is None
 
 
 def test_revised_costs_count_the_steps_that_were_decided():

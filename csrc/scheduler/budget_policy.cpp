@@ -89,10 +89,6 @@ void BudgetPolicy::plan(int64_t total_steps) {
   compared_ = 0;
 }
 
-void BudgetPolicy::check_step(int64_t /*step*/) const {
-  check(name(), total_steps() > 0, "begin(total_steps) must come before decide");
-}
-
 void BudgetPolicy::prepare(int64_t step, const Scores& scores) {
   seen_.push_back(largest_scores(scores));
   const std::vector<double>& now = seen_.back();

@@ -51,6 +51,10 @@ int64_t RunPolicy::decide(int64_t step, const Scores& scores) {
   return last_scale_;
 }
 
+void RunPolicy::check_begun() const {
+  check(name_, total_steps_ > 0, "begin(total_steps) must come before decide");
+}
+
 bool RunPolicy::is_protected(int64_t step, int64_t total_steps) const {
   return step < protect_first_ || (protect_last_ > 0 && step >= total_steps - protect_last_);
 }

@@ -57,14 +57,8 @@ class History:
             raise ValueError(
                 f"difference must have shape {tuple(newest.shape)}, got {tuple(difference.shape)}"
             )
-        difference = difference.detach()
         slot = self._slot(newest)
-        if factor is None:
-            torch.add(newest, difference, out=slot)
-        elif difference.dtype == torch.float32:
-            torch.mul(difference, factor, out=slot).add_(newest)
-        else:
-            slot.copy_(difference).mul_(factor).add_(newest)
+        torch.add(newest, difference.detach(), alpha=1.0 if factor is None else factor, out=slot)
 
     def _slot(self, like: Tensor) -> Tensor:
         """Of the newest latent, to be written: the oldest one's, or new memory."""

@@ -70,7 +70,8 @@ class PatchHook:
         self.now: Callable[[], float] = time.perf_counter
         self._sizes = [1]  # of the step under way: one for all samples, or one a sample
         self.calls = SizedCalls(self.pipe, self.reuse)
-        self._started = 0.0
+        self._started = 0.0  # of the step under way
+        self._ended = 0.0  # the last sampler step
         self._handles: list[Any] = []
 
     @property
@@ -140,13 +141,16 @@ class PatchHook:
         self.clock()
         return joined
 
-    def clock(self) -> None:
-        """The step under way has lasted until now."""
+    def clock(self) -> float:
+        """The step under way has lasted until now, which is returned."""
+        now = self.now()
         if self.watch.run is not None and self.record is not None and self.record.steps:
-            self.record.steps[-1].seconds = self.now() - self._started
+            self.record.steps[-1].seconds = now - self._started
+        return now
 
     def _begin_step(self, run: Run, arguments: dict[str, Any]) -> None:
-        started = self.now()
+        # From the second step on all of the loop counts, also what runs before the transformer, such as a ControlNet.
+        started = self._ended if run.index > 0 and run.sampled else self.now()
         rows = arguments["hidden_states"].shape[0]
         if run.index == 0 or self.record is None:
             self._begin_run(run, arguments)
@@ -161,8 +165,7 @@ class PatchHook:
         run.sizes[run.index] = decision.taken or decision.scale
         self._started = started
         for scale in set(self._sizes):
-            tokens_at = 0 if scale == SKIP else self.steering.tokens(arguments, scale)
-            self.record.tokens_at.setdefault(scale, tokens_at)
+            self.record.tokens_at[scale] = 0 if scale == SKIP else self.steering.tokens(arguments, scale)
         tokens = [self.record.tokens_at[scale] for scale in self._sizes]
         self.record.steps.append(
             StepRecord(
@@ -248,12 +251,9 @@ class PatchHook:
             batch="split" if self.decider.split else "finest",
         )
         if self.check is not None:
+            samples = arguments["hidden_states"].shape[0]
             for difference in self.check.differences(
-                self.steering.transformer,
-                run.scheduler,
-                run.total,
-                self.record.grid,
-                arguments["hidden_states"].shape[0],
+                self.steering.transformer, run.scheduler, run.total, self.record.grid, samples
             ):
                 self._remark(difference)
         if self.decider.needs_signal and self.steering.ranks is not None:  # any size may come
@@ -294,7 +294,7 @@ class PatchHook:
             for part in self.parts:
                 part.caches.drop()
         if run.index >= 0:
-            self.clock()
+            self._ended = self.clock()
             if isinstance(self.decider.policy, Timed) and self.record is not None:
                 done = self.record.steps[-1]
                 self.decider.policy.stepped(done.scale, done.seconds)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._machine import clock_of, device_of
 from ..multiscale import Adapter
-from ..policies import BudgetPolicy
+from ..policies import Stacked
+from . import arguments
 from .forward_hooks import find_hook
 from .hook import PatchHook
 from .parts import find_parts, give_weights
@@ -24,6 +24,8 @@ from .timed_forecast import TimedForecast
 
 if TYPE_CHECKING:
     from ..calibration.preset import Preset
+
+DEFAULT_THRESHOLD = 1e-3
 
 
 class Handle:
@@ -61,7 +63,7 @@ def patch(
     adapter: str | PathLike | Adapter | Mapping[str, Any] | None = None,
     *,
     scales: Sequence[int] = (1, 2, 4),
-    threshold: float | Sequence[float] = 1e-3,
+    threshold: float | Sequence[float] = DEFAULT_THRESHOLD,
     quantile: float = 0.4,
     schedule: Schedule = None,
     preset: str | PathLike | Preset | None = None,
@@ -82,12 +84,12 @@ def patch(
             transformers a folder with the subfolders `transformer` and `transformer_2`, or a mapping from
             these names.
         scales: sizes in base patches, 1 first, ascending.
-        threshold: a score below it is coarse enough; one number, or one per scale above 1.
+        threshold: a score below it is coarse enough; one number, or one per scale above 1. For the paper's rule alone.
         quantile: in [0, 1], over the patches of a sample.
         schedule: None (dynamic: threshold, as in the paper), one size, a list of one size a step,
             in which 0 skips it, callable(step) -> size, or a policy of ddit_ext.policies (or one of your own like
             these). A policy is copied, so that one object may serve several pipelines; it brings its own scales,
-            thresholds and protected steps.
+            thresholds and protected steps (one of your own those of them that it has, see policies.Policy).
         batch: "finest": a batch takes the finest of its samples' sizes. "split": each sample decides for itself,
             as if it ran alone; those of one size run together, so a step may take several transformer calls.
         preset: what `calibrate` found, or its file. It says scales, quantile, schedule, forecast and corrector; model and adapter
@@ -118,15 +120,15 @@ def patch(
     In each case the pipeline is as it was.
     """
     parts = find_parts(pipe)
-    scales = _scales(scales)
-    thresholds = _thresholds(threshold, len(scales) - 1)
-    protect = _protect(protect)
+    scales = arguments.sizes("scales", scales)
+    thresholds = arguments.thresholds("threshold", threshold, len(scales) - 1)
+    protect = arguments.protected("protect", protect)
     if batch not in ("finest", "split"):
         raise ValueError(f"batch must be 'finest' or 'split', got {batch!r}")
     if lora not in ("beside", "merged"):
         raise ValueError(f"lora must be 'beside' or 'merged', got {lora!r}")
     for name, value in {"quantile": quantile, "forecast": forecast, "corrector": corrector}.items():
-        _share(name, value)
+        arguments.share(name, value)
     if preset is not None or target_speedup is not None:
         _alone(preset, target_speedup, schedule, batch, threshold, forecast, corrector)
     if preset is not None:
@@ -148,14 +150,18 @@ def patch(
         target = float(target_speedup)
         policy: Any = TimedForecast(target, protect) if forecast else TimedBudget(scales, target, protect)
     else:
+        sizes = schedule.sizes if isinstance(schedule, Stacked) else schedule
+        if threshold != DEFAULT_THRESHOLD and sizes is not None:
+            raise ValueError(
+                f"threshold={threshold!r} is for the paper's rule (schedule=None): the schedule decides without it, and a "
+                "policy object has thresholds of its own"
+            )
         policy = make_policy(schedule, scales, thresholds, protect)
     decider = Decider(policy, split=batch == "split")
     for name, value in (("forecast", forecast), ("corrector", corrector)):
         if value and not decider.skips:
             raise ValueError(f"{name}={value} is for a schedule that skips steps, got {policy!r}")
     give_weights(parts, adapter, decider.scales[1:], always_fine(policy))
-    without = isinstance(policy, Timed | BudgetPolicy)
-    thresholds = () if without else tuple(getattr(policy, "thresholds", thresholds))
     check = full_steps = None
     if preset is not None:
         from ..calibration.match import RunCheck, check_parts
@@ -169,7 +175,7 @@ def patch(
         pipe,
         parts,
         decider,
-        thresholds,
+        tuple(getattr(policy, "thresholds", ())),
         float(quantile),
         check=check,
         target_speedup=target_speedup,
@@ -209,7 +215,7 @@ def _alone(
         raise ValueError("give preset or target_speedup, not both: a preset has its own target")
     if schedule is not None:
         raise ValueError(f"give {name} or schedule, not both")
-    if threshold != 1e-3:
+    if threshold != DEFAULT_THRESHOLD:
         raise ValueError(f"give {name} or threshold, not both: the sizes follow from {name}")
     for own, value in (("forecast", forecast), ("corrector", corrector)):
         if preset is not None and value:
@@ -229,7 +235,7 @@ def _preset(preset: Any) -> Preset:
 
 
 def _speedup(target: Any, scales: tuple[int, ...], forecast: float) -> None:
-    _number("target_speedup", target)
+    arguments.number("target_speedup", target)
     if not 1 <= target < math.inf:
         raise ValueError(f"target_speedup must be at least 1 and finite, got {target!r}")
     if forecast and scales not in (DEFAULT_SCALES, (1,)):
@@ -238,51 +244,3 @@ def _speedup(target: Any, scales: tuple[int, ...], forecast: float) -> None:
         )
     if not forecast and len(scales) < 2:
         raise ValueError(f"target_speedup needs a size above 1 in scales, or a forecast; got scales={scales}")
-
-
-def _scales(scales: Any) -> tuple[int, ...]:
-    expected = "scales must be distinct ascending whole numbers that begin with 1, such as (1, 2, 4)"
-    if not isinstance(scales, Sequence) or isinstance(scales, str | bytes) or not scales:
-        raise TypeError(f"{expected}; got {scales!r}")
-    if any(not isinstance(scale, Integral) or isinstance(scale, bool) for scale in scales):
-        raise TypeError(f"{expected}; got {scales!r}")
-    checked = tuple(int(scale) for scale in scales)
-    if checked[0] != 1 or list(checked) != sorted(set(checked)):
-        raise ValueError(f"{expected}; got {scales!r}")
-    return checked
-
-
-def _thresholds(threshold: Any, count: int) -> tuple[float, ...]:
-    if isinstance(threshold, Sequence) and not isinstance(threshold, str | bytes):
-        if len(threshold) != count:
-            raise ValueError(
-                f"threshold must be one number, or {count}: one per scale above 1; got {len(threshold)}"
-            )
-        numbers = list(threshold)
-    else:
-        numbers = [threshold] * count
-    for number in numbers:
-        _number("threshold", number)
-        if not number >= 0:
-            raise ValueError(f"threshold must not be negative, got {number!r}")
-    return tuple(float(number) for number in numbers)
-
-
-def _number(name: str, value: Any) -> None:
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if math.isnan(value):
-        raise ValueError(f"{name} must be a number, got NaN")
-
-
-def _share(name: str, value: Any) -> None:
-    _number(name, value)
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {value!r}")
-
-
-def _protect(protect: Any) -> tuple[int, int]:
-    whole = isinstance(protect, Sequence) and len(protect) == 2
-    if not whole or any(not isinstance(n, Integral) or isinstance(n, bool) or n < 0 for n in protect):
-        raise ValueError(f"protect must be two whole numbers (first, last), not negative; got {protect!r}")
-    return int(protect[0]), int(protect[1])

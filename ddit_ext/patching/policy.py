@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 from .. import policies
-from ..policies import SKIP
+from ..policies import SKIP, protects
+from . import arguments
+from .timed import Timed
 
 Scores = list[list[float]] | None
 Schedule = int | Sequence[int] | Callable[[int], int] | policies.Policy | None
@@ -17,6 +18,7 @@ Schedule = int | Sequence[int] | Callable[[int], int] | policies.Policy | None
 DEFAULT_SCALES = (1, 2, 4)
 SOURCES = ("latents", "outputs", "input")
 MIXED = ("use", "hold")
+OF_POLICY = "schedule: {} of the policy"
 
 
 class OwnPolicy(policies.Policy):
@@ -30,6 +32,10 @@ class OwnPolicy(policies.Policy):
         self.source = _one_of("source", getattr(own, "source", "latents"), SOURCES)
         self.mixed = _one_of("mixed", getattr(own, "mixed", "use"), MIXED)
         self.skips = bool(getattr(own, "skips", False))
+        levels, count = getattr(own, "thresholds", None), len(scales) - 1
+        self.thresholds: tuple[float, ...] = ()
+        if levels is not None:
+            self.thresholds = arguments.thresholds(OF_POLICY.format("thresholds"), levels, count)
         self._own = own
         self._total = 0
 
@@ -39,7 +45,7 @@ class OwnPolicy(policies.Policy):
 
     def decide(self, step: int, scores: Scores) -> int:
         self.per_sample = ()
-        if step < self.protect_first or (self._total and step >= self._total - self.protect_last):
+        if protects(self, step, self._total):
             return 1
         answers = (SKIP, *self.scales) if self.skips else self.scales
         scale = supported(self._own.decide(step, scores), answers, f"schedule at step {step}")
@@ -88,18 +94,9 @@ def make_policy(
         return policies.PatchScheduler(scales, thresholds, *protect)
     if isinstance(schedule, policies.Stacked):
         sizes = make_policy(schedule.sizes, scales, thresholds, protect)
-        skip = schedule.skip
-        given = not isinstance(skip, policies.RunPolicy)  # its own protected steps are not known to patch
-        own = (getattr(skip, "protect_first", 0), getattr(skip, "protect_last", 0)) if given else (0, 0)
-        return policies.Stacked(make_policy(skip, (1,), (), own), sizes)
+        return policies.Stacked(make_policy(schedule.skip, (1,), (), (0, 0)), sizes)
     if isinstance(schedule, policies.RunPolicy):
-        own = tuple(schedule.scales)
-        if scales not in (own, DEFAULT_SCALES):
-            raise ValueError(f"scales: the policy in schedule has {own}, got {scales}")
-        if protect != (0, 0):
-            raise ValueError(
-                f"protect={protect}: a policy in schedule has its own protect_first, protect_last"
-            )
+        _brought(schedule, scales, protect)
         return copy.deepcopy(schedule)
     if isinstance(schedule, type):
         raise TypeError(f"schedule must be an object, got the class {schedule.__name__}")
@@ -111,10 +108,10 @@ def make_policy(
                 f"schedule: copy.deepcopy must be able to copy a policy, but of {type(schedule).__name__} it "
                 f"says: {error}"
             ) from error
-        return OwnPolicy(own, scales, protect)
+        return OwnPolicy(own, *_brought(own, scales, protect))
     if callable(schedule):
         return OwnPolicy(Function(schedule), scales, protect)
-    if _is_integer(schedule):
+    if arguments.whole(schedule):
         return policies.FixedSchedule(scales, supported(schedule, scales, "schedule"), *protect)
     if isinstance(schedule, Sequence) and not isinstance(schedule, str | bytes):
         answers = (SKIP, *scales)
@@ -124,6 +121,27 @@ def make_policy(
         "schedule must be None, an int, a list of one scale a step, a callable(step) -> scale or a policy "
         f"(ddit_ext.policies), got {type(schedule).__name__}"
     )
+
+
+def _brought(
+    policy: Any, scales: tuple[int, ...], protect: tuple[int, int]
+) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """Scales and protected steps of a policy object, or what patch() was given where it has none of its own."""
+    own = getattr(policy, "scales", None)
+    if own is not None:
+        own = arguments.sizes(OF_POLICY.format("scales"), own)
+        if scales not in (own, DEFAULT_SCALES):
+            raise ValueError(f"scales: the policy in schedule has {own}, got {scales}")
+        scales = own
+    names = ("protect_first", "protect_last")
+    if any(hasattr(policy, name) for name in names):
+        if protect != (0, 0):
+            raise ValueError(
+                f"protect={protect}: a policy in schedule has its own protect_first, protect_last"
+            )
+        values = tuple(getattr(policy, name, 0) for name in names)
+        protect = arguments.protected(OF_POLICY.format("(protect_first, protect_last)"), values)
+    return scales, protect
 
 
 def always_fine(policy: Any) -> bool:
@@ -138,7 +156,7 @@ def always_fine(policy: Any) -> bool:
 
 def supported(scale: Any, scales: tuple[int, ...], name: str) -> int:
     """The scale as an int; ValueError, that says where it came from, where it is none of `scales`."""
-    if not _is_integer(scale) or int(scale) not in scales:
+    if not arguments.whole(scale) or int(scale) not in scales:
         skip = f", or {SKIP} to skip the step" if SKIP in scales else ""
         sizes = tuple(size for size in scales if size != SKIP)
         raise ValueError(f"{name}: expected one of the scales {sizes}{skip}, got {scale!r}")
@@ -185,11 +203,12 @@ class Decider:
 
     def begin(self, total: int) -> None:
         """Start a run of `total` steps (0: unknown); ValueError where the policy can't serve such a run."""
-        protect = (self.policy.protect_first, self.policy.protect_last)
-        if protect[1] and not total:
+        last = self.policy.protect_last
+        if last and not total and not isinstance(self.policy, Timed):  # which says itself what it lacks
             raise ValueError(
-                f"protect={protect}: the length of this run is not known (no sampler of the pipeline takes "
-                "part in it), so its last steps can't be told; use protect=(first, 0)"
+                f"the last steps, here {last}, are protected, but the length of this run is not known (no sampler of "
+                "the pipeline takes part in it): let the loop step by pipe.scheduler, or protect no last steps, by "
+                "protect=(first, 0), or in a policy object by protect_last=0"
             )
         self._copies = None
         self.policy.begin(total)
@@ -216,9 +235,5 @@ class Decider:
 
 def _one_of(name: str, value: Any, allowed: tuple) -> Any:
     if value not in allowed:
-        raise ValueError(f"schedule: {name} of the policy must be one of {allowed}, got {value!r}")
+        raise ValueError(f"{OF_POLICY.format(name)} must be one of {allowed}, got {value!r}")
     return value
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import statistics
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class StepRecord:
-    """One denoising step. `seconds`: from its first transformer call to the end of the sampler's step.
+    """One denoising step.
 
+    seconds: from the end of the sampler step before to the end of its own, so that those of a run add up to its loop,
+    ControlNets and callbacks included. The first step of a run, and each one of a loop without the pipeline's sampler,
+    begins at its first transformer call; without the sampler it ends with its last one.
     scale: 0 for a step that was skipped, which has no tokens in the blocks.
     """
 
@@ -69,7 +73,7 @@ class Report:
     """The last run of a patched pipeline, as it stood when asked; `print(report)` gives a table."""
 
     def __init__(self, run: RunRecord | None) -> None:
-        self._run = run or RunRecord((1,), (), False, 1.0)
+        self._run = copy.deepcopy(run) or RunRecord((1,), (), False, 1.0)  # the run may still go on
         self._steps = [asdict(step) for step in self._run.steps]
         if not self._run.stacked:
             for step in self._steps:
@@ -81,9 +85,9 @@ class Report:
 
         steps: [{index, noise_level (σ in [0, 1]), scores ([[one per scale] per sample], None where there was
         no signal), scale, scales (what each sample alone would have taken), tokens (image tokens a sample),
-        seconds; with `policies.Stacked` also changes (each sample's change of the input, by which a step is skipped,
-        None where there was none; a skipped step has no scores)}]. scales, thresholds, steps_per_scale
-        {scale: count}, seconds (all steps), dynamic, source (of the scores: "latents", "outputs"; "input" has one
+        seconds (see StepRecord); with `policies.Stacked` also changes (each sample's change of the input, by which a
+        step is skipped, None where there was none; a skipped step has no scores)}]. scales, thresholds (none where
+        the schedule has none), steps_per_scale {scale: count}, seconds (all steps), dynamic, source (of the scores: "latents", "outputs"; "input" has one
         score a sample, its change; None: not asked for), policy (in words), batch ("finest" or "split"), grid
         (frames, rows and columns of base tokens; None where positions are no grid), warnings.
         A skipped step has scale 0 and no tokens. In a split batch, scales are what the samples took, scale is the
@@ -239,8 +243,13 @@ def _sizes_taken(run: RunRecord) -> list[str]:
     if all(size == 1 for sizes in taken for size in sizes):
         if not signalled:
             return ["no step was coarse: no step had a signal"]
-        return ["no step was coarse: every score was above its threshold; a larger threshold gives speed"]
-    if len(signalled) > 1 and all(size == run.scales[-1] for sizes in signalled for size in sizes):
+        above = "no step was coarse: every score was above its threshold; a larger threshold gives speed"
+        return [above] if run.thresholds else []
+    if (
+        run.thresholds
+        and len(signalled) > 1
+        and all(size == run.scales[-1] for sizes in signalled for size in sizes)
+    ):
         return [
             "every step with a signal took the largest size; a smaller threshold keeps more of the picture"
         ]

@@ -89,6 +89,9 @@ class SamplerWatch:
         self.corrector: Corrector | None = None
         """What follows the skipped steps of a run, and may change the latent after one that is computed."""
         self._pipe = weakref.ref(pipe)  # the hook that owns this hangs on the pipeline's transformer
+        self._scheduler: Any = getattr(
+            pipe, "scheduler", None
+        )  # also of those that share the patch when pipe is gone
         self._signal = signal
         self._outputs = source == "outputs"
         self._order = order
@@ -103,7 +106,9 @@ class SamplerWatch:
         latents, timestep: the call's own; steering: of the transformer that is called.
         """
         pipe = self._pipe()
-        scheduler = getattr(pipe, "scheduler", None)
+        if pipe is not None:
+            self._scheduler = getattr(pipe, "scheduler", None)
+        scheduler = self._scheduler
         timesteps = getattr(scheduler, "timesteps", None)
         if scheduler is not self._wrapped:
             self._wrap(scheduler)
@@ -137,7 +142,7 @@ class SamplerWatch:
 
     def remove(self) -> None:
         """Leave the sampler as it was found."""
-        self.run = None
+        self.run = self._scheduler = None
         self._wrap(None)
 
     def _wrap(self, scheduler: Any) -> None:

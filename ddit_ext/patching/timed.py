@@ -12,6 +12,12 @@ from .. import policies
 NEWEST = 32
 """So many times of each size count: about those of this run and the last, so that a machine that has changed is noticed."""
 
+ENOUGH = 3
+"""So many times of a size decide. Before, what was expected is one of them, so that a single slow step counts for nothing."""
+
+NOTHING = 0.95
+"""A size that takes this share of a step at p, or more, isn't taken: it would cost quality and save nothing."""
+
 
 class Timed(policies.Policy):
     """Knows how long steps take, from this run and from those before it of the same key.
@@ -38,7 +44,7 @@ class Timed(policies.Policy):
         if not total_steps:
             raise ValueError(
                 f"target_speedup={self.target:g}: the length of this run is not known (no sampler of the pipeline "
-                "takes part in it), so there is no time to keep to"
+                "takes part in it), so there is no time to keep to; let the loop step by pipe.scheduler"
             )
 
     def stepped(self, scale: int, seconds: float) -> None:
@@ -56,11 +62,27 @@ class Timed(policies.Policy):
     def _revise(self) -> None:
         """A time was taken: what is left of the run may have to change."""
 
-    def _measured(self, scale: int) -> float | None:
-        """Of a step at `scale`, in steps at p; None where one of the two was not timed."""
-        if scale not in self._seconds or not statistics.median(self._seconds.get(1, [0.0])) > 0:
-            return None
-        return statistics.median(self._seconds[scale]) / statistics.median(self._seconds[1])
+    def _cost(self, scale: int, guess: float) -> float:
+        """Of a step at `scale`, in steps at p: the median of its times; `guess` until both were timed."""
+        fine = self._fine()
+        times = [seconds / fine for seconds in self._seconds.get(scale, ())] if fine > 0 else []
+        if not times:
+            return guess
+        return statistics.median(times) if len(times) >= ENOUGH else statistics.median_low([*times, guess])
+
+    def _saves_nothing(self, scale: int) -> bool:
+        """Whether enough steps at a size other than p show that."""
+        times = self._seconds.get(scale, ())
+        return scale != 1 and len(times) >= ENOUGH and statistics.median(times) >= NOTHING * self._fine() > 0
+
+    def _try_again(self) -> None:
+        """At a run's begin forget the times of sizes that saved nothing: without new ones they never would."""
+        for scale in [scale for scale in self._seconds if self._saves_nothing(scale)]:
+            del self._seconds[scale]
+
+    def _fine(self) -> float:
+        """Seconds of a step at p; 0.0 without one."""
+        return statistics.median(self._seconds.get(1, [0.0]))
 
     def _protected(self, total: int) -> int:
         return min(total, self.protect_first + self.protect_last)

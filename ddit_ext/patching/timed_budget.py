@@ -10,9 +10,6 @@ from .timed import Timed
 FALLING = 0.99
 """A measured cost is at most this share of the next finer size's: a budget has no use for a size that saves nothing."""
 
-NOTHING = 0.95
-"""A coarse step that takes this share of a step at p, or more, isn't taken: it would cost quality and save nothing."""
-
 
 class TimedBudget(Timed):
     """A BudgetPolicy that learns what a step costs while the run goes on, and knows it in the next one.
@@ -53,6 +50,9 @@ class TimedBudget(Timed):
                 f"target_speedup={self.target:g} can't be reached: by the times of the last run a step at "
                 f"{self.scales[-1]}p takes {costs[-1]:.2f} of one at p, so that at most {possible:.2f} can"
             )
+        self._try_again()
+        costs = self._costs()
+        possible = self._possible(total_steps, costs)
         # By a hair less than what is possible, so that rounding doesn't put it out of reach.
         target = min(self.target, max(1.0, possible * (1 - 1e-9)))
         budget = policies.BudgetPolicy(
@@ -65,8 +65,7 @@ class TimedBudget(Timed):
         """The size of a step."""
         assert self._budget is not None
         scale = self._budget.decide(step, scores or [])
-        cost = self._measured(scale)
-        return 1 if cost is not None and cost >= NOTHING else scale
+        return 1 if self._saves_nothing(scale) else scale
 
     @property
     def per_sample(self) -> list[int]:
@@ -81,9 +80,7 @@ class TimedBudget(Timed):
         """Of a step at each coarse scale, in steps at p: measured where both were, else by arithmetic; falling."""
         costs, last = [], 1.0
         for scale, guess in zip(self.scales[1:], self._guess, strict=True):
-            measured = self._measured(scale)
-            cost = guess if measured is None else measured
-            last = min(max(cost, 1e-6), last * FALLING)
+            last = min(max(self._cost(scale, guess), 1e-6), last * FALLING)
             costs.append(last)
         return tuple(costs)
 

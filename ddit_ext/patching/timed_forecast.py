@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ..policies import SKIP
-from .timed import Timed
+from .timed import NOTHING, Timed
 
 GROWTH = 1.75
 """Of the gaps between computed steps: the closest in docs/skipped-steps.md."""
@@ -54,14 +54,14 @@ class TimedForecast(Timed):
             self.remark = (
                 f"target_speedup={self.target:g} can't be reached: by the times of the last run a step that is "
                 f"forecast takes {idle:.2f} of a computed one, so that at most {possible:.2f} can"
-                + ("; none is forecast" if idle >= 1 else "")
             )
+        self._try_again()
         self._total, self._taken, self._next = total_steps, {}, 0
 
     def decide(self, step: int, scores: Sequence[Sequence[float]] | None) -> int:
         """1 for a step that is computed, SKIP for one that is not."""
         last = step >= self._total - self.protect_last
-        if step >= self._next or last or step < self.protect_first:
+        if step >= self._next or last or step < self.protect_first or self._saves_nothing(SKIP):
             self._taken[step] = 1
             self._next = self._after(step)
         else:
@@ -92,9 +92,9 @@ class TimedForecast(Timed):
 
     def _affordable(self, rest: int) -> int:
         """How many of the `rest` steps before the protected last ones can be computed."""
-        idle = self._idle()
-        if idle >= 1:
-            return rest  # skipping saves nothing
+        if self._saves_nothing(SKIP):
+            return rest
+        idle = min(self._idle(), NOTHING)
         computed = sum(size != SKIP for size in self._taken.values())
         skipped = len(self._taken) - computed
         left = self._total / self.target - computed - skipped * idle - self.protect_last
@@ -103,8 +103,7 @@ class TimedForecast(Timed):
 
     def _idle(self) -> float:
         """Of a skipped step, in steps at p."""
-        measured = self._measured(SKIP)
-        return IDLE if measured is None else measured
+        return self._cost(SKIP, IDLE)
 
     def _revise(self) -> None:
         """Nothing: each step counts anew."""

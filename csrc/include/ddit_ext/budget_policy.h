@@ -46,7 +46,7 @@ class BudgetPolicy : public SignalPolicy {
 
  protected:
   void plan(int64_t total_steps) override;
-  void check_step(int64_t step) const override;
+  void check_step(int64_t /*step*/) const override { check_begun(); }
   void prepare(int64_t step, const Scores& scores) override;
   int64_t rule(const std::vector<double>& sample_scores) const override;
   int64_t without_signal() const override { return scales().back(); }

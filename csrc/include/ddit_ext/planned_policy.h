@@ -65,6 +65,7 @@ class LinearRamp : public PlannedPolicy {
   LinearRamp(const char* name, std::vector<int64_t> scales, double coarse_share, int64_t protect_first,
              int64_t protect_last);
   void plan(int64_t total_steps) override;
+  void check_step(int64_t /*step*/) const override { check_begun(); }
 
  private:
   double coarse_share_;

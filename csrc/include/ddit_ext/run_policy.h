@@ -35,6 +35,9 @@ class RunPolicy : public Policy {
   // After every decision, of protected steps too.
   virtual void took(int64_t /*scale*/) {}
 
+  // For check_step of a policy that can't decide without the length of the run.
+  void check_begun() const;
+
   const char* name() const { return name_; }
   int64_t total_steps() const { return total_steps_; }
   bool is_protected(int64_t step) const { return is_protected(step, total_steps_); }
