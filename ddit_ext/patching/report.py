@@ -87,9 +87,9 @@ class Report:
         no signal), scale, scales (what each sample alone would have taken), tokens (image tokens a sample),
         seconds (see StepRecord); with `policies.Stacked` also changes (each sample's change of the input, by which a
         step is skipped, None where there was none; a skipped step has no scores)}]. scales, thresholds (none where
-        the schedule has none), steps_per_scale {scale: count}, seconds (all steps), dynamic, source (of the scores: "latents", "outputs"; "input" has one
-        score a sample, its change; None: not asked for), policy (in words), batch ("finest" or "split"), grid
-        (frames, rows and columns of base tokens; None where positions are no grid), warnings.
+        the schedule has none), steps_per_scale {scale: count}, seconds (all steps), dynamic, source (of the scores:
+        "latents", "outputs"; "input" has one score a sample, its change; None: not asked for), policy (in words), batch
+        ("finest" or "split"), grid (frames, rows and columns of base tokens; None where positions are no grid), warnings.
         A skipped step has scale 0 and no tokens. In a split batch, scales are what the samples took, scale is the
         finest of them, tokens their mean.
         target_speedup: what was asked for by target_speedup or a preset, or None. speedup_measured: by this run's

@@ -89,9 +89,8 @@ class SamplerWatch:
         self.corrector: Corrector | None = None
         """What follows the skipped steps of a run, and may change the latent after one that is computed."""
         self._pipe = weakref.ref(pipe)  # the hook that owns this hangs on the pipeline's transformer
-        self._scheduler: Any = getattr(
-            pipe, "scheduler", None
-        )  # also of those that share the patch when pipe is gone
+        # Pipelines that share the patch step by it when `pipe` is gone.
+        self._scheduler: Any = getattr(pipe, "scheduler", None)
         self._signal = signal
         self._outputs = source == "outputs"
         self._order = order
