@@ -31,6 +31,13 @@ from .search import Full, Search
 OWN = ("generator", "output_type", "prompt", "return_dict", "callback_on_step_end")
 """Arguments of a pipeline that a calibration sets itself, or that would make its runs differ."""
 
+TIMES = ("sigmas", "timesteps")
+"""Arguments that say every step of a run, so that none would have fewer."""
+
+
+class NotReached(ValueError):
+    """No run was as fast as was asked for."""
+
 
 def calibrate(
     pipe: Any,
@@ -58,8 +65,10 @@ def calibrate(
         prompts: what to draw: texts, or the arguments of one call each (such as prompt_embeds, or prompt and image).
         adapter: as for `patch`.
         target_speedup: times the speed of the full run, above 1; or several, which share the full run, the step times
-            and the scores at p. All of them are checked before any is searched.
-        scales, quantile: as for `patch`.
+            and the scores at p. All of them are checked before any is searched. One that is not reached in runs, though
+            step times promised it, is left out with a warning, as long as another one is reached.
+        scales, quantile: as for `patch`. (1,): no coarse steps, so that no adapter is needed and none of this library's
+            ops: fewer steps, skipped and forecast ones are what is tried.
         batch_size: texts a call.
         seed: of the noise of the first call; the next ones take the next seeds.
         progress: whether to show a progress bar.
@@ -68,7 +77,7 @@ def calibrate(
 
     Returns:
         a Preset: for `patch(pipe, adapter, preset=preset)` and `pipe(prompt, num_inference_steps=preset.steps)`;
-        of several targets {target: Preset}.
+        of several targets {target: Preset}, in their order.
 
     Raises:
         ValueError: `target_speedup` can't be reached (the text says what can, and why), or a bad argument.
@@ -90,12 +99,21 @@ def calibrate(
             full.idle = meter.skipped_seconds(nominal)
             full.corrects = steps_by_euler(pipe.scheduler)
         presets: dict[float, Preset] = {}
+        missed: list[str] = []
         for target in targets:
             bar.set_description_str(f"calibrating to {target:g}x")
             full = replace(full, target=target)  # what the last search has measured at p is known in the next
             search = Search(meter, full)
-            chosen = _choose(search.go(), full)
-            presets[target] = _preset(pipe, adapter, weights, meter, search, chosen)
+            try:
+                chosen = _choose(search.go(), full)
+            except NotReached as error:
+                missed.append(str(error))
+            else:
+                presets[target] = _preset(pipe, adapter, weights, meter, search, chosen)
+    if not presets:
+        raise NotReached("\n".join(missed))
+    for text in missed:
+        warnings.warn(f"ddit_ext: {text}; it is left out", stacklevel=2)
     return presets if isinstance(target_speedup, Sequence) else presets[targets[0]]
 
 
@@ -127,6 +145,12 @@ def _calls(prompts: Any, batch_size: int, call: Mapping[str, Any]) -> list[dict[
             raise ValueError(
                 f"{name} is set by calibrate (prompts and seed say what is drawn); got it in the call"
             )
+    for name in TIMES:
+        if name in call or any(isinstance(prompt, Mapping) and name in prompt for prompt in prompts):
+            raise ValueError(
+                f"{name} says every step of a run, and calibrate tries other numbers of them: give "
+                f"num_inference_steps; got {name} in the call or in prompts"
+            )
     if all(isinstance(prompt, str) for prompt in prompts):
         if len(prompts) % batch_size:
             raise ValueError(
@@ -146,9 +170,14 @@ def _calls(prompts: Any, batch_size: int, call: Mapping[str, Any]) -> list[dict[
     return [{**call, **prompt} for prompt in prompts]
 
 
-def _weights(adapter: Any, pipe: Any, scales: tuple[int, ...]) -> dict[str, Adapter]:
-    """An adapter for each transformer of `pipe`, as `patch` takes them; raises what `patch` raises."""
+def _weights(adapter: Any, pipe: Any, scales: tuple[int, ...]) -> dict[str, Adapter] | None:
+    """An adapter for each transformer of `pipe`, as `patch` takes them; raises what `patch` raises.
+
+    None where none was given and no size needs one.
+    """
     parts, coarse = find_parts(pipe), [scale for scale in scales if scale > 1]
+    if adapter is None and not coarse:
+        return None
     if adapter is None:
         warnings.warn(TRAINING_FREE, stacklevel=3)
         return {part.name: Adapter.training_free(part.steering.transformer, coarse) for part in parts}
@@ -175,28 +204,32 @@ def _check_reach(full: Full, device: str) -> None:
         for scale, seconds in full.seconds.items()
         if scale > 1
     )
+    sizes = f"a step at {costs} of the time of a step at p" if costs else "there is no coarse size in scales"
     why = f"a model of {full.steps} steps keeps them" if full.few else f"at least {best.steps} steps are left"
     raise ValueError(
         f"target_speedup={full.target:g} can't be reached: at most {speed:.2f} can, with {best.words()}. "
-        f"On this machine ({device}) a step at {costs} of the time of a step at p; {why}, and the last stays at p"
+        f"On this machine ({device}) {sizes}; {why}, and the last stays at p"
     )
 
 
 def _choose(ended: Sequence[Candidate], full: Full) -> Candidate:
-    reached = [candidate for candidate in ended if candidate.reached]
-    if full.few:
-        reached = [candidate for candidate in reached if not candidate.choice.fine]
+    fewer = [candidate for candidate in ended if full.few and candidate.choice.fine]
+    eligible = [candidate for candidate in ended if candidate not in fewer]
+    reached = [candidate for candidate in eligible if candidate.reached]
     if not reached:
-        best = max(ended, key=lambda candidate: candidate.speed)
-        raise ValueError(
+        best = max(eligible or ended, key=lambda candidate: candidate.speed)
+        text = (
             f"target_speedup={full.target:g} was not reached: the fastest that was measured is {best.speed:.2f}, with "
             f"{best.choice.words()}; the step costs promised more than the runs gave"
         )
+        if eligible and fewer:
+            text += f"; fewer steps at p are not counted, since a model of {full.steps} steps keeps them"
+        raise NotReached(text)
     return max(reached, key=lambda candidate: (candidate.psnr, candidate.speed))
 
 
-def _explain(chosen: Candidate, tried: Sequence[Candidate], full: Full) -> str:
-    """What was chosen, in words, beside fewer steps at p."""
+def _explain(chosen: Candidate, tried: Sequence[Candidate], full: Full, done: int) -> str:
+    """What was chosen, in words, beside fewer steps at p. done: how many steps a run of it does."""
     choice = chosen.choice
     fewer = choice.steps < full.steps
     if choice.fine:
@@ -209,6 +242,9 @@ def _explain(chosen: Candidate, tried: Sequence[Candidate], full: Full) -> str:
         f"{kind}: {choice.words()}. {chosen.speed:.2f} times as fast as {full.steps} steps at p, "
         f"{chosen.psnr:.1f} dB to their pictures."
     )
+    if done < choice.steps:  # img2img
+        text += f" As this pipeline is called a run does {done} of {choice.steps} steps"
+        text += "." if choice.fine else ", with as large a share of each size."
     rivals = [candidate for candidate in tried if candidate.choice.fine and candidate.reached]
     if rivals and not choice.fine:
         best = max(rivals, key=lambda candidate: candidate.psnr)
@@ -221,7 +257,12 @@ def _explain(chosen: Candidate, tried: Sequence[Candidate], full: Full) -> str:
 
 
 def _preset(
-    pipe: Any, adapter: Any, weights: dict[str, Adapter], meter: Meter, search: Search, chosen: Candidate
+    pipe: Any,
+    adapter: Any,
+    weights: dict[str, Adapter] | None,
+    meter: Meter,
+    search: Search,
+    chosen: Candidate,
 ) -> Preset:
     full = search.full
     first = full.runs[0]
@@ -253,7 +294,7 @@ def _preset(
         scales=tuple(meter.scales),
         quantile=float(meter.quantile),
         choice=choice,
-        explanation=_explain(chosen, tried, full),
+        explanation=_explain(chosen, tried, full, len(drawn.steps)),
         target_speedup=full.target,
         speed=chosen.speed,
         psnr=chosen.psnr,

@@ -127,10 +127,14 @@ class Choice:
         """What `ddit_ext.patch(schedule=…)` is given; one with `scales` of its own brings them."""
         if self.kind == "forecasts":
             return Spread(self.steps, self.computed, self.settings["growth"], list(self.coarse.items()))
-        if self.fixed:
-            return 1 if self.fine else Stretches([(1, self.before), *self.coarse.items()])
         from .. import policies
 
+        if self.fine:
+            return policies.FixedSchedule(
+                [1], 1
+            )  # of size 1 alone: an adapter may have weights for any others
+        if self.fixed:
+            return Stretches([(1, self.before), *self.coarse.items()], self.steps)
         settings = self.settings
         if self.kind == "skips":
             return policies.TeaCachePolicy(

@@ -68,6 +68,12 @@ class Full:
         """Seconds of a run that is just fast enough, if it does as many steps as it is asked for."""
         return self.steps * self.seconds[1] / self.enough
 
+    def done(self, steps: int) -> int:
+        """How many of so many steps a run does, or one less: img2img does fewer than it is asked for."""
+        first = self.runs[0]
+        assert first is not None
+        return steps * len(first.steps) // self.steps
+
     def speed(self, choice: Choice) -> float:
         """Predicted by the step costs."""
         return self.steps * self.seconds[1] / cost(choice, self.costs)
@@ -232,4 +238,4 @@ class Search:
             return plan.faster(choice, self.full.steps, self.full.seconds)
         if choice.kind == "skips":
             return skipping.faster(choice, self.runs[repr(choice)])
-        return faster_dynamic(choice, self.full.enough / candidate.speed)
+        return faster_dynamic(choice, self.full.enough / candidate.speed, len(self.runs[repr(choice)].steps))
