@@ -1,6 +1,7 @@
 """The closed loop, on a machine and a model made up for it: what runs cost and how far they go wrong is a formula."""
 
 import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -208,6 +209,34 @@ def test_what_is_not_counted_is_not_called_the_fastest():
     with pytest.raises(ValueError, match="fastest that was measured is 1.18, with .*4p") as error:
         search(model, 2.0, seconds=COSTS)
     assert "fewer steps at p are not counted, since a model of 4 steps keeps them" in str(error.value)
+
+
+def test_pictures_are_dropped_as_soon_as_they_were_compared():
+    class Watched(Model):
+        drawn, most = (), 0
+
+        def run(self, *args, **settings):
+            done = super().run(*args, **settings)
+            if done.pictures is not None:
+                self.drawn = [
+                    *(known for known in self.drawn if known() is not None),
+                    weakref.ref(done.pictures),
+                ]
+                self.most = max(self.most, len(self.drawn))
+            return done
+
+    model = Watched(COSTS, {1: 0, 2: 3, 4: 4}, 40, 28)
+    model.calls = [{}] * 4
+    first = model.run(0, 1, 28)
+    full = Full(28, [first, None, None, None], dict(COSTS), 2.0)
+    looked = Search(model, full)
+    ended = looked.go()
+    # The full run's of each call, one that takes their place in the finals, and the run under way.
+    assert len(ended) >= 4 and model.most <= len(model.calls) + 2
+    assert all(run.pictures is None for run in looked.runs.values())
+    for candidate in ended:
+        (frame,) = looked.shown[repr(candidate.choice)]
+        assert frame.base is None and frame.shape == (4, 4, 3)
 
 
 def test_turns_go_on_from_run_to_run():

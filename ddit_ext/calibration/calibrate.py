@@ -269,11 +269,10 @@ def _preset(
     assert first is not None and first.pictures is not None
     choice = chosen.choice
     drawn = search.runs[repr(choice)]
-    assert drawn.pictures is not None
     tried = sorted(search.tried.values(), key=lambda candidate: (-candidate.psnr, candidate.choice.words()))
     pictures = {}
     for number, (whole, fast) in enumerate(
-        zip(first_frames(first.pictures), first_frames(drawn.pictures), strict=True)
+        zip(first_frames(first.pictures), search.shown[repr(choice)], strict=True)
     ):
         pictures[f"full sample {number + 1}"] = whole
         pictures[f"chosen {number + 1}"] = fast
