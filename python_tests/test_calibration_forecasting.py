@@ -5,10 +5,10 @@ from test_calibration_search import COSTS, Model, search
 
 from ddit_ext import policies
 from ddit_ext.calibration import forecasting
-from ddit_ext.calibration.calibrate import _choose
 from ddit_ext.calibration.choices import Choice, coarse_first, cost, forecasts
 from ddit_ext.calibration.schedules import Spread, sizes_of, spread
 from ddit_ext.calibration.search import Full, Search
+from ddit_ext.calibration.verdict import choose
 
 WRONG = {1: 0, 2: 20, 4: 40}
 TRIED = [0.25, 0.5, 0.75, 1.0]
@@ -199,7 +199,7 @@ def test_a_skipped_step_that_takes_longer_than_it_was_timed():
     first = made.run(0, 1, 28)
     full = Full(28, [first, None], dict(COSTS), 2.0, idle=0.05)
     looked = Search(made, full)
-    chosen = _choose(looked.go(), full)
+    chosen = choose(looked.go(), full)
     assert chosen.choice.kind == "forecasts" and chosen.reached
     assert chosen.choice.computed < forecasting.fitted(full, 28, 0.5, 1.75).computed
     assert any(not candidate.reached for candidate in tried_by_forecast(looked))

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ddit_ext.calibration.calibrate import _choose
 from ddit_ext.calibration.choices import budget
 from ddit_ext.calibration.dynamic import faster_dynamic
 from ddit_ext.calibration.measure import YARDSTICK, Measured, Turns, times_faster
 from ddit_ext.calibration.schedules import sizes_of
 from ddit_ext.calibration.search import Full, Search
+from ddit_ext.calibration.verdict import choose
 
 SCALES = (1, 2, 4)
 
@@ -76,7 +76,7 @@ def search(model, target, seconds=None):
     full = Full(model.full, [first, None], seconds, target, idle=model.idle, corrects=corrects)
     looked = Search(model, full)
     ended = looked.go()
-    return looked, ended, _choose(ended, full)
+    return looked, ended, choose(ended, full)
 
 
 COSTS = {1: 1.0, 2: 0.4, 4: 0.2}
