@@ -226,3 +226,21 @@ def test_faster_gets_cheaper_until_nothing_is_left(start):
 )
 def test_where_none_are_worth_a_run(full):
     assert forecasting.by_forecast(full, None) == []
+
+
+@pytest.mark.parametrize(("calls", "runs", "fulls"), [(1, 54, 30), (4, 76, 43), (32, 300, 172)])
+def test_a_calibration_takes_what_its_documentation_says(calls, runs, fulls):
+    made = model(dict.fromkeys(TRIED, 0.1))
+    made.calls, made.correctors = [{}] * calls, {1.0: 0.5, 0.5: 0.7}
+    first, taken = made.run(0, 1, 28), [28.0]
+    run = made.run
+
+    def counted(*args, **settings):
+        done = run(*args, **settings)
+        taken.append(done.seconds)
+        return done
+
+    made.run = counted
+    full = Full(28, [first, *[None] * (calls - 1)], dict(COSTS), 2.0, idle=made.idle, corrects=True)
+    Search(made, full).go()
+    assert (made.runs, round(sum(taken) / 28)) == (runs, fulls)
