@@ -69,7 +69,8 @@ def calibrate(
         seed: of the noise of the first call; the next ones take the next seeds.
         progress: whether to show a progress bar.
         clock: seconds; None: time.perf_counter, on a GPU after waiting for it.
-        call: further arguments of every call, such as num_inference_steps, guidance_scale, height and width.
+        call: further arguments of every call, such as num_inference_steps, guidance_scale, height and width;
+            not sigmas or timesteps, which say every step.
 
     Returns:
         a Preset: for `patch(pipe, adapter, preset=preset)` and `pipe(prompt, num_inference_steps=preset.steps)`;

@@ -65,7 +65,7 @@ def explain(chosen: Candidate, tried: Sequence[Candidate], full: Full, done: int
     )
     if done < choice.steps:  # img2img
         text += f" As this pipeline is called a run does {done} of {choice.steps} steps"
-        text += "." if choice.fine else ", with as large a share of each size."
+        text += ", with as large a share of each size." if choice.fixed and not choice.fine else "."
     rivals = [candidate for candidate in tried if candidate.choice.fine and candidate.reached]
     if rivals and not choice.fine:
         best = max(rivals, key=lambda candidate: candidate.psnr)
