@@ -38,18 +38,25 @@ NEAR, FAR = {"forecast": 0.75, "corrector": 1.0}, {"forecast": 0.5}
 def calibrated(
     model: embedded.Embedded, targets: list[float], prompts: list[str], batch: int, steps: int
 ) -> tuple[dict[float, ddit_ext.Preset], dict[float, str]]:
-    """{target: preset}, and of the targets that can't be reached the reasons."""
+    """{target: preset}, and of the targets that can't be reached, or were not, the reasons."""
     targets, missing = sorted(targets), {}
     while targets:
         try:
-            presets = ddit_ext.calibrate(
-                model.pipeline,
-                prompts,
-                adapter=model.adapter,
-                target_speedup=targets,
-                batch_size=batch,
-                num_inference_steps=steps,
-            )
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                presets = ddit_ext.calibrate(
+                    model.pipeline,
+                    prompts,
+                    adapter=model.adapter,
+                    target_speedup=targets,
+                    batch_size=batch,
+                    num_inference_steps=steps,
+                )
+            texts = [str(warning.message).removeprefix("ddit_ext: ") for warning in caught]
+            for target in [target for target in targets if target not in presets]:
+                missing[target] = next(
+                    text for text in texts if text.startswith(f"target_speedup={target:g} ")
+                )
             return presets, missing
         except ValueError as error:
             if not str(error).startswith("target_speedup="):

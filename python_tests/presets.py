@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from flux_pipelines import TEXT
 
+from ddit_ext._machine import device_name
 from ddit_ext.calibration import Candidate, Preset
 from ddit_ext.calibration.choices import Choice, coarse_first
 from ddit_ext.calibration.match import adapter_digest, plain_config
@@ -67,7 +68,7 @@ def make_preset(pipe: Any, choice: Choice | None = None, adapter: Any = None, **
         speed=2.05,
         psnr=31.0,
         step_seconds={1: 0.054, 2: 0.018, 4: 0.01},
-        device="a machine",
+        device=device_name("cpu"),
         threads=1,
         candidates=(chosen, Candidate(coarse_first(6, {}), 2.0, 1.9, 29.0, 2, False)),
         versions={"ddit_ext": "0", "torch": torch.__version__},

@@ -1,6 +1,7 @@
 """calibrate(): by a clock that counts tokens, so that every figure can be computed again."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import ddit_ext
 from ddit_ext.calibration.calibrate import _calls
 from ddit_ext.calibration.measure import Meter, Turns, quiet
 from ddit_ext.calibration.pictures import as_uint8
+from ddit_ext.calibration.search import Search
 from ddit_ext.fidelity import psnr
 from ddit_ext.multiscale import Adapter
 
@@ -189,6 +191,9 @@ def test_training_free_is_told(pipe):
         (dict(prompts=[{"prompt": "a"}], batch_size=2), ValueError, "batch_size is for texts"),
         (dict(prompts=[{"num_inference_steps": 4}]), ValueError, "num_inference_steps must be the same"),
         (dict(generator=None), ValueError, "generator is set by calibrate"),
+        (dict(sigmas=[1.0, 0.5]), ValueError, "sigmas says every step .* give num_inference_steps"),
+        (dict(timesteps=[999, 500]), ValueError, "timesteps says every step"),
+        (dict(prompts=[{"prompt": "a", "sigmas": [1.0]}]), ValueError, "sigmas says every step"),
         (dict(output_type="pil"), ValueError, "output_type is set by calibrate"),
         (dict(scales=(2, 4)), ValueError, "scales"),
         (dict(quantile=2.0), ValueError, "quantile"),
@@ -254,3 +259,30 @@ def test_several_targets_share_what_is_measured_at_p(pipe, preset, monkeypatch):
 def test_one_of_several_targets_that_cannot_be_reached(pipe):
     with pytest.raises(ValueError, match="target_speedup=3 can't be reached"):
         calibrate(pipe, steps=4, count=1, target_speedup=[1.5, 3.0])
+
+
+@pytest.fixture
+def slow_at_2_4(monkeypatch):
+    """In the final runs of a target of 2.4 everything is too slow."""
+    go = Search.go
+
+    def slowed(self):
+        ended = go(self)
+        return (
+            [replace(candidate, reached=False) for candidate in ended] if self.full.target == 2.4 else ended
+        )
+
+    monkeypatch.setattr(Search, "go", slowed)
+
+
+def test_a_target_that_runs_miss_does_not_cost_the_others(pipe, slow_at_2_4):
+    with pytest.warns(UserWarning, match="ddit_ext: target_speedup=2.4 was not reached: .*it is left out"):
+        presets = calibrate(pipe, count=1, scales=(1,), target_speedup=[2.4, 1.5])
+    assert list(presets) == [1.5] and presets[1.5].speed >= 1.5 * 0.95
+
+
+@pytest.mark.parametrize("target", [2.4, [2.4]])
+def test_no_target_that_is_reached(pipe, slow_at_2_4, target):
+    with pytest.raises(ValueError, match="^target_speedup=2.4 was not reached"):
+        calibrate(pipe, count=1, scales=(1,), target_speedup=target)
+    assert not pipe.transformer._forward_pre_hooks

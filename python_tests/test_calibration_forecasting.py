@@ -5,10 +5,10 @@ from test_calibration_search import COSTS, Model, search
 
 from ddit_ext import policies
 from ddit_ext.calibration import forecasting
-from ddit_ext.calibration.calibrate import _choose
 from ddit_ext.calibration.choices import Choice, coarse_first, cost, forecasts
 from ddit_ext.calibration.schedules import Spread, sizes_of, spread
 from ddit_ext.calibration.search import Full, Search
+from ddit_ext.calibration.verdict import choose
 
 WRONG = {1: 0, 2: 20, 4: 40}
 TRIED = [0.25, 0.5, 0.75, 1.0]
@@ -199,7 +199,7 @@ def test_a_skipped_step_that_takes_longer_than_it_was_timed():
     first = made.run(0, 1, 28)
     full = Full(28, [first, None], dict(COSTS), 2.0, idle=0.05)
     looked = Search(made, full)
-    chosen = _choose(looked.go(), full)
+    chosen = choose(looked.go(), full)
     assert chosen.choice.kind == "forecasts" and chosen.reached
     assert chosen.choice.computed < forecasting.fitted(full, 28, 0.5, 1.75).computed
     assert any(not candidate.reached for candidate in tried_by_forecast(looked))
@@ -226,3 +226,21 @@ def test_faster_gets_cheaper_until_nothing_is_left(start):
 )
 def test_where_none_are_worth_a_run(full):
     assert forecasting.by_forecast(full, None) == []
+
+
+@pytest.mark.parametrize(("calls", "runs", "fulls"), [(1, 54, 30), (4, 76, 43), (32, 300, 172)])
+def test_a_calibration_takes_what_its_documentation_says(calls, runs, fulls):
+    made = model(dict.fromkeys(TRIED, 0.1))
+    made.calls, made.correctors = [{}] * calls, {1.0: 0.5, 0.5: 0.7}
+    first, taken = made.run(0, 1, 28), [28.0]
+    run = made.run
+
+    def counted(*args, **settings):
+        done = run(*args, **settings)
+        taken.append(done.seconds)
+        return done
+
+    made.run = counted
+    full = Full(28, [first, *[None] * (calls - 1)], dict(COSTS), 2.0, idle=made.idle, corrects=True)
+    Search(made, full).go()
+    assert (made.runs, round(sum(taken) / 28)) == (runs, fulls)

@@ -124,9 +124,29 @@ def test_faster_gets_cheaper_until_nothing_is_left(start):
 def test_the_schedule_of_a_choice():
     schedule = coarse_first(6, {4: 1, 2: 2}).schedule((1, 2, 4))
     assert isinstance(schedule, Stretches)
-    assert [schedule(step) for step in range(8)] == [4, 2, 2, 1, 1, 1, 1, 1]
+    assert sizes_of(schedule, 6) == [4, 2, 2, 1, 1, 1]
+    assert schedule.decide(7, None) == 1  # a run that goes on after its last step
     assert sizes(fine_ends(6, 1, {4: 1, 2: 2})) == [1, 2, 2, 4, 1, 1]
-    assert coarse_first(6, {}).schedule((1, 2)) == 1
+    assert sizes(coarse_first(6, {})) == [1] * 6
+    assert tuple(coarse_first(6, {}).schedule((1, 2)).scales) == (1,)
+
+
+@pytest.mark.parametrize(
+    ("choice", "total", "expected"),
+    [
+        (fine_ends(8, 2, {4: 5}), 4, [1, 4, 4, 1]),
+        (coarse_first(28, {4: 7, 2: 14}), 9, [4, 4, 2, 2, 2, 2, 2, 1, 1]),
+        (coarse_first(8, {2: 7}), 3, [2, 2, 1]),
+        (coarse_first(8, {2: 7}), 1, [1]),
+        (fine_ends(4, 1, {2: 2}), 8, [1, 1, 2, 2, 2, 2, 1, 1]),
+        (fine_ends(4, 1, {2: 2}), 0, [1, 2, 2, 1]),  # a length that isn't known
+    ],
+)
+def test_a_run_of_another_length_has_as_large_a_share_of_each_size(choice, total, expected):
+    schedule = choice.schedule((1, 2, 4))
+    schedule.begin(2)  # of an earlier run nothing stays
+    schedule.begin(total)
+    assert [schedule.decide(step, None) for step in range(len(expected))] == expected
 
 
 def test_fine_ends_without_a_fine_beginning_or_a_coarse_step():

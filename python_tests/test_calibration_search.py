@@ -1,16 +1,18 @@
 """The closed loop, on a machine and a model made up for it: what runs cost and how far they go wrong is a formula."""
 
 import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from ddit_ext.calibration.calibrate import _choose
 from ddit_ext.calibration.choices import budget
 from ddit_ext.calibration.dynamic import faster_dynamic
 from ddit_ext.calibration.measure import YARDSTICK, Measured, Turns, times_faster
+from ddit_ext.calibration.schedules import sizes_of
 from ddit_ext.calibration.search import Full, Search
+from ddit_ext.calibration.verdict import choose
 
 SCALES = (1, 2, 4)
 
@@ -74,7 +76,7 @@ def search(model, target, seconds=None):
     full = Full(model.full, [first, None], seconds, target, idle=model.idle, corrects=corrects)
     looked = Search(model, full)
     ended = looked.go()
-    return looked, ended, _choose(ended, full)
+    return looked, ended, choose(ended, full)
 
 
 COSTS = {1: 1.0, 2: 0.4, 4: 0.2}
@@ -110,7 +112,7 @@ def test_coarse_steps_are_where_they_do_least_harm(place, first, last):
     fixed = [candidate for candidate in looked.tried.values() if candidate.choice.fixed]
     best = max(fixed, key=lambda candidate: (candidate.psnr, not candidate.choice.fine)).choice
     schedule = best.schedule(SCALES)
-    sizes = [schedule(step) for step in range(best.steps)]
+    sizes = sizes_of(schedule, best.steps)
     assert best.steps == 28 and (sizes[0], sizes[-2:]) == (first, last)
 
 
@@ -188,8 +190,10 @@ def test_sizes_alone_that_can_not_reach_the_target_leave_the_rest():
 
 def test_a_budget_that_can_not_be_made_faster():
     fast = budget(28, [0.6, 0.5], 1.8, [])
-    assert faster_dynamic(fast, 1.01).settings["target"] == pytest.approx(1.8 * 1.01 * 1.01)
-    assert faster_dynamic(fast, 1.2) is None
+    assert faster_dynamic(fast, 1.01, 28).settings["target"] == pytest.approx(1.8 * 1.01 * 1.01)
+    assert faster_dynamic(fast, 1.2, 28) is None
+    # Of 4 steps the last at p is a larger share: 1 + 3 * 0.5 is more than 4 / 1.8.
+    assert faster_dynamic(fast, 1.0, 4) is None
 
 
 def test_nothing_reached_says_what_was():
@@ -197,6 +201,42 @@ def test_nothing_reached_says_what_was():
     model = Model({1: 1.0, 2: 1.0, 4: 1.0}, {1: 0, 2: 1, 4: 2}, 1, 4)
     with pytest.raises(ValueError, match=r"target_speedup=2 was not reached: .*the step costs promised more"):
         search(model, 2.0, seconds=COSTS)
+
+
+def test_what_is_not_counted_is_not_called_the_fastest():
+    """At 4 steps fewer of them are fast enough, but may not be chosen."""
+    model = Model({1: 1.0, 2: 0.9, 4: 0.8}, {1: 0, 2: 1, 4: 2}, 1, 4)
+    with pytest.raises(ValueError, match="fastest that was measured is 1.18, with .*4p") as error:
+        search(model, 2.0, seconds=COSTS)
+    assert "fewer steps at p are not counted, since a model of 4 steps keeps them" in str(error.value)
+
+
+def test_pictures_are_dropped_as_soon_as_they_were_compared():
+    class Watched(Model):
+        drawn, most = (), 0
+
+        def run(self, *args, **settings):
+            done = super().run(*args, **settings)
+            if done.pictures is not None:
+                self.drawn = [
+                    *(known for known in self.drawn if known() is not None),
+                    weakref.ref(done.pictures),
+                ]
+                self.most = max(self.most, len(self.drawn))
+            return done
+
+    model = Watched(COSTS, {1: 0, 2: 3, 4: 4}, 40, 28)
+    model.calls = [{}] * 4
+    first = model.run(0, 1, 28)
+    full = Full(28, [first, None, None, None], dict(COSTS), 2.0)
+    looked = Search(model, full)
+    ended = looked.go()
+    # The full run's of each call, one that takes their place in the finals, and the run under way.
+    assert len(ended) >= 4 and model.most <= len(model.calls) + 2
+    assert all(run.pictures is None for run in looked.runs.values())
+    for candidate in ended:
+        (frame,) = looked.shown[repr(candidate.choice)]
+        assert frame.base is None and frame.shape == (4, 4, 3)
 
 
 def test_turns_go_on_from_run_to_run():

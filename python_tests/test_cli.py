@@ -63,6 +63,12 @@ def test_prompts(prompts, tmp_path):
     [
         ({"model": "no/such/folder"}, "model must be .*no/such/folder"),
         ({"model": "embedded:nothing"}, "nothing"),
+        ({"model": str(Path(__file__).parent)}, "model must be .*a folder with a model_index.json"),
+        ({"model": "nobody/no-such-model"}, "model must be .*in the hub's local cache.*nobody/no-such-model"),
+        (
+            {"--device": "cpu", "--offload": None},
+            "--offload needs a CUDA device to bring models to, got --device cpu",
+        ),
         ({"--prompts": "no/such/file"}, "no/such/file"),
         ({"--out": "no/such/folder/preset.json"}, "there is no folder .*no/such/folder"),
         ({"--html": "no/such/folder/page.html"}, "there is no folder"),
@@ -75,7 +81,7 @@ def test_errors_go_to_stderr_before_anything_runs(prompts, tmp_path, changes, te
         "--out": str(tmp_path / "p.json"),
         **changes,
     }
-    arguments = ["calibrate", given.pop("model"), *(word for pair in given.items() for word in pair)]
+    arguments = ["calibrate", given.pop("model"), *(word for pair in given.items() for word in pair if word)]
     assert cli.main(arguments) == 1
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.startswith("ddit: ")
@@ -98,7 +104,7 @@ def test_calibrate_passes_everything_on(prompts, tmp_path, monkeypatch, capsys):
     assert (
         cli.main(
             f"calibrate model --prompts {prompts} --target-speedup 2.5 --out {out} --html {page} --steps 20 --height 32 "
-            "--guidance-scale 3.5 --batch-size 2 --seed 7".split()
+            "--guidance-scale 3.5 --batch-size 2 --seed 7 --scales 1 2".split()
         )
         == 0
     )
@@ -107,6 +113,7 @@ def test_calibrate_passes_everything_on(prompts, tmp_path, monkeypatch, capsys):
         prompts=["a cat", "a dog on blue dots"],
         adapter="folder",
         target_speedup=2.5,
+        scales=[1, 2],
         batch_size=2,
         seed=7,
         num_inference_steps=20,
@@ -119,7 +126,7 @@ def test_calibrate_passes_everything_on(prompts, tmp_path, monkeypatch, capsys):
 
 
 def test_an_embedded_model_brings_its_adapter():
-    settings = dict(model="embedded:flux", dtype=None, device=None)
+    settings = dict(model="embedded:flux", dtype=None, device=None, offload=False)
     pipe, adapter = command.load(argparse.Namespace(**settings, adapter=None))
     assert adapter.is_dir() and pipe.transformer.dtype == torch.float32
     _, adapter = command.load(argparse.Namespace(**settings, adapter="none"))
@@ -129,6 +136,34 @@ def test_an_embedded_model_brings_its_adapter():
 @pytest.mark.filterwarnings("ignore:`torch_dtype` is deprecated")
 def test_a_folder_of_a_model():
     folder = Path(ddit_ext.embedded.__file__).parent / "flux"
-    arguments = argparse.Namespace(model=str(folder), dtype="bfloat16", device="cpu", adapter=None)
+    arguments = argparse.Namespace(
+        model=str(folder), dtype="bfloat16", device="cpu", adapter=None, offload=False
+    )
     pipe, adapter = command.load(arguments)
     assert type(pipe) is FluxPipeline and adapter is None and pipe.transformer.dtype == torch.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore:`torch_dtype` is deprecated")
+def test_a_model_of_the_local_cache(tmp_path, monkeypatch):
+    snapshot = tmp_path / "models--somebody--tiny" / "snapshots" / "0123"
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to(Path(ddit_ext.embedded.__file__).parent / "flux", target_is_directory=True)
+    (tmp_path / "models--somebody--tiny" / "refs").mkdir()
+    (tmp_path / "models--somebody--tiny" / "refs" / "main").write_text("0123")
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.HF_HUB_CACHE", str(tmp_path), raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    arguments = argparse.Namespace(
+        model="somebody/tiny", dtype=None, device="cpu", adapter=None, offload=False
+    )
+    pipe, _ = command.load(arguments)
+    assert type(pipe) is FluxPipeline
+
+
+def test_offloading_is_left_to_the_pipeline(monkeypatch):
+    pipe, brought = make_pipeline(), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(command, "_pretrained", lambda model, dtype: pipe)
+    monkeypatch.setattr(pipe, "enable_model_cpu_offload", lambda device: brought.append(device))
+    arguments = argparse.Namespace(model="folder", dtype=None, device=None, adapter=None, offload=True)
+    assert command.load(arguments) == (pipe, None) and brought == ["cuda"]
+    assert pipe.transformer.device == torch.device("cpu")

@@ -1,5 +1,6 @@
 """What the benchmarks of the frontier count with: methods at equal time, schedules, and runs with diffusers' caches."""
 
+import warnings
 from pathlib import Path
 
 import cache_cases
@@ -198,3 +199,21 @@ def test_a_run_that_lost_its_time_to_other_machines_is_made_again(monkeypatch):
         at = made.index((name, int(kept[name])))
         around = [number + 1 for number in (at - 1, at + 1)]
         assert order[at - 1] == order[at + 1] == "beside" and outcome.beside == [sum(around) / 2]
+
+
+def test_targets_that_a_calibration_leaves_out_are_named(monkeypatch):
+    from types import SimpleNamespace
+
+    from embedded_calibrated import calibrated
+
+    import ddit_ext
+
+    def calibrate(pipe, prompts, *, target_speedup, **settings):
+        assert target_speedup == [1.5, 3.0]
+        warnings.warn("ddit_ext: target_speedup=3 was not reached: too slow; it is left out", stacklevel=2)
+        return {1.5: "a preset"}
+
+    monkeypatch.setattr(ddit_ext, "calibrate", calibrate)
+    presets, missing = calibrated(SimpleNamespace(pipeline=None, adapter=None), [3.0, 1.5], ["a"], 1, 10)
+    assert presets == {1.5: "a preset"}
+    assert missing == {3.0: "target_speedup=3 was not reached: too slow; it is left out"}

@@ -8,7 +8,7 @@ from flux_pipelines import make_call, make_pipeline, make_transformer, run
 from presets import make_preset
 
 import ddit_ext
-from ddit_ext.calibration.choices import budget, coarse_first, thresholds
+from ddit_ext.calibration.choices import budget, coarse_first, forecasts, skips, thresholds
 from ddit_ext.multiscale import Adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
@@ -60,6 +60,17 @@ def test_fewer_steps_at_p_need_no_adapter(pipe):
         warnings.simplefilter("error")
         ddit_ext.patch(pipe, preset=make_preset(pipe, coarse_first(6, {})))
         assert torch.equal(run(pipe, call), plain)
+
+
+@pytest.mark.parametrize("choice", [coarse_first(6, {}), skips(6, 1e-9), forecasts(6, 4, 0.5, 1.5)])
+def test_presets_without_coarse_steps_take_an_adapter_of_any_sizes(pipe, choice):
+    adapter = Adapter.create(pipe.transformer, scales=(2,), rank=2)
+    handle = ddit_ext.patch(pipe, adapter, preset=make_preset(pipe, choice))
+    run(pipe, make_call(**SIZE, steps=6))
+    assert set(sizes(handle)) <= {0, 1}
+    handle.unpatch()
+    with pytest.raises(ValueError, match=r"not for \[4\]"):
+        ddit_ext.patch(pipe, adapter, preset=make_preset(pipe))
 
 
 def test_a_preset_with_an_adapter(pipe, tmp_path):

@@ -5,12 +5,13 @@ import os
 import re
 
 import pytest
+import torch
 from flux_pipelines import make_pipeline, make_transformer
 from presets import make_preset
 
 from ddit_ext.calibration import Preset, PresetError
 from ddit_ext.calibration.choices import coarse_first
-from ddit_ext.calibration.match import RunCheck, adapter_digest, check_patch
+from ddit_ext.calibration.match import RunCheck, _runs_on, adapter_digest, check_patch
 from ddit_ext.multiscale import Adapter
 
 
@@ -57,6 +58,9 @@ def without(name):
         (damage(steps=2.0), "steps.*2.0"),
         (damage(speed="fast"), "speed.*'fast'"),
         (damage(psnr=float("nan")), "psnr.*nan"),
+        (damage(psnr=-float("inf")), "psnr must be a number, got -inf"),
+        (damage(speed=True), "speed must be a number, got True"),
+        (damage(threads=0), "threads must be a whole number of at least 1, got 0"),
         (damage(grid=[1, 2]), "grid.*3"),
         (damage(scales=2), "scales.*list"),
         (damage(base={}), "base must have family"),
@@ -141,6 +145,29 @@ def test_differences_of_a_run(pipe):
     ):
         (found,) = check.differences(**same | change)
         assert re.search(text, found)
+
+
+def test_another_pipeline(pipe):
+    same = dict(transformer=pipe.transformer, scheduler=pipe.scheduler, total=6, grid=(1, 8, 6), batch=1)
+    preset = make_preset(pipe, pipeline="FluxPipeline")
+    assert RunCheck(preset, "FluxPipeline").differences(**same) == []
+    (text,) = RunCheck(preset, "FluxControlNetPipeline").differences(**same)
+    assert text == "the preset was calibrated with FluxPipeline, this is FluxControlNetPipeline"
+
+
+def test_another_device(pipe):
+    same = dict(transformer=pipe.transformer, scheduler=pipe.scheduler, total=6, grid=(1, 8, 6), batch=1)
+    (text,) = RunCheck(make_preset(pipe, device="NVIDIA H100")).differences(**same)
+    assert re.search("calibrated on NVIDIA H100, this run is on .*: its speed may differ", text)
+
+
+def test_an_offloaded_transformer_runs_where_it_is_brought_to():
+    from accelerate import cpu_offload_with_hook
+
+    transformer = make_transformer()
+    assert _runs_on(transformer) == torch.device("cpu")
+    cpu_offload_with_hook(transformer, execution_device=torch.device("meta"))
+    assert _runs_on(transformer) == torch.device("meta")
 
 
 def test_another_sampler(pipe):

@@ -21,15 +21,18 @@ from ..multiscale import Adapter
 from ..patching import patch
 from ..patching.euler import steps_by_euler
 from ..patching.parts import TRAINING_FREE, find_parts, give_weights
-from . import plan
 from .match import identity, plain_config
 from .measure import Meter, quiet
 from .pictures import first_frames
 from .preset import Candidate, Preset
 from .search import Full, Search
+from .verdict import NotReached, check_reach, choose, explain
 
 OWN = ("generator", "output_type", "prompt", "return_dict", "callback_on_step_end")
 """Arguments of a pipeline that a calibration sets itself, or that would make its runs differ."""
+
+TIMES = ("sigmas", "timesteps")
+"""Arguments that say every step of a run, so that none would have fewer."""
 
 
 def calibrate(
@@ -58,17 +61,20 @@ def calibrate(
         prompts: what to draw: texts, or the arguments of one call each (such as prompt_embeds, or prompt and image).
         adapter: as for `patch`.
         target_speedup: times the speed of the full run, above 1; or several, which share the full run, the step times
-            and the scores at p. All of them are checked before any is searched.
-        scales, quantile: as for `patch`.
+            and the scores at p. All of them are checked before any is searched. One that is not reached in runs, though
+            step times promised it, is left out with a warning, as long as another one is reached.
+        scales, quantile: as for `patch`. (1,): no coarse steps, so that no adapter is needed and none of this library's
+            ops: fewer steps, skipped and forecast ones are what is tried.
         batch_size: texts a call.
         seed: of the noise of the first call; the next ones take the next seeds.
         progress: whether to show a progress bar.
         clock: seconds; None: time.perf_counter, on a GPU after waiting for it.
-        call: further arguments of every call, such as num_inference_steps, guidance_scale, height and width.
+        call: further arguments of every call, such as num_inference_steps, guidance_scale, height and width;
+            not sigmas or timesteps, which say every step.
 
     Returns:
         a Preset: for `patch(pipe, adapter, preset=preset)` and `pipe(prompt, num_inference_steps=preset.steps)`;
-        of several targets {target: Preset}.
+        of several targets {target: Preset}, in their order.
 
     Raises:
         ValueError: `target_speedup` can't be reached (the text says what can, and why), or a bad argument.
@@ -85,17 +91,26 @@ def calibrate(
         nominal = _steps(pipe, call, len(first.steps))
         seconds = meter.step_seconds(nominal)
         full = Full(nominal, [first, *[None] * (len(calls) - 1)], seconds, max(targets))
-        _check_reach(full, device_name(device_of(pipe)))
+        check_reach(full, device_name(device_of(pipe)))
         if not full.few:
             full.idle = meter.skipped_seconds(nominal)
             full.corrects = steps_by_euler(pipe.scheduler)
         presets: dict[float, Preset] = {}
+        missed: list[str] = []
         for target in targets:
             bar.set_description_str(f"calibrating to {target:g}x")
             full = replace(full, target=target)  # what the last search has measured at p is known in the next
             search = Search(meter, full)
-            chosen = _choose(search.go(), full)
-            presets[target] = _preset(pipe, adapter, weights, meter, search, chosen)
+            try:
+                chosen = choose(search.go(), full)
+            except NotReached as error:
+                missed.append(str(error))
+            else:
+                presets[target] = _preset(pipe, adapter, weights, meter, search, chosen)
+    if not presets:
+        raise NotReached("\n".join(missed))
+    for text in missed:
+        warnings.warn(f"ddit_ext: {text}; it is left out", stacklevel=2)
     return presets if isinstance(target_speedup, Sequence) else presets[targets[0]]
 
 
@@ -127,6 +142,12 @@ def _calls(prompts: Any, batch_size: int, call: Mapping[str, Any]) -> list[dict[
             raise ValueError(
                 f"{name} is set by calibrate (prompts and seed say what is drawn); got it in the call"
             )
+    for name in TIMES:
+        if name in call or any(isinstance(prompt, Mapping) and name in prompt for prompt in prompts):
+            raise ValueError(
+                f"{name} says every step of a run, and calibrate tries other numbers of them: give "
+                f"num_inference_steps; got {name} in the call or in prompts"
+            )
     if all(isinstance(prompt, str) for prompt in prompts):
         if len(prompts) % batch_size:
             raise ValueError(
@@ -146,9 +167,14 @@ def _calls(prompts: Any, batch_size: int, call: Mapping[str, Any]) -> list[dict[
     return [{**call, **prompt} for prompt in prompts]
 
 
-def _weights(adapter: Any, pipe: Any, scales: tuple[int, ...]) -> dict[str, Adapter]:
-    """An adapter for each transformer of `pipe`, as `patch` takes them; raises what `patch` raises."""
+def _weights(adapter: Any, pipe: Any, scales: tuple[int, ...]) -> dict[str, Adapter] | None:
+    """An adapter for each transformer of `pipe`, as `patch` takes them; raises what `patch` raises.
+
+    None where none was given and no size needs one.
+    """
     parts, coarse = find_parts(pipe), [scale for scale in scales if scale > 1]
+    if adapter is None and not coarse:
+        return None
     if adapter is None:
         warnings.warn(TRAINING_FREE, stacklevel=3)
         return {part.name: Adapter.training_free(part.steering.transformer, coarse) for part in parts}
@@ -165,74 +191,23 @@ def _steps(pipe: Any, call: Mapping[str, Any], seen: int) -> int:
     return steps if isinstance(steps, int) else seen
 
 
-def _check_reach(full: Full, device: str) -> None:
-    best = plan.fastest(full.steps, full.seconds)
-    speed = full.speed(best)
-    if full.reached(speed):
-        return
-    costs = ", ".join(
-        f"{scale}p takes {seconds / full.seconds[1]:.2f}"
-        for scale, seconds in full.seconds.items()
-        if scale > 1
-    )
-    why = f"a model of {full.steps} steps keeps them" if full.few else f"at least {best.steps} steps are left"
-    raise ValueError(
-        f"target_speedup={full.target:g} can't be reached: at most {speed:.2f} can, with {best.words()}. "
-        f"On this machine ({device}) a step at {costs} of the time of a step at p; {why}, and the last stays at p"
-    )
-
-
-def _choose(ended: Sequence[Candidate], full: Full) -> Candidate:
-    reached = [candidate for candidate in ended if candidate.reached]
-    if full.few:
-        reached = [candidate for candidate in reached if not candidate.choice.fine]
-    if not reached:
-        best = max(ended, key=lambda candidate: candidate.speed)
-        raise ValueError(
-            f"target_speedup={full.target:g} was not reached: the fastest that was measured is {best.speed:.2f}, with "
-            f"{best.choice.words()}; the step costs promised more than the runs gave"
-        )
-    return max(reached, key=lambda candidate: (candidate.psnr, candidate.speed))
-
-
-def _explain(chosen: Candidate, tried: Sequence[Candidate], full: Full) -> str:
-    """What was chosen, in words, beside fewer steps at p."""
-    choice = chosen.choice
-    fewer = choice.steps < full.steps
-    if choice.fine:
-        kind = "Fewer steps, all of them at p"
-    else:
-        skipped = {"skips": "skipped", "forecasts": "forecast"}
-        some = skipped.get(choice.kind, "coarser")
-        kind = f"Fewer steps, and some of them {some}" if fewer else f"As many steps, some of them {some}"
-    text = (
-        f"{kind}: {choice.words()}. {chosen.speed:.2f} times as fast as {full.steps} steps at p, "
-        f"{chosen.psnr:.1f} dB to their pictures."
-    )
-    rivals = [candidate for candidate in tried if candidate.choice.fine and candidate.reached]
-    if rivals and not choice.fine:
-        best = max(rivals, key=lambda candidate: candidate.psnr)
-        text += f" Fewer steps alone ({best.choice.words()}): {best.speed:.2f} times, {best.psnr:.1f} dB."
-        if best.psnr > chosen.psnr:
-            text += " A model of so few steps was made for just those, so their number stays."
-    if fewer:
-        text += f" Pass num_inference_steps={choice.steps} to the pipeline."
-    return text
-
-
 def _preset(
-    pipe: Any, adapter: Any, weights: dict[str, Adapter], meter: Meter, search: Search, chosen: Candidate
+    pipe: Any,
+    adapter: Any,
+    weights: dict[str, Adapter] | None,
+    meter: Meter,
+    search: Search,
+    chosen: Candidate,
 ) -> Preset:
     full = search.full
     first = full.runs[0]
     assert first is not None and first.pictures is not None
     choice = chosen.choice
     drawn = search.runs[repr(choice)]
-    assert drawn.pictures is not None
     tried = sorted(search.tried.values(), key=lambda candidate: (-candidate.psnr, candidate.choice.words()))
     pictures = {}
     for number, (whole, fast) in enumerate(
-        zip(first_frames(first.pictures), first_frames(drawn.pictures), strict=True)
+        zip(first_frames(first.pictures), search.shown[repr(choice)], strict=True)
     ):
         pictures[f"full sample {number + 1}"] = whole
         pictures[f"chosen {number + 1}"] = fast
@@ -253,7 +228,7 @@ def _preset(
         scales=tuple(meter.scales),
         quantile=float(meter.quantile),
         choice=choice,
-        explanation=_explain(chosen, tried, full),
+        explanation=explain(chosen, tried, full, len(drawn.steps)),
         target_speedup=full.target,
         speed=chosen.speed,
         psnr=chosen.psnr,

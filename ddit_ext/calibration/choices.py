@@ -9,7 +9,7 @@ from typing import Any
 
 from ..policies import SKIP
 from .schedules import Spread, Stretches
-from .values import numbers, pairs, whole, within
+from .values import number, numbers, pairs, whole, within
 
 KINDS = ("coarse_first", "fine_ends", "thresholds", "budget", "skips", "forecasts")
 
@@ -127,10 +127,14 @@ class Choice:
         """What `ddit_ext.patch(schedule=…)` is given; one with `scales` of its own brings them."""
         if self.kind == "forecasts":
             return Spread(self.steps, self.computed, self.settings["growth"], list(self.coarse.items()))
-        if self.fixed:
-            return 1 if self.fine else Stretches([(1, self.before), *self.coarse.items()])
         from .. import policies
 
+        if self.fine:
+            return policies.FixedSchedule(
+                [1], 1
+            )  # of size 1 alone: an adapter may have weights for any others
+        if self.fixed:
+            return Stretches([(1, self.before), *self.coarse.items()], self.steps)
         settings = self.settings
         if self.kind == "skips":
             return policies.TeaCachePolicy(
@@ -165,8 +169,7 @@ class Choice:
     def from_dict(cls, data: Any) -> Choice:
         """From :meth:`to_dict`; ValueError, TypeError or KeyError where that can't be."""
         steps, kind, settings = data["steps"], data["kind"], data["settings"]
-        if type(steps) is not int or steps < 1:
-            raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}")
+        whole("steps", steps)
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
         if not isinstance(settings, dict):
@@ -223,9 +226,8 @@ def budget(
     steps: int, costs: Sequence[float], target: float, reference: Sequence[Sequence[float]] = ()
 ) -> Choice:
     """Sizes by scores within a share of the time that `steps` steps at p take."""
-    (target,) = numbers("target", [target])
     rows = [numbers("reference", row) for row in reference]
-    settings = {"costs": numbers("costs", costs), "target": target, "reference": rows}
+    settings = {"costs": numbers("costs", costs), "target": number("target", target, 0), "reference": rows}
     return Choice(steps, "budget", settings)
 
 
@@ -238,9 +240,8 @@ def skips(
     protect_last: int = 1,
 ) -> Choice:
     """Steps skipped by TeaCache's rule, which come to about `skipped`; the others at p."""
-    (threshold,) = numbers("threshold", [threshold])
     settings = {
-        "threshold": threshold,
+        "threshold": number("threshold", threshold, 0),
         "coefficients": numbers("coefficients", coefficients, least=-math.inf),
         "protect_first": whole("protect_first", protect_first, 0),
         "protect_last": whole("protect_last", protect_last, 0),

@@ -31,11 +31,12 @@ def budgets(meter: Meter, full: Full, fixed: Sequence[Choice]) -> list[Choice]:
         return []
     lengths = dict.fromkeys([full.steps, *(choice.steps for choice in fixed[:1])])
     # The speed is of what is left to gain by sizes alone.
-    speeds = {steps: full.enough * steps / full.steps for steps in lengths}
+    whole = full.done(full.steps)
+    speeds = {steps: full.enough * full.done(steps) / whole for steps in lengths}
     return [
         budget(steps, costs, speed, full.scores)
         for steps, speed in speeds.items()
-        if 1 < speed and _can_keep(steps, costs, speed)
+        if 1 < speed and _can_keep(full.done(steps), costs, speed)
     ]
 
 
@@ -61,12 +62,15 @@ def by_threshold(meter: Meter, full: Full, steps: int) -> Choice | None:
     return found
 
 
-def faster_dynamic(choice: Choice, shortfall: float) -> Choice | None:
-    """The same with less time, or larger thresholds; None where sizes can't; shortfall: target over measured speed."""
+def faster_dynamic(choice: Choice, shortfall: float, done: int) -> Choice | None:
+    """The same with less time, or larger thresholds; None where sizes can't.
+
+    shortfall: target over measured speed. done: how many steps a run of it does.
+    """
     settings = choice.settings
     if choice.kind == "budget":
         costs, speed = settings["costs"], settings["target"] * shortfall * 1.01
-        if not _can_keep(choice.steps, costs, speed):
+        if not _can_keep(done, costs, speed):
             return None
         return budget(choice.steps, costs, speed, settings["reference"])
     larger = [value * shortfall**2 for value in settings["thresholds"]]
@@ -97,7 +101,7 @@ def _scores_at_p(meter: Meter, steps: int) -> list[list[float]]:
 
 def _warmup(meter: Meter, full: Full, steps: int) -> int:
     """The largest size at which the steps without a signal save no more than has to be saved."""
-    save = steps - full.steps / full.enough
+    save = full.done(steps) - full.done(full.steps) / full.enough
     sizes = [scale for scale in meter.scales if SILENT * (1 - full.seconds[scale] / full.seconds[1]) <= save]
     return max(sizes, default=1)
 

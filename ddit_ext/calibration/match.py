@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
+from .._machine import device_name
 from ..multiscale import Adapter
 from ..multiscale.adapter_file import named_tensors
 from ..multiscale.base_weights import check_fingerprint, fingerprint, unwrap
@@ -89,8 +91,9 @@ def check_patch(preset: Preset, transformer: nn.Module, adapter: Adapter | None)
 class RunCheck:
     """At a run's begin: compares what the preset was made for with what is run."""
 
-    def __init__(self, preset: Preset) -> None:
-        self._preset = preset
+    def __init__(self, preset: Preset, pipeline: str | None = None) -> None:
+        """pipeline: the name of its class; None: not compared."""
+        self._preset, self._pipeline = preset, pipeline
 
     def differences(
         self,
@@ -119,6 +122,13 @@ class RunCheck:
             texts.append(
                 f"the preset was calibrated with {preset.batch} samples a call, this run has {batch}"
             )
+        if self._pipeline not in (None, preset.pipeline):
+            texts.append(f"the preset was calibrated with {preset.pipeline}, this is {self._pipeline}")
+        device = device_name(_runs_on(unwrap(transformer)))
+        if device != preset.device:
+            texts.append(
+                f"the preset was calibrated on {preset.device}, this run is on {device}: its speed may differ"
+            )
         texts += self._sampler(scheduler)
         return texts + _dtype_differs(preset, transformer)
 
@@ -140,6 +150,14 @@ def _dtype_differs(preset: Preset, transformer: nn.Module) -> list[str]:
     if dtype == preset.dtype:
         return []
     return [f"the preset was calibrated in {preset.dtype}, the transformer is in {dtype}"]
+
+
+def _runs_on(transformer: nn.Module) -> torch.device:
+    """Where a transformer computes: with accelerate's offloading its weights lie elsewhere between calls."""
+    hooks = (getattr(module, "_hf_hook", None) for module in transformer.modules())
+    devices = (getattr(hook, "execution_device", None) for hook in hooks)
+    device = next((device for device in devices if device is not None), None)
+    return next(transformer.parameters()).device if device is None else torch.device(device)
 
 
 def _adapter_name(digest: str) -> str:

@@ -75,7 +75,7 @@ class Meter:
     def __init__(
         self,
         pipe: Any,
-        adapter: Mapping[str, Adapter],
+        adapter: Mapping[str, Adapter] | None,
         calls: Sequence[dict[str, Any]],
         scales: Sequence[int],
         quantile: float,

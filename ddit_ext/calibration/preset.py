@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from .._version import __version__
 from ..multiscale.adapter_file import replace_file
 from .choices import Choice
+from .values import number, whole
 
 FORMAT = "ddit_ext.preset"
 FORMAT_VERSION = 4
@@ -198,16 +198,16 @@ def _parsed(data: dict[str, Any]) -> dict[str, Any]:
         if not known or not all(isinstance(base.get(part), dict) for part in ("config", "weights")):
             raise ValueError(f"base must have family, config and weights, got {sorted(data['base'])}")
     for name in ("steps", "run_steps", "full_steps", "batch", "threads"):
-        data[name] = _count(name, data[name])
+        data[name] = whole(name, data[name])
     for name in ("target_speedup", "speed", "psnr", "quantile"):
-        data[name] = _number(name, data[name])
+        data[name] = number(name, data[name])
     for name, length in (("grid", 3), ("picture", 2), ("scales", None)):
         values = _is(data, name, list)
         if length is not None and len(values) != length:
             raise ValueError(f"{name} must hold {length} numbers, got {values!r}")
-        data[name] = tuple(_count(name, value) for value in values)
+        data[name] = tuple(whole(name, value) for value in values)
     data["step_seconds"] = {
-        int(scale): _number("step_seconds", seconds) for scale, seconds in data["step_seconds"].items()
+        int(scale): number("step_seconds", seconds) for scale, seconds in data["step_seconds"].items()
     }
     data["choice"] = Choice.from_dict(data["choice"])
     data["candidates"] = tuple(_candidate(entry) for entry in _is(data, "candidates", list))
@@ -220,10 +220,10 @@ def _candidate(entry: Any) -> Candidate:
     predicted = entry["predicted_speed"]
     return Candidate(
         choice=Choice.from_dict(entry["choice"]),
-        predicted_speed=None if predicted is None else _number("predicted_speed", predicted),
-        speed=_number("speed", entry["speed"]),
-        psnr=_number("psnr", entry["psnr"]),
-        runs=_count("runs", entry["runs"]),
+        predicted_speed=None if predicted is None else number("predicted_speed", predicted),
+        speed=number("speed", entry["speed"]),
+        psnr=number("psnr", entry["psnr"]),
+        runs=whole("runs", entry["runs"]),
         reached=bool(entry["reached"]),
     )
 
@@ -232,15 +232,3 @@ def _is(data: dict[str, Any], name: str, kind: type) -> Any:
     if not isinstance(data[name], kind):
         raise TypeError(f"{name} must be {kind.__name__}, got {type(data[name]).__name__}")
     return data[name]
-
-
-def _count(name: str, value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return value
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a number, got {value!r}")
-    return float(value)

@@ -13,12 +13,33 @@ equal cost in docs/study.md."""
 
 
 class Stretches:
-    """Schedule: step -> scale, by stretches [[scale, steps], …]; every step after them is at 1."""
+    """Policy: stretches of `steps` steps [[scale, count], …]; every step after them is at 1.
 
-    def __init__(self, stretches: Sequence[Sequence[int]]) -> None:
-        self._sizes = [scale for scale, count in stretches for _ in range(count)]
+    A run of another length than `steps` has as large a share of each, and ends at 1 where the other one does: img2img
+    does fewer steps than it is asked for.
+    """
 
-    def __call__(self, step: int) -> int:
+    needs_signal = False
+
+    def __init__(self, stretches: Sequence[Sequence[int]], steps: int) -> None:
+        self._stretches, self._steps = [(scale, count) for scale, count in stretches], steps
+        self.begin(steps)
+
+    def begin(self, total_steps: int) -> None:
+        """A run of so many steps begins; 0: as many as it was made for."""
+        total = total_steps or self._steps
+        most = total - (sum(count for _, count in self._stretches) < self._steps)
+        self._sizes: list[int] = []
+        ahead = 0
+        for scale, count in self._stretches:
+            ahead += count
+            end = min(
+                round(ahead * total / self._steps), most
+            )  # rounded where it ends, so that errors don't add up
+            self._sizes += [scale] * (end - len(self._sizes))
+
+    def decide(self, step: int, scores: Any) -> int:
+        """The size of a step."""
         return self._sizes[step] if step < len(self._sizes) else 1
 
     def __repr__(self) -> str:
@@ -76,8 +97,6 @@ def spread(steps: int, computed: int, growth: float, coarse: Sequence[Sequence[i
 
 
 def sizes_of(schedule: Any, total: int) -> list[int]:
-    """The size of each of a run's `total` steps by a schedule that looks at nothing else; SKIP: not computed."""
-    if isinstance(schedule, Spread):
-        schedule.begin(total)
-        return [schedule.decide(step, None) for step in range(total)]
-    return [schedule(step) if callable(schedule) else schedule for step in range(total)]
+    """The size of each of a run's `total` steps by a policy that looks at nothing else; SKIP: not computed."""
+    schedule.begin(total)
+    return [schedule.decide(step, None) for step in range(total)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from . import forecasting, plan, skipping
 from .choices import Choice, cost
 from .dynamic import budgets, by_threshold, faster_dynamic
 from .measure import Measured, Meter, times_faster
+from .pictures import first_frames
 from .preset import Candidate
 
 TOLERANCE = 0.05
@@ -68,6 +69,12 @@ class Full:
         """Seconds of a run that is just fast enough, if it does as many steps as it is asked for."""
         return self.steps * self.seconds[1] / self.enough
 
+    def done(self, steps: int) -> int:
+        """How many of so many steps a run does, or one less: img2img does fewer than it is asked for."""
+        first = self.runs[0]
+        assert first is not None
+        return steps * len(first.steps) // self.steps
+
     def speed(self, choice: Choice) -> float:
         """Predicted by the step costs."""
         return self.steps * self.seconds[1] / cost(choice, self.costs)
@@ -83,7 +90,11 @@ class Search:
     meter: Meter
     full: Full
     tried: dict[str, Candidate] = field(default_factory=dict)
-    runs: dict[str, Measured] = field(default_factory=dict)  # each choice's on the first call
+    runs: dict[str, Measured] = field(default_factory=dict)  # each one's on the first call, without pictures
+    pairs: dict[str, list[np.ndarray]] = field(default_factory=dict)  # PSNR, one array a call
+    shown: dict[str, list[np.ndarray]] = field(
+        default_factory=dict
+    )  # of finalists, as in pictures.first_frames
 
     def go(self) -> list[Candidate]:
         """The finalists that were measured on every call."""
@@ -123,25 +134,24 @@ class Search:
 
     def screen(self, choice: Choice) -> Candidate:
         """One run on the first call; its speed by the step costs of the full run."""
-        done = self._run(0, choice)
         reference = self._reference(0)
+        done, pairs = self._compared(0, choice, reference)
         own = done.fine_seconds if choice.fixed else None
         speed = len(reference.steps) * (own or self.full.seconds[1]) / done.seconds
-        return self._note(choice, [speed], [done], [reference])
+        return self._note(choice, [speed], done, [pairs])
 
     def _narrowed(self, screened: Sequence[Candidate], count: int) -> list[Candidate]:
         """The closest, by successive halving (Jamieson and Talwalkar, arXiv 1502.07943): half of what is left goes on to
         twice as many further calls, until `count` are left or every call was used."""
         left = sorted(screened, key=lambda candidate: -candidate.psnr)
-        runs = {repr(candidate.choice): [self.runs[repr(candidate.choice)]] for candidate in left}
         used, more, calls = 1, 2, len(self.meter.calls)
         while used < calls and len(left := left[: max(count, math.ceil(len(left) / 2))]) > count:
             further = range(used, min(used + more, calls))
-            references = [self._reference(number) for number in range(further.stop)]
             for place, candidate in enumerate(left):
                 choice = candidate.choice
-                runs[repr(choice)] += [self._run(number, choice) for number in further]
-                left[place] = self._note(choice, [candidate.speed], runs[repr(choice)], references)
+                pairs = [self._compared(number, choice, self._reference(number))[1] for number in further]
+                known = self.pairs[repr(choice)] + pairs
+                left[place] = self._note(choice, [candidate.speed], self.runs[repr(choice)], known)
             left.sort(key=lambda candidate: -candidate.psnr)
             used, more = further.stop, 2 * more
         return left[:count]
@@ -153,12 +163,23 @@ class Search:
             done = self.full.runs[number] = self.meter.run(number, 1, self.full.steps)
         return done
 
-    def _run(self, number: int, choice: Choice) -> Measured:
-        """Call `number` by a choice."""
+    def _compared(
+        self, number: int, choice: Choice, reference: Measured, show: bool = False
+    ) -> tuple[Measured, np.ndarray]:
+        """Call `number` by a choice, and the PSNR of each of its pictures.
+
+        Its pictures are not kept, since clips are large and choices many; show: of each sample one is.
+        """
         schedule = choice.schedule(self.meter.scales)
-        return self.meter.run(
+        done = self.meter.run(
             number, schedule, choice.steps, forecast=choice.forecast, corrector=choice.corrector
         )
+        pairs = psnr(done.pictures, reference.pictures)
+        if show:
+            self.shown[repr(choice.ran(done.scales))] = [
+                frame.copy() for frame in first_frames(done.pictures)
+            ]
+        return replace(done, pictures=None), pairs
 
     def screened(self, choice: Choice) -> tuple[Candidate, Measured]:
         """The same, and that run."""
@@ -181,7 +202,8 @@ class Search:
 
     def _measure(self, choices: Sequence[Choice]) -> list[Candidate]:
         speeds: list[list[float]] = [[] for _ in choices]
-        runs: list[list[Measured]] = [[] for _ in choices]
+        pairs: list[list[np.ndarray]] = [[] for _ in choices]
+        first: dict[int, Measured] = {}
         calls = len(self.meter.calls)
         for turn in range(calls * math.ceil(FEWEST_TIMES / calls) if choices else 0):
             number = turn % calls
@@ -190,38 +212,38 @@ class Search:
             order = range(len(choices)) if turn % 2 == 0 else reversed(range(len(choices)))
             for index in order:
                 choice = choices[index]
-                done = self._run(number, choice)
-                alike = choices[
-                    index
-                ].fixed  # a policy that looks at scores takes its time at steps at p, too
+                done, close = self._compared(number, choice, full, show=turn == 0)
+                alike = choice.fixed  # a policy that looks at scores takes its time at steps at p, too
                 speeds[index].append(times_faster(done, full) if alike else full.seconds / done.seconds)
                 if turn < calls:  # again it draws the same
-                    runs[index].append(done)
-        references = [run for run in self.full.runs if run is not None]
+                    pairs[index].append(close)
+                if turn == 0:
+                    first[index] = done
         return [
-            self._note(choice, speeds[index], runs[index], references) for index, choice in enumerate(choices)
+            self._note(choice, speeds[index], first[index], pairs[index])
+            for index, choice in enumerate(choices)
         ]
 
     def _note(
         self,
         choice: Choice,
         speeds: Sequence[float],
-        runs: Sequence[Measured],
-        references: Sequence[Measured],
+        first: Measured,
+        pairs: Sequence[np.ndarray],
     ) -> Candidate:
-        pairs = [psnr(run.pictures, full.pictures) for run, full in zip(runs, references, strict=True)]
+        """first: its run of the first call. pairs: PSNR, one array a call."""
         speed = statistics.median(speeds)
-        choice = choice.ran(runs[0].scales)
+        choice = choice.ran(first.scales)
         candidate = Candidate(
             choice=choice,
             predicted_speed=self.full.speed(choice) if choice.fixed else None,
             speed=speed,
             psnr=float(np.concatenate(pairs).mean()),
-            runs=len(runs),
+            runs=len(pairs),
             reached=self.full.reached(speed),
         )
         self.tried[repr(choice)] = candidate
-        self.runs[repr(choice)] = runs[0]
+        self.runs[repr(choice)], self.pairs[repr(choice)] = first, list(pairs)
         return candidate
 
     def _faster(self, candidate: Candidate) -> Choice | None:
@@ -232,4 +254,4 @@ class Search:
             return plan.faster(choice, self.full.steps, self.full.seconds)
         if choice.kind == "skips":
             return skipping.faster(choice, self.runs[repr(choice)])
-        return faster_dynamic(choice, self.full.enough / candidate.speed)
+        return faster_dynamic(choice, self.full.enough / candidate.speed, len(self.runs[repr(choice)].steps))

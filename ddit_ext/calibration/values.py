@@ -7,10 +7,10 @@ from typing import Any
 
 
 def within(name: str, value: Any, least: float, most: float) -> float:
-    (number,) = numbers(name, [value], least=least)
-    if number > most:
+    checked = number(name, value, least)
+    if checked > most:
         raise ValueError(f"{name} must be in {[least, most]}, got {value!r}")
-    return number
+    return checked
 
 
 def pairs(first: Any) -> list[tuple[int, int]]:
@@ -20,6 +20,14 @@ def pairs(first: Any) -> list[tuple[int, int]]:
     return [(whole("scale", scale), whole("steps", count)) for scale, count in first]
 
 
+def number(name: str, value: Any, least: float = -math.inf) -> float:
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not known or value < least:
+        bound = f" of at least {least:g}" if least > -math.inf else ""
+        raise ValueError(f"{name} must be a number{bound}, got {value!r}")
+    return float(value)
+
+
 def whole(name: str, value: Any, least: int = 1) -> int:
     if type(value) is not int or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
@@ -27,12 +35,4 @@ def whole(name: str, value: Any, least: int = 1) -> int:
 
 
 def numbers(name: str, values: Any, least: float = 0) -> list[float]:
-    for value in values:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-            or value < least
-        ):
-            raise ValueError(f"{name} must hold numbers of at least {least:g}, got {value!r}")
-    return [float(value) for value in values]
+    return [number(name, value, least) for value in values]

@@ -1,4 +1,4 @@
-"""`ddit calibrate`: a preset for a model folder or an embedded model."""
+"""`ddit calibrate`: a preset for a model folder, a model of the hub's local cache or an embedded one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def add(subcommands: argparse._SubParsersAction) -> None:
         description="Run a few prompts in many ways and keep the one that is closest to the full sample at a target "
         "speed. The preset is for ddit_ext.patch(pipe, adapter, preset=FILE).",
     )
-    parser.add_argument("model", help='a diffusers model folder, or "embedded:flux"')
+    parser.add_argument(
+        "model",
+        help='a diffusers model folder, the name of a model in the hub\'s local cache, or "embedded:flux"',
+    )
     parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt a line")
     parser.add_argument("--target-speedup", type=float, default=2.0, metavar="N", help="default: %(default)s")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the preset to write (JSON)")
@@ -26,6 +29,15 @@ def add(subcommands: argparse._SubParsersAction) -> None:
         "--adapter",
         metavar="FOLDER",
         help='of the model (an embedded one brings its own); "none": training-free',
+    )
+    parser.add_argument(
+        "--scales",
+        type=int,
+        nargs="+",
+        default=[1, 2, 4],
+        metavar="N",
+        help="sizes to try, 1 first (default: 1 2 4); 1 alone: fewer, skipped and forecast steps, for which no adapter is "
+        "needed",
     )
     parser.add_argument(
         "--steps", type=int, metavar="N", help="of the full sample; default: the pipeline's own"
@@ -39,6 +51,11 @@ def add(subcommands: argparse._SubParsersAction) -> None:
         "--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU, else float32"
     )
     parser.add_argument("--device", default=None, help="default: a GPU where there is one")
+    parser.add_argument(
+        "--offload",
+        action="store_true",
+        help="keep only the model at work on the GPU (enable_model_cpu_offload)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -65,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         prompts,
         adapter=adapter,
         target_speedup=arguments.target_speedup,
+        scales=arguments.scales,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         **call,
@@ -91,16 +109,38 @@ def load(arguments: argparse.Namespace) -> tuple[Any, str | Path | None]:
     model = arguments.model
     adapter: str | Path | None = None if arguments.adapter == "none" else arguments.adapter
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if arguments.offload and (not torch.cuda.is_available() or torch.device(device).type != "cuda"):
+        raise ValueError(f"--offload needs a CUDA device to bring models to, got --device {device}")
     name = arguments.dtype or ("float32" if device == "cpu" or model.startswith(EMBEDDED) else "bfloat16")
     dtype = getattr(torch, name)
     if model.startswith(EMBEDDED):
         from .. import embedded
 
         loaded = embedded.load(model.removeprefix(EMBEDDED))
-        return loaded.pipeline.to(device, dtype), loaded.adapter if arguments.adapter is None else adapter
-    if not (Path(model) / "model_index.json").is_file():
-        raise ValueError(f'model must be "embedded:flux" or a folder with a model_index.json, got {model!r}')
+        pipe, adapter = (
+            loaded.pipeline.to(dtype=dtype),
+            loaded.adapter if arguments.adapter is None else adapter,
+        )
+    else:
+        pipe = _pretrained(model, dtype)
+    if arguments.offload:
+        pipe.enable_model_cpu_offload(device=device)
+        return pipe, adapter
+    return pipe.to(device), adapter
+
+
+def _pretrained(model: str, dtype: Any) -> Any:
+    """The pipeline of a folder, or of the hub's local cache; nothing is downloaded."""
     from diffusers import DiffusionPipeline
 
-    pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, local_files_only=True)
-    return pipe.to(device), adapter
+    expected = (
+        'model must be "embedded:flux", a folder with a model_index.json, or the name of a model in the hub\'s local '
+        f"cache, got {model!r}"
+    )
+    folder = Path(model)
+    if folder.exists() and not (folder / "model_index.json").is_file():
+        raise ValueError(expected)
+    try:
+        return DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{expected}: {error}") from error
