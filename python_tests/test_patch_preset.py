@@ -116,6 +116,23 @@ def test_another_run_is_told(pipe, changes, text):
     assert len(told(handle)) == 1
 
 
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (
+            dict(pipeline="FluxControlNetPipeline"),
+            "calibrated with FluxControlNetPipeline, this is FluxPipeline",
+        ),
+        (dict(device="another GPU"), "calibrated on another GPU, this run is on .*: its speed may differ"),
+    ],
+)
+def test_another_pipeline_or_device_is_told(pipe, made, text):
+    handle = ddit_ext.patch(pipe, preset=make_preset(pipe, **made))
+    with pytest.warns(UserWarning, match=text):
+        run(pipe, make_call(**SIZE, steps=6))
+    assert len(told(handle)) == 1
+
+
 @pytest.mark.filterwarnings("ignore:ddit_ext. the preset was calibrated in bfloat16")
 def test_another_sampler_and_dtype_are_told(pipe):
     preset = make_preset(pipe, dtype="bfloat16", sampler={"class": "Other", "config": {}})

@@ -169,7 +169,7 @@ def patch(
         weights = {part.name: part.adapter for part in parts} if adapter is not None else None
         for text in check_parts(preset, {part.name: part.steering.transformer for part in parts}, weights):
             warnings.warn(f"ddit_ext: {text}", stacklevel=2)
-        check, target_speedup = RunCheck(preset), preset.target_speedup
+        check, target_speedup = RunCheck(preset, type(pipe).__name__), preset.target_speedup
         full_steps = round(preset.full_steps * preset.run_steps / preset.steps)
     hook = PatchHook(
         pipe,
