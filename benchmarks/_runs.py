@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from _timing import cpu_ticks
+from _timing import Taken
 from diffusers import WanPipeline
 
 import ddit_ext
 
-TAKEN = 0.05
-"""A run is made again where more of the cores' time went to other machines on the host."""
 TRIES = 4
+"""So often a run is made at most, where other machines on the host had more than Taken.LIMIT of the cores' time."""
 
 
 @dataclass(frozen=True)
@@ -129,23 +128,26 @@ def interleaved_runs(
     """Every method on every batch, taking turns; the first batch is run once more beforehand to warm up.
 
     beside: runs before and after each of the methods, so that how fast the machine was just then is known.
-    A run that lost more than TAKEN of its time to other machines is made again, up to TRIES in all, and what lost least
-    counts.
+    A run that lost more than Taken.LIMIT of its time to other machines is made again, up to TRIES in all, and what lost
+    least counts.
     """
     outcomes = {method.name: Outcome() for method in methods}
     for method in methods if beside is None else [beside, *methods]:
         run(pipe, made[0], _short(method))
     for number, batch in enumerate(made):
+        since = Taken()
         before = _timed(pipe, batch, beside)
         for method in methods if number % 2 == 0 else reversed(methods):
             tried: list[_Tried] = []
-            while not tried or (len(tried) < TRIES and tried[-1].taken > TAKEN):
+            while not tried or (len(tried) < TRIES and tried[-1].taken > Taken.LIMIT):
                 if tried:
+                    since = Taken()
                     before = _timed(pipe, batch, beside)
                 timed = _timed(pipe, batch, method)
+                between = Taken()
                 after = _timed(pipe, batch, beside)
-                tried.append(_Tried(before, timed, after))
-                before = after
+                tried.append(_Tried(timed, (before.seconds + after.seconds) / 2, since.share()))
+                before, since = after, between
             best = min(tried, key=lambda each: each.taken)
             outcome = outcomes[method.name]
             outcome.seconds.append(best.timed.seconds)
@@ -153,41 +155,31 @@ def interleaved_runs(
             if best.timed.report is not None:
                 outcome.reports.append(best.timed.report)
             if beside:
-                outcome.beside.append((best.before.seconds + best.after.seconds) / 2)
+                outcome.beside.append(best.beside)
     return outcomes
 
 
 @dataclass(frozen=True)
 class _Timed:
-    """What one run gave, its seconds, and the cores' ticks before and after it (`cpu_ticks`)."""
+    """What one run gave, and its seconds."""
 
     latents: Any
     seconds: float
     report: dict[str, Any] | None
-    began: tuple[int, int]
-    ended: tuple[int, int]
 
 
 def _timed(pipe: Any, batch: Batch, method: Method | None) -> _Timed:
     """None: nothing is run."""
-    began = cpu_ticks()
-    latents, seconds, report = run(pipe, batch, method) if method else (None, 0.0, None)
-    return _Timed(latents, seconds, report, began, cpu_ticks())
+    return _Timed(*run(pipe, batch, method)) if method else _Timed(None, 0.0, None)
 
 
 @dataclass(frozen=True)
 class _Tried:
-    """A method's run between two of the one beside it."""
+    """A method's run, the mean seconds of those before and after it, and the share of the cores' time taken meanwhile."""
 
-    before: _Timed
     timed: _Timed
-    after: _Timed
-
-    @property
-    def taken(self) -> float:
-        """The share of the cores' time that went to other machines."""
-        (stolen, ticks), (stolen_now, ticks_now) = self.before.began, self.after.ended
-        return (stolen_now - stolen) / max(ticks_now - ticks, 1)
+    beside: float
+    taken: float
 
 
 def _short(method: Method) -> Method:
