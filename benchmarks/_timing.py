@@ -111,7 +111,7 @@ class Taken:
         self._began = _cpu_ticks()
 
     def share(self) -> float:
-        stolen, ticks = (now - then for now, then in zip(_cpu_ticks(), self._began, strict=True))
+        stolen, ticks = (at - began for at, began in zip(_cpu_ticks(), self._began, strict=True))
         return stolen / max(ticks, 1)
 
 

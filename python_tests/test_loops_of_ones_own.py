@@ -1,0 +1,215 @@
+"""Loops that call the transformer themselves, with the pipeline's sampler and without, and pipelines that share a patch."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from diffusers import (
+    FluxPipeline,
+)
+from flux_pipelines import TEXT, make_call, make_pipeline, one_thread, run
+
+import ddit_ext
+from ddit_ext import cells, ops
+from ddit_ext.policies import Stacked, TeaCachePolicy
+
+pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
+
+SCALES = (1, 2, 4)
+
+
+@pytest.fixture(autouse=True)
+def single_thread():
+    with one_thread():
+        yield
+
+
+class Loop:
+    """A user's own denoising loop around the transformer."""
+
+    def __init__(self, pipe, rows=6, columns=4, batch=1):
+        self.pipe = pipe
+        generator = torch.Generator().manual_seed(0)
+        self.latents = torch.randn(batch, rows * columns, 16, generator=generator)
+        self.arguments = dict(
+            encoder_hidden_states=torch.randn(batch, TEXT, 32, generator=generator),
+            pooled_projections=torch.randn(batch, 32, generator=generator),
+            img_ids=torch.cartesian_prod(
+                torch.zeros(1), torch.arange(1.0 * rows), torch.arange(1.0 * columns)
+            ),
+            txt_ids=torch.zeros(TEXT, 3),
+            return_dict=False,
+        )
+
+    @torch.no_grad()
+    def call(self, sigma):
+        timestep = torch.full((len(self.latents),), sigma)
+        return self.pipe.transformer(hidden_states=self.latents, timestep=timestep, **self.arguments)[0]
+
+    def by_hand(self, sigmas, calls=1):
+        """Euler steps without any sampler."""
+        for sigma, following in zip(sigmas, sigmas[1:], strict=False):
+            for _ in range(calls):
+                velocity = self.call(sigma)
+            self.latents = self.latents + (following - sigma) * velocity
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_loop_without_a_sampler(calls):
+    pipe = make_pipeline()
+    handle = ddit_ext.patch(pipe, threshold=1e9)
+    sigmas = [0.9, 0.8, 0.65, 0.5, 0.35, 0.2]
+    for _ in range(2):  # rising noise begins a new run
+        Loop(pipe).by_hand(sigmas, calls)
+        steps = handle.report().to_dict()["steps"]
+        assert [step["scale"] for step in steps] == [1, 1, 1, 4, 4]
+        assert [round(step["noise_level"], 4) for step in steps] == sigmas[:-1]
+    Loop(pipe, rows=5).by_hand([0.1, 0.05, 0.0], calls)  # so does another shape
+    assert len(handle.report().to_dict()["steps"]) == 2
+
+
+def test_a_loop_without_a_sampler_scores_the_latents_as_given():
+    pipe = make_pipeline()
+    handle = ddit_ext.patch(pipe, threshold=0.0)
+    loop, kept = Loop(pipe), []
+    for sigma in (0.9, 0.7, 0.6, 0.4):
+        kept.append(loop.latents)
+        loop.call(sigma)
+        loop.latents = loop.latents + torch.randn(
+            loop.latents.shape, generator=torch.Generator().manual_seed(1)
+        )
+        loop.latents = loop.latents * sigma
+    views = [cells.from_packed(latent, 6, 4) for latent in kept]
+    expected = ops.acceleration_quantiles(*views[::-1], list(SCALES), 0.4)
+    last = handle.report().to_dict()["steps"][-1]["scores"]
+    torch.testing.assert_close(torch.tensor(last), expected)
+
+
+def test_a_loop_with_the_pipelines_sampler():
+    """No set_begin_index, and only a part of the timesteps: the sampler's own index is what counts."""
+    pipe = make_pipeline()
+    handle = ddit_ext.patch(pipe, threshold=1e9)
+    for first in (0, 3):
+        loop = Loop(pipe, batch=2)
+        pipe.scheduler.set_timesteps(9, mu=0.7)
+        for t in pipe.scheduler.timesteps[first:]:
+            velocity = loop.call(float(t) / 1000)
+            velocity = velocity + 0.1 * loop.call(float(t) / 1000)
+            loop.latents = pipe.scheduler.step(velocity, t, loop.latents, return_dict=False)[0]
+        steps = handle.report().to_dict()["steps"]
+        assert [step["scale"] for step in steps] == [1, 1, 1] + [4] * (6 - first)
+        expected = pipe.scheduler.sigmas[first:-1].tolist()
+        assert [step["noise_level"] for step in steps] == pytest.approx(expected, abs=1e-5)
+
+
+def test_last_steps_cannot_be_protected_in_a_loop_without_a_sampler():
+    pipe = make_pipeline()
+    for schedule in (None, 2):
+        handle = ddit_ext.patch(pipe, schedule=schedule, protect=(0, 1))
+        with pytest.raises(ValueError, match=r"last steps, here 1, are protected.*by protect=\(first, 0\)"):
+            Loop(pipe).call(0.9)
+        assert run(pipe, make_call(steps=5)).isfinite().all()
+        handle.unpatch()
+
+
+@pytest.mark.parametrize(
+    ("refused", "text", "mended"),
+    [
+        ({"target_speedup": 2.0}, "target_speedup=2: the length of this run is not known", None),
+        ({"target_speedup": 2.0, "forecast": 0.5}, "target_speedup=2: the length of this run is not", None),
+        ({"target_speedup": 2.0, "forecast": 0.5, "protect": (0, 1)}, "target_speedup=2: the length", None),
+        ({"protect": (1, 2)}, "the last steps, here 2, are protected", {"protect": (1, 0)}),
+        (
+            {"schedule": TeaCachePolicy(0.25)},
+            "the last steps, here 1, are protected",
+            {"schedule": TeaCachePolicy(0.25, protect_last=0)},
+        ),
+        (
+            {"schedule": Stacked(TeaCachePolicy(0.25))},
+            "the last steps, here 1, are protected",
+            {"schedule": Stacked(TeaCachePolicy(0.25, protect_last=0))},
+        ),
+    ],
+)
+def test_a_run_of_unknown_length_gets_advice_that_works(refused, text, mended):
+    pipe = make_pipeline()
+    handle = ddit_ext.patch(pipe, **refused)
+    with pytest.raises(ValueError, match=f"{text}.*let the loop step by pipe.scheduler"):
+        Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.0])
+    loop = Loop(pipe)
+    pipe.scheduler.set_timesteps(8, mu=0.7)
+    for t in pipe.scheduler.timesteps:
+        loop.latents = pipe.scheduler.step(loop.call(float(t) / 1000), t, loop.latents, return_dict=False)[0]
+    assert len(handle.report().to_dict()["steps"]) == 8
+    handle.unpatch()
+    if mended is not None:
+        handle = ddit_ext.patch(pipe, **mended)
+        Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.0])
+        assert len(handle.report().to_dict()["steps"]) == 3
+
+
+def test_a_shared_patch_outlives_the_pipeline_it_was_made_on():
+    first = make_pipeline()
+    second = FluxPipeline(**first.components)
+    second.set_progress_bar_config(disable=True)
+    gone = weakref.ref(first)
+    hook = ddit_ext.patch(
+        first, schedule=[1, 1, 0, 1, 0, 1], forecast=0.5, corrector=1.0, protect=(0, 1)
+    )._hook
+    scheduler = weakref.ref(first.scheduler)
+    del first
+    gc.collect()
+    assert gone() is None
+    assert run(second, make_call(steps=6)).isfinite().all()
+    assert [step.scale for step in hook.record.steps] == [1, 1, 0, 1, 0, 1] and not hook.record.warnings
+    ddit_ext.unpatch(second)
+    assert "step" not in second.scheduler.__dict__
+    del second
+    gc.collect()
+    assert scheduler() is None  # the hook, which is held here, keeps nothing
+
+
+def test_fixed_schedules_in_a_loop_without_a_sampler():
+    pipe = make_pipeline()
+    handle = ddit_ext.patch(pipe, schedule=[2, 1, 4])
+    Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.0])
+    assert [step["scale"] for step in handle.report().to_dict()["steps"]] == [2, 1, 4]
+    with pytest.raises(ValueError, match="schedule has 3 entries.*step 3"):
+        Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.2, 0.0])
+
+
+def test_a_loop_without_the_sampler_is_not_corrected():
+    pipe = make_pipeline()
+    handle = ddit_ext.patch(pipe, schedule=[1, 0, 1], corrector=1.0)
+    with pytest.warns(UserWarning, match="nothing is corrected: the pipeline's sampler takes no part"):
+        Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.0])
+    assert [step["scale"] for step in handle.report().to_dict()["steps"]] == [1, 0, 1]
+
+
+def test_latents_off_the_grid_give_no_signal():
+    """A sampler that is stepped with something else than the transformer's latents."""
+    pipe = make_pipeline()
+    handle = ddit_ext.patch(pipe, threshold=1e9)
+    loop = Loop(pipe)
+    pipe.scheduler.set_timesteps(6, mu=0.7)
+    with pytest.warns(UserWarning, match="no signal: latents of shape"):
+        for t in pipe.scheduler.timesteps:
+            velocity = loop.call(float(t) / 1000)[..., :3, :]
+            pipe.scheduler.step(velocity, t, loop.latents[..., :3, :])
+    assert {step["scale"] for step in handle.report().to_dict()["steps"]} == {1}
+
+
+def test_a_loop_with_unpacked_latents():
+    """A sampler that is stepped with pictures [B, C, H, W] while the transformer gets packed tokens."""
+    pipe = make_pipeline()
+    handle = ddit_ext.patch(pipe, threshold=1e9)
+    loop = Loop(pipe)
+    pictures = torch.randn(1, 4, 12, 8)
+    pipe.scheduler.set_timesteps(6, mu=0.7)
+    for t in pipe.scheduler.timesteps:
+        loop.latents = pipe._pack_latents(pictures, 1, 4, 12, 8)
+        velocity = loop.call(float(t) / 1000)
+        velocity = cells.from_packed(velocity, 6, 4).permute(0, 1, 4, 2, 5, 3, 6).reshape(1, 4, 12, 8)
+        pictures = pipe.scheduler.step(velocity, t, pictures, return_dict=False)[0]
+    assert [step["scale"] for step in handle.report().to_dict()["steps"]] == [1, 1, 1, 4, 4, 4]
