@@ -3,7 +3,7 @@
 import pytest
 import torch
 from flux_pipelines import make_call, make_pipeline, run
-from test_sampler_watch import Loop
+from loops import Loop
 
 import ddit_ext
 from ddit_ext import cells, ops, policies

@@ -8,7 +8,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from flux_pipelines import make_call, make_pipeline, make_transformer, one_thread, run
-from test_sampler_watch import Loop
+from loops import Loop
 
 import ddit_ext
 from ddit_ext import policies
