@@ -31,7 +31,7 @@ test: setup cpp-tests $(EMULATION)
 check: test
 	$(BIN)/python -m pytest -q python_tests -m slow
 	bash cpp_tests/sanitize.sh $(BIN)
-	DDIT_KILL_MOMENTS=20 $(BIN)/python -m pytest -q python_tests/test_train_kill.py
+	DDIT_KILL_MOMENTS=20 $(BIN)/python -m pytest -q python_tests/training/test_train_kill.py
 	bash cpp_tests/fuzz/run.sh $(BIN) 60
 	$(BIN)/python scripts/check_oldest_torch.py
 	$(if $(EMULATION),bash cpp_tests/emulation/check_modes.sh $(BIN))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ddit_ext.models.batch import join, take
+from ddit_ext.families.batch import join, take
 
 
 class Replay:

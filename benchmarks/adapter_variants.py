@@ -22,7 +22,7 @@ from coarse_error import SIGMAS, batches
 from torch import Tensor, nn
 
 from ddit_ext import build_info, embedded
-from ddit_ext.multiscale import Adapter
+from ddit_ext.coarse import Adapter
 from ddit_ext.training import DistillConfig, distill, evaluate_coarse_error, objective, trainer
 
 #: What every variant starts from; `train_adapter.py` has these settings, and trains longer.

@@ -15,8 +15,8 @@ import torch
 from _timing import write_json
 
 from ddit_ext import embedded
+from ddit_ext.coarse import Adapter
 from ddit_ext.embedded.pipeline import FLUX_DEFAULTS
-from ddit_ext.multiscale import Adapter
 from ddit_ext.training import evaluate_coarse_error
 
 SIGMAS = (0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)

@@ -51,7 +51,7 @@ class Always:
 class Stopwatch:
     """Seconds spent in some functions of one handle's parts, by part: a list each, one entry a step."""
 
-    def __init__(self, handle: ddit_ext.patching.Handle) -> None:
+    def __init__(self, handle: ddit_ext.runtime.Handle) -> None:
         hook = handle._hook
         self.steps: dict[str, list[float]] = {part: [] for part in PARTS}
         for owner, name, part in (

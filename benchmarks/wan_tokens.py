@@ -17,8 +17,8 @@ import torch
 from _timing import interleaved, show, write_json
 from diffusers import WanTransformer3DModel
 
-from ddit_ext.models import WanSteering
-from ddit_ext.multiscale import Adapter
+from ddit_ext.coarse import Adapter
+from ddit_ext.families import WanSteering
 
 TEMPORAL, SPATIAL = 4, 8  # of the VAE: frames after the first, pixels a side
 TEXT_TOKENS = 512

@@ -1,4 +1,4 @@
-// Reads cases/scheduler_cases.json, which python_tests/test_patch_scheduler.py and test_policies.py play,
+// Reads cases/scheduler_cases.json, which python_tests/strategies/test_patch_scheduler.py and test_policies.py play,
 // too.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Plays cases/scheduler_cases.json, which python_tests/test_patch_scheduler.py plays, too.
+// Plays cases/scheduler_cases.json, which python_tests/strategies/test_patch_scheduler.py plays, too.
 #include <gtest/gtest.h>
 
 #include <stdexcept>

@@ -17,8 +17,8 @@ from ._version import __version__  # noqa: E402
 _LAZY = {
     "calibrate": "ddit_ext.calibration",
     "Preset": "ddit_ext.calibration",
-    "patch": "ddit_ext.patching",
-    "unpatch": "ddit_ext.patching",
+    "patch": "ddit_ext.runtime",
+    "unpatch": "ddit_ext.runtime",
     "PatchScheduler": "ddit_ext.policies",
     "policies": "ddit_ext.policies",
     "embedded": "ddit_ext.embedded",

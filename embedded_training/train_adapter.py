@@ -15,8 +15,8 @@ from typing import get_args
 import torch
 
 from ddit_ext import embedded
-from ddit_ext.multiscale.adapter import Adapter
-from ddit_ext.multiscale.scale_spec import Start
+from ddit_ext.coarse.adapter import Adapter
+from ddit_ext.coarse.scale_spec import Start
 from ddit_ext.training import DistillConfig, distill
 
 from .common import grow

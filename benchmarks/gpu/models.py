@@ -20,7 +20,7 @@ class Model:
 
     name: str
     transformer: str  # its class in diffusers
-    steering: str  # its class in ddit_ext.models
+    steering: str  # its class in ddit_ext.families
     config: dict[str, Any]
     grid: tuple[int, int, int]  # frames, rows and columns of base cells
     text_tokens: int

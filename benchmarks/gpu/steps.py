@@ -110,10 +110,10 @@ def _case(part: Part, model: Model) -> Case:
 
 def _coarse_calls(case: Case, scales: tuple[int, ...]) -> dict[str, Call]:
     """Calls at the coarse sizes: without a feed-forward LoRA, with one beside its layers, and merged into copies."""
-    import ddit_ext.models
-    from ddit_ext.multiscale import Adapter
+    import ddit_ext.families
+    from ddit_ext.coarse import Adapter
 
-    kind = getattr(ddit_ext.models, case.model.steering)
+    kind = getattr(ddit_ext.families, case.model.steering)
     latents = case.arguments["hidden_states"]
     sigma = torch.full((1,), 0.75, device=latents.device)
     calls: dict[str, Call] = {}
@@ -157,7 +157,7 @@ def _over_none(with_lora: dict[str, Any], without: dict[str, Any]) -> dict[str, 
 
 def _decision(part: Part, case: Case) -> None:
     """Third difference, deviations and quantiles of the last four latents, and their copy to the host."""
-    from ddit_ext.patching.history import History
+    from ddit_ext.runtime.history import History
 
     history = History()
     for _ in range(4):

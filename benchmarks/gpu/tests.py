@@ -15,7 +15,7 @@ from .part import ROOT, Part
 
 WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 """Processes of pytest-xdist, where it is installed: most of the suite needs the CPU."""
-DRY_RUN = "python_tests/test_cells.py"
+DRY_RUN = "python_tests/ops/test_cells.py"
 KERNEL_FILES = (
     "test_acceleration_quantiles*.py",
     "test_patch_embed*.py",
@@ -59,7 +59,7 @@ def run(part: Part) -> None:
 
 def kernel_files() -> list[str]:
     """The test files of the ops, from the checkout."""
-    folder = ROOT / "python_tests"
+    folder = ROOT / "python_tests" / "ops"
     return [str(file.relative_to(ROOT)) for pattern in KERNEL_FILES for file in sorted(folder.glob(pattern))]
 
 

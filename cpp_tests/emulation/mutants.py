@@ -149,7 +149,7 @@ class Copy:
 
 def tests_of(file: Path) -> list[str]:
     """The tests of the op that a kernel's folder is named after; of all ops where there is none of that name."""
-    folder = ROOT / "python_tests"
+    folder = ROOT / "python_tests" / "ops"
     own = sorted(folder.glob(f"test_{file.parent.name}*.py"))
     ops = (f"test_{kernel.parent.name}*.py" for kernel in kernel_files())
     return [str(test) for test in own or sorted({test for op in ops for test in folder.glob(op)})]

@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from .._machine import clock_of, device_name, device_of
 from .._version import __version__
-from ..multiscale import Adapter
-from ..patching import patch
-from ..patching.euler import steps_by_euler
-from ..patching.parts import TRAINING_FREE, find_parts, give_weights
+from ..coarse import Adapter
+from ..runtime import patch
+from ..runtime.denoisers import TRAINING_FREE, find_parts, give_weights
+from ..runtime.euler import steps_by_euler
 from .match import identity, plain_config
 from .measure import Meter, quiet
 from .pictures import first_frames

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from .._machine import device_name
-from ..multiscale import Adapter
-from ..multiscale.adapter_file import named_tensors
-from ..multiscale.base_weights import check_fingerprint, fingerprint, unwrap
+from ..coarse import Adapter
+from ..coarse.adapter_file import named_tensors
+from ..coarse.base_weights import check_fingerprint, fingerprint, unwrap
 from .preset import Preset, PresetError
 
 TRAINING_FREE = "training-free"

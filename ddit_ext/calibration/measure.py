@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..multiscale import Adapter
-from ..patching import patch
-from ..patching.parts import find_parts
+from ..coarse import Adapter
 from ..policies import SKIP
+from ..runtime import patch
+from ..runtime.denoisers import find_parts
 from .pictures import as_uint8
 from .schedules import Spread
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..multiscale.adapter_file import replace_file
+from ..coarse.adapter_file import replace_file
 from .choices import Choice
 from .values import number, whole
 
@@ -151,7 +151,7 @@ class Preset:
             pictures: {caption: picture} or a list, PIL or uint8 [H, W, 3]; None: those of the calibration itself,
                 which a loaded preset no longer has.
         """
-        from ..pages import preset_page
+        from ..reports import preset_page
 
         shown = self.pictures if pictures is None else pictures
         Path(path).write_text(preset_page(self, shown), encoding="utf-8")

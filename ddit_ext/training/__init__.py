@@ -1,6 +1,6 @@
 """Distillation: the base model teaches its own coarse patch sizes."""
 
-from ..multiscale.adapter import Adapter, AdapterError
+from ..coarse.adapter import Adapter, AdapterError
 from .checkpoint import SaveFailed
 from .config import DistillConfig
 from .distill import DistillResult, distill

@@ -11,7 +11,7 @@ import diffusers
 import torch
 from torch import nn
 
-from ..models import STEERINGS
+from ..families import STEERINGS
 from .config import LOWEST
 from .pair import HIGH, LOW
 from .settings import ModelSettings

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from ..multiscale.adapter import Adapter
-from ..multiscale.adapter_file import replace_file
+from ..coarse.adapter import Adapter
+from ..coarse.adapter_file import replace_file
 from .settings import TrainSettings
 
 #: Licences of bases as their makers state them; an adapter is made from its base's weights and carries its licence.

@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..multiscale.adapter import Adapter, AdapterError
-from ..multiscale.adapter_file import named_tensors, replace_file
+from ..coarse.adapter import Adapter, AdapterError
+from ..coarse.adapter_file import named_tensors, replace_file
 
 FORMAT = "ddit_ext.distill"
 FORMAT_VERSION = 2

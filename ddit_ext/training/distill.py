@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..multiscale.adapter import Adapter, AdapterError
-from ..multiscale.quantised import REPACKED, four_bit_layers, is_repacked
+from ..coarse.adapter import Adapter, AdapterError
+from ..coarse.quantised import REPACKED, four_bit_layers, is_repacked
 from .checkpoint import SaveFailed
 from .config import DistillConfig
 from .interrupt import Interrupted, Stop

@@ -28,9 +28,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..multiscale.adapter import Adapter
-from ..multiscale.base_weights import family_of, feed_forward_layers
-from ..multiscale.scale_spec import ScaleSpec
+from ..coarse.adapter import Adapter
+from ..coarse.base_weights import family_of, feed_forward_layers
+from ..coarse.scale_spec import ScaleSpec
 from .base import EMBEDDED
 from .data.sizes import check_sizes
 from .settings import TrainSettings

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models import steering_for
-from ..multiscale.adapter import Adapter
+from ..coarse.adapter import Adapter
+from ..families import steering_for
 from .objective import add_noise, coarse_errors
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.grid import Grid, pool_tokens
+from ..families.grid import Grid, pool_tokens
 
 Seen = dict[int, Tensor]
 

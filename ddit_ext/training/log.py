@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..multiscale.adapter_file import replace_file
+from ..coarse.adapter_file import replace_file
 
 LEVEL_BINS = 10
 

@@ -13,8 +13,8 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from ..models import Steering
-from ..multiscale.scale_weights import ScaleWeights
+from ..coarse.scale_weights import ScaleWeights
+from ..families import Steering
 
 
 def draw_sigma(count: int, low: float, high: float, shift: float, generator: torch.Generator) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..multiscale.adapter import Adapter
+    from ..coarse.adapter import Adapter
     from .trainer import Trainer
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models import Steering
+from ..families import Steering
 from .config import DistillConfig
 from .objective import add_noise, draw_sigma
 from .processes import Processes

@@ -11,7 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 
-from ..multiscale.adapter import Adapter
+from ..coarse.adapter import Adapter
 from .base import Base, load_base
 from .card import push, write_card
 from .checkpoint import checkpoints

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..patching.patch import patch
+from ..runtime.patch import patch
 from .observer import Observer
 from .settings import TrainSettings
 

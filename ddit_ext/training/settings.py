@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..multiscale.scale_spec import Positions, Start
+from ..coarse.scale_spec import Positions, Start
 from .config import DistillConfig
 from .data.sizes import STEP, Size, name_of, sizes_like
 

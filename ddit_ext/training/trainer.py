@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .._version import __version__
-from ..models import steering_for
-from ..multiscale.adapter import Adapter
+from ..coarse.adapter import Adapter
+from ..families import steering_for
 from .checkpoint import RunState, SaveFailed, named_parameters, resume, save_checkpoint
 from .config import DistillConfig
 from .features import Features, Seen, feature_error

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ddit_ext import embedded
-from ddit_ext.multiscale.adapter import Adapter
+from ddit_ext.coarse.adapter import Adapter
 from ddit_ext.training import DistillConfig, distill
 
 from ..common import grow

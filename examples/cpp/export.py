@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 import ddit_ext
 from ddit_ext import embedded
-from ddit_ext.models import FluxSteering
-from ddit_ext.multiscale import Adapter
+from ddit_ext.coarse import Adapter
+from ddit_ext.families import FluxSteering
 
 LATENT = ("hidden_states", "timestep")  # what changes from step to step
 CONSTANT = ("img_ids", "txt_ids")  # positions, fixed when exported

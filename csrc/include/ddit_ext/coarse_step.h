@@ -1,5 +1,5 @@
 // One coarse call of a transformer: what goes into its blocks, and the velocity from what comes out. The same
-// computation as ddit_ext/multiscale/scale_weights.py; docs/coarse-step.md derives it. Has torch types.
+// computation as ddit_ext/coarse/scale_weights.py; docs/coarse-step.md derives it. Has torch types.
 #pragma once
 
 #include <ATen/TensorOperators.h>
@@ -99,7 +99,7 @@ class CoarseStep {
   static at::Tensor column(const at::Tensor& values) { return values.view({-1, 1, 1, 1, 1, 1, 1}); }
   std::vector<int64_t> grid() const { return {cells_.size(1), cells_.size(2), cells_.size(3)}; }
 
-  // The scalars of multiscale/noise_match.py, [B] float32 each.
+  // The scalars of coarse/noise_match.py, [B] float32 each.
   void match() {
     const double s = static_cast<double>(weights_.spec.scale);
     if (weights_.spec.start == Start::kPiResize) {

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...multiscale.base_weights import family_of
+from ...coarse.base_weights import family_of
 
 
 class Encoder(ABC):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...models import steering_for
+from ...families import steering_for
 from ..settings import DataSettings
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...multiscale.base_weights import fingerprint
+from ...coarse.base_weights import fingerprint
 from ..processes import Processes
 from ..settings import DataSettings, ModelSettings
 from .cache import CachedData, Shard, build, cache_key, complete, join

@@ -1,0 +1,133 @@
+"""Everything that one patch size s > 1 owns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..modules.lora import LowRank
+from .base_weights import BaseWeights
+from .coarse_step import CoarseStep
+from .noise_match import default_detail, estimate_detail, high_band_energy, matched_by
+from .residual import Refinement
+from .resize import pi_resize, pooled, repeated_rows
+from .scale_spec import Positions, ScaleSpec
+
+
+class ScaleWeights(nn.Module):
+    """One patch size: embedding, de-embedding, patch-size vector, residual and LoRA.
+
+    Attributes:
+        spec: the fixed choices.
+        embed_weight [D, C_in, s·p, s·p], embed_bias [D]: the patch embedding.
+        size_embedding [D]: added to every image token (the paper's patch-size id); zero at the start.
+        deembed_weight [C_out, s·p, s·p, D], deembed_bias [C_out, s·p, s·p]: the de-embedding.
+        refinement: the trainable part of the residual, or None.
+        lora: dotted module name inside the transformer -> :class:`LowRank`.
+    """
+
+    def __init__(self, spec: ScaleSpec, lora_layers: Mapping[str, tuple[int, int]] | None = None):
+        super().__init__()
+        self.spec = spec
+        side = spec.patch_size * spec.scale
+        self.embed_weight = nn.Parameter(torch.zeros(spec.width, spec.in_channels, side, side))
+        self.embed_bias = nn.Parameter(torch.zeros(spec.width))
+        self.size_embedding = nn.Parameter(torch.zeros(spec.width))
+        self.deembed_weight = nn.Parameter(torch.zeros(spec.out_channels, side, side, spec.width))
+        self.deembed_bias = nn.Parameter(torch.zeros(spec.out_channels, side, side))
+        self.refinement = None
+        if spec.refinement_hidden:
+            self.refinement = Refinement(
+                spec.in_channels,
+                spec.out_channels,
+                spec.patch_size,
+                spec.scale,
+                spec.refinement_hidden,
+                spec.refinement_knots,
+                spec.width if spec.refinement_tokens else None,
+            )
+        # A ModuleDict takes no dots in its keys.
+        self.lora_modules = nn.ModuleDict()
+        if spec.rank:
+            for name, (fan_in, fan_out) in (lora_layers or {}).items():
+                self.lora_modules[name.replace(".", "/")] = LowRank(
+                    fan_in, fan_out, spec.rank, spec.lora_scale
+                )
+
+    @property
+    def scale(self) -> int:
+        return self.spec.scale
+
+    @property
+    def patch_size(self) -> int:
+        """p, the side of a base patch in latent pixels."""
+        return self.spec.patch_size
+
+    @property
+    def positions(self) -> Positions:
+        """Where a coarse token stands: at the "centre" of its cells (s·i + (s-1)/2), or on a "grid" 0, 1, 2,
+        …
+        """
+        return self.spec.positions
+
+    @property
+    def lora(self) -> dict[str, LowRank]:
+        return {key.replace("/", "."): module for key, module in self.lora_modules.items()}
+
+    def initialise(self, base: BaseWeights, generator: torch.Generator | None = None) -> None:
+        """Set the start: made from the base's own weights, every addition to them a no-op."""
+        resize = pi_resize if self.spec.start == "pi_resize" else pooled
+        with torch.no_grad():
+            self.embed_weight.copy_(resize(base.embed_weight, self.scale))
+            self.embed_bias.copy_(base.embed_bias)
+            self.size_embedding.zero_()
+            self.deembed_weight.copy_(repeated_rows(base.deembed_weight, self.scale))
+            self.deembed_bias.copy_(repeated_rows(base.deembed_bias, self.scale))
+        if self.refinement is not None:
+            self.refinement.reset_parameters(generator)
+        for low_rank in self.lora_modules.values():
+            low_rank.reset_parameters(generator)
+
+    def prepare(self, cells: Tensor, sigma: Tensor) -> CoarseStep:
+        """Begin a coarse step.
+
+        Args:
+            cells: [B, F, h, w, C_in, p, p], any strides; the first C_out channels are the noisy latent, the
+                others clean conditions, which no noise matching applies to.
+            sigma: noise levels [B] in [0, 1], float32. A single number for the whole batch may be [1]; [B, F]
+                where the frames of a video are at levels of their own.
+
+        Raises:
+            ValueError: shapes that don't fit; the text names the argument.
+        """
+        spec = self.spec
+        patch = (spec.in_channels, spec.patch_size, spec.patch_size)
+        if cells.ndim != 7 or tuple(cells.shape[4:]) != patch:
+            raise ValueError(
+                f"cells must have shape [B, F, h, w, {', '.join(map(str, patch))}], got {tuple(cells.shape)}"
+            )
+        batch, frames = cells.shape[:2]
+        by_frame = sigma.ndim == 2 and tuple(sigma.shape) == (batch, frames)
+        if not by_frame and (sigma.ndim != 1 or sigma.shape[0] not in (1, batch)):
+            raise ValueError(
+                f"sigma must have shape [{batch}], got {tuple(sigma.shape)} (or [{batch}, {frames}]: one a frame)"
+            )
+        if by_frame:  # a step on B*F samples of one frame each
+            sigma, cells = sigma.flatten(), cells.flatten(0, 1).unsqueeze(1)
+        sigma = sigma.to(cells.device, torch.float32).expand(cells.shape[0])
+        matched = matched_by(spec.start, sigma, self.scale)
+        return CoarseStep(self, cells, sigma, matched, frames if by_frame else None)
+
+    def detail(self, sigma: Tensor, pixels: Tensor, low: Tensor) -> Tensor | float:
+        """H: the adapter's number, or each sample's estimate [B] from its noisy bands."""
+        if self.spec.detail_variance is not None:
+            return self.spec.detail_variance
+        with torch.no_grad():
+            energy = high_band_energy(pixels, low, self.scale)
+            count = pixels[0].numel() - low[0].numel()
+            return estimate_detail(energy, sigma, count, default_detail(self.scale))
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}, start={self.spec.start!r}, rank={self.spec.rank}"

@@ -1,0 +1,120 @@
+"""The transformers of a pipeline, and the weights that each of them is given."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..coarse import Adapter
+from ..coarse.base_weights import check_fingerprint
+from ..families import STEERINGS, Steering, steering_for
+from .caches import CacheContexts
+
+NAMES = ("transformer", "transformer_2")
+"""Components that denoise. Wan 2.2 has two: one for high noise levels, one for the rest."""
+
+TRAINING_FREE = (
+    "ddit_ext: no adapter was given, so coarse steps run training-free on weights made from the model's own. "
+    "They are an approximation, good at high noise and worse towards the end of a run; an adapter trained "
+    "for this model makes them more exact"
+)
+
+
+@dataclass
+class Part:
+    """One transformer of a pipeline: `module` as the pipeline holds it, compiled or not."""
+
+    name: str
+    module: nn.Module
+    steering: Steering
+    adapter: Adapter | None = None
+    caches: CacheContexts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.caches = CacheContexts(self.steering)
+
+
+def find_parts(pipe: Any) -> list[Part]:
+    """The transformers that denoise in `pipe`. TypeError for a pipeline that is not supported,
+
+    ValueError for a transformer's config, NotImplementedError for one that is parallel otherwise than over its tokens.
+    """
+    held = {name: getattr(pipe, name, None) for name in NAMES}
+    models = {
+        name: getattr(module, "_orig_mod", module)  # out of torch.compile
+        for name, module in held.items()
+        if module is not None or (name == NAMES[0] and held[NAMES[1]] is None)
+    }
+    for name, model in models.items():
+        if not any(isinstance(model, steering.MODELS) for steering in STEERINGS):
+            families = " or ".join(steering.FAMILY for steering in STEERINGS)
+            known = ", ".join(known.__name__ for steering in STEERINGS for known in steering.MODELS)
+            found = "none" if model is None else f"a {type(model).__name__}"
+            raise TypeError(
+                f"pipe must be a diffusers {families} pipeline, whose {name} is one of {known}; "
+                f"got {type(pipe).__name__} with {found}"
+            )
+    if not hasattr(getattr(pipe, "scheduler", None), "step"):
+        raise TypeError(f"pipe must have a scheduler; got {type(pipe).__name__} without")
+    parts = [Part(name, held[name], steering_for(model)) for name, model in models.items()]
+    for part in parts:
+        _ = part.steering.ranks  # raises
+    return parts
+
+
+def give_weights(parts: Sequence[Part], adapter: Any, scales: Sequence[int], never_coarse: bool) -> None:
+    """Put the weights of `scales` (above 1) into `parts`; none where no step can be coarse and none were given.
+
+    adapter: of one transformer, an Adapter or the path of what a trainer wrote. Of two, a mapping from the names of
+    the components to such, or a folder with a subfolder for each. None: training-free.
+    Raises TypeError, ValueError (AdapterError) as `patch` does.
+    """
+    if adapter is None:
+        if not scales or never_coarse:
+            return
+        found = [Adapter.training_free(part.steering.transformer, scales) for part in parts]
+        warnings.warn(TRAINING_FREE, stacklevel=3)
+    else:
+        sources = _sources(parts, adapter)
+        found = [_load(source, part) for part, source in zip(parts, sources, strict=True)]
+    for weights in found:
+        missing = [scale for scale in scales if scale not in weights.scales]
+        if missing:
+            raise ValueError(f"scales: the adapter has weights for {weights.scales}, not for {missing}")
+    for part, weights in zip(parts, found, strict=True):
+        part.adapter = weights
+
+
+def _sources(parts: Sequence[Part], adapter: Any) -> list[Any]:
+    """What belongs to each part."""
+    names = [part.name for part in parts]
+    if isinstance(adapter, Mapping):
+        if sorted(adapter) != sorted(names):
+            raise ValueError(f"adapter must name the pipeline's {names}, got {sorted(adapter)}")
+        return [adapter[name] for name in names]
+    if len(parts) == 1:
+        return [adapter]
+    if isinstance(adapter, str | PathLike):
+        folders = [Path(adapter) / name for name in names]
+        if all(folder.is_dir() for folder in folders):
+            return folders
+    raise ValueError(
+        f"adapter: this pipeline has {names}, each with weights of its own: expected a mapping from these names, or "
+        f"a folder with a subfolder for each, got {adapter if isinstance(adapter, str | PathLike) else type(adapter)}"
+    )
+
+
+def _load(adapter: Any, part: Part) -> Adapter:
+    transformer = part.steering.transformer
+    if isinstance(adapter, str | PathLike):
+        return Adapter.load(Path(adapter), transformer)
+    if not isinstance(adapter, Adapter):
+        raise TypeError(f"adapter must be a path, an Adapter or None, got {type(adapter).__name__}")
+    check_fingerprint(adapter.base, transformer)
+    return adapter

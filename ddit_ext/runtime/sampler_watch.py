@@ -1,0 +1,287 @@
+"""Watches a pipeline's sampler: where a run begins, which step it is at, and its latents in float32.
+
+The transformer itself cannot tell: its timestep is rounded in bf16, guidance calls it twice a step, and
+it never sees the combined output. `scheduler.step` sees all that: wrapped on the instance, it is called as
+it is and looked at. Without a sampler (a loop of a user's own) a changed timestep is the next step.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..families import Steering
+from ..policies import SKIP
+from .corrector import Corrector, add
+from .euler import steps_by_euler
+from .history import History
+from .step_watch import StepWatch
+
+MISMATCH = 0.01
+"""A timestep in bf16 is off by up to 2**-8 of itself; one that is off by more is not this sampler's."""
+
+
+class Run:
+    """One denoising run: `index` is its current step, `total` its number of steps (0: unknown)."""
+
+    def __init__(
+        self,
+        scheduler: Any,
+        timesteps: Any,
+        shape: torch.Size,
+        levels: list[float],
+        steering: Steering,
+        order: int = 3,
+    ) -> None:
+        self.read = steering.told  # σ of a call's timestep
+        self.scheduler = scheduler
+        self.timesteps = timesteps
+        self.shape = shape
+        self.total = len(levels)
+        self.levels = levels  # σ of each step as the sampler has it, or empty
+        self.sigmas: list[float] = []  # all of the sampler's, read at its first step in this run
+        self.euler = False  # whether the sampler's steps are plain Euler ones, read at the same time
+        self.history = History(order)
+        self.sizes: dict[int, int | list[int]] = {}  # of each step: one, or one a sample
+        self.index = -1  # the step of the last transformer call
+        self.done = 0  # steps that are over
+        self.sampled = False  # the sampler has stepped in this run
+        self.finished = False
+        self.timestep: Tensor | None = None  # of the current step, as the transformer was told
+        self.repeats = 0  # further calls of the current step
+
+    @property
+    def told(self) -> float:
+        """σ of the current step as the transformer was told; on a GPU this waits for it."""
+        assert self.timestep is not None
+        return self.read(self.timestep)
+
+    @property
+    def noise_level(self) -> float | None:
+        """σ in [0, 1] of the current step as the sampler has it; None where only the timestep is known."""
+        return self.levels[self.index] if self.index < len(self.levels) else None
+
+    @property
+    def level(self) -> float:
+        """σ of the current step: the sampler's, or as the transformer was told."""
+        return self.told if self.noise_level is None else self.noise_level
+
+
+class SamplerWatch:
+    """Follows the runs of one pipeline.
+
+    signal: keep what a dynamic schedule scores: float32 "latents", or the model's "outputs", which are only seen at
+    the sampler. stepped: called after each sampler step. order: of the difference that is scored.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        signal: bool,
+        stepped: Callable[[Run], None],
+        source: str = "latents",
+        order: int = 3,
+    ) -> None:
+        self.corrector: Corrector | None = None
+        """What follows the skipped steps of a run, and may change the latent after one that is computed."""
+        self._pipe = weakref.ref(pipe)  # the hook that owns this hangs on the pipeline's transformer
+        # Pipelines that share the patch step by it when `pipe` is gone.
+        self._scheduler: Any = getattr(pipe, "scheduler", None)
+        self._signal = signal
+        self._outputs = source == "outputs"
+        self._order = order
+        self._stepped = stepped
+        self._step: StepWatch | None = None
+        self._wrapped: Any = None
+        self.run: Run | None = None
+
+    def look(self, latents: Tensor, timestep: Tensor, steering: Steering) -> tuple[Run, bool]:
+        """At each transformer call: the run and whether this call begins a step of it.
+
+        latents, timestep: the call's own; steering: of the transformer that is called.
+        """
+        pipe = self._pipe()
+        if pipe is not None:
+            self._scheduler = getattr(pipe, "scheduler", None)
+        scheduler = self._scheduler
+        timesteps = getattr(scheduler, "timesteps", None)
+        if scheduler is not self._wrapped:
+            self._wrap(scheduler)
+        run = self.run
+        if (
+            run is None
+            or run.finished
+            or run.scheduler is not scheduler
+            or run.timesteps is not timesteps
+            or run.shape != latents.shape
+        ):
+            run = self._begin(scheduler, timesteps, latents, timestep, steering)
+        elif run.done == run.index:
+            if self._same_timestep(run, timestep):
+                run.repeats += 1
+                return run, False
+            if run.sampled or steering.told(timestep) > run.told:  # another loop, without this sampler
+                run = self._begin(scheduler, timesteps, latents, timestep, steering)
+            else:
+                run.done += 1
+        run.index = run.done
+        run.timestep = timestep
+        run.repeats = 0
+        if self._signal and not self._outputs and not run.sampled:
+            run.history.push(steering.noisy(latents))
+        return run, True
+
+    def drop(self) -> None:
+        """Forget the run, as after an error in it."""
+        self.run = None
+
+    def remove(self) -> None:
+        """Leave the sampler as it was found."""
+        self.run = self._scheduler = None
+        self._wrap(None)
+
+    def _wrap(self, scheduler: Any) -> None:
+        if self._step is not None:
+            self._step.remove()
+        self._wrapped = scheduler
+        self._step = None
+        if callable(getattr(scheduler, "step", None)):
+            self._step = StepWatch(scheduler, self._seen)
+
+    def _begin(
+        self, scheduler: Any, timesteps: Any, latents: Tensor, timestep: Tensor, steering: Steering
+    ) -> Run:
+        levels: list[float] = []
+        if isinstance(timesteps, Tensor) and timesteps.ndim == 1:
+            levels = _noise_levels(scheduler, timesteps)
+            first = _first_step(scheduler)
+            told = steering.told(timestep)
+            if first < len(levels) and abs(levels[first] - told) > MISMATCH:
+                # Video-to-video enters later without saying so; otherwise it is not this sampler's run.
+                stated = [steering.told(t) for t in timesteps.cpu()]
+                first = stated.index(told) if told in stated else len(levels)
+            levels = levels[first:]
+        self.run = Run(scheduler, timesteps, latents.shape, levels, steering, self._order)
+        return self.run
+
+    @staticmethod
+    def _same_timestep(run: Run, timestep: Tensor) -> bool:
+        if timestep is run.timestep:
+            return True
+        if run.sampled and timestep.device.type != "cpu" and run.repeats == 0:
+            return True  # guidance's second call: reading the values would stall the GPU for nothing
+        return run.read(timestep) == run.told
+
+    def _followed(self, scheduler: Any) -> Run | None:
+        """The run under way, where this is its sampler."""
+        run = self.run
+        if run is None or run.finished or run.scheduler is not scheduler:
+            return None
+        if run.timesteps is not scheduler.timesteps:
+            return None  # another run has begun, and the transformer has not been called in it
+        return run
+
+    def _seen(self, scheduler: Any, args: tuple, kwargs: dict, result: Any) -> None:
+        run = self._followed(scheduler)
+        if run is None:
+            return
+        if not run.sampled:
+            self._take_over(run)
+        if self._signal or self.corrector is not None:
+            named = dict(zip(("model_output", "timestep", "sample"), args, strict=False)) | kwargs
+        if self.corrector is not None:
+            self._correct(run, named, result)
+        if self._signal:
+            if self._outputs:
+                self._keep_output(run, named.get("model_output"))
+            else:
+                self._follow(run, named, result)
+        run.done += 1
+        run.finished = bool(run.total) and run.done >= run.total
+        if run.finished:
+            run.history.clear()
+        self._stepped(run)
+
+    @staticmethod
+    def _take_over(run: Run) -> None:
+        """At the sampler's first step in a run: from here on it alone says what a step is."""
+        run.sampled = True
+        run.history.clear()
+        sigmas = getattr(run.scheduler, "sigmas", None)
+        run.sigmas = sigmas.tolist() if isinstance(sigmas, Tensor) else []
+        run.euler = steps_by_euler(run.scheduler)
+        index = getattr(run.scheduler, "step_index", None)
+        if isinstance(index, int) and isinstance(run.timesteps, Tensor):
+            # Only now it is certain where a loop without set_begin_index entered.
+            run.levels = _noise_levels(run.scheduler, run.timesteps)[max(index - 1 - run.done, 0) :]
+            run.total = len(run.levels)
+
+    def _correct(self, run: Run, named: dict[str, Any], result: Any) -> None:
+        """Take back what forecast steps got wrong, where this one shows it."""
+        output, length = named.get("model_output"), _euler_length(run, named)
+        assert self.corrector is not None
+        if not isinstance(output, Tensor) or length is None:
+            self.corrector.clear()
+            return
+        skipped = run.sizes.get(run.index) == SKIP
+        correction = self.corrector.step(skipped, output, run.sigmas[run.scheduler.step_index - 1], length)
+        if correction is not None:
+            add(correction, result)
+
+    @staticmethod
+    def _keep_output(run: Run, output: Any) -> None:
+        """Append the model's (combined) output of this step to the history."""
+        if not isinstance(output, Tensor):
+            return
+        if run.history.shape != output.shape:
+            run.history.clear()
+        run.history.push(output)
+
+    @staticmethod
+    def _follow(run: Run, named: dict[str, Any], result: Any) -> None:
+        """Add this step's float32 difference to the history."""
+        output, sample = named.get("model_output"), named.get("sample")
+        if not isinstance(output, Tensor) or not isinstance(sample, Tensor):
+            return
+        length = _euler_length(run, named)
+        if length is not None:
+            difference = output
+        else:
+            after = result[0] if isinstance(result, tuple) else result.prev_sample
+            difference = after.detach().float() - sample.detach().float()
+        if run.history.shape != difference.shape:
+            run.history.clear()
+            run.history.push(sample.expand_as(difference))
+        run.history.add(difference, length)
+
+
+def _euler_length(run: Run, named: dict[str, Any]) -> float | None:
+    """σ_{k+1} - σ_k where the step was exactly that times the model's output, else None."""
+    if not run.euler or named.get("per_token_timesteps") is not None:
+        return None
+    step = run.scheduler.step_index - 1  # the sampler has moved on
+    return run.sigmas[step + 1] - run.sigmas[step]
+
+
+def _first_step(scheduler: Any) -> int:
+    """The index at which a run that begins now enters the sampler's timesteps."""
+    for name in ("step_index", "begin_index"):
+        index = getattr(scheduler, name, None)
+        if isinstance(index, int):
+            return index
+    return 0
+
+
+def _noise_levels(scheduler: Any, timesteps: Tensor) -> list[float]:
+    """σ in [0, 1] of each timestep, read at once: its sigmas where they are such, else timesteps / 1000."""
+    sigmas = getattr(scheduler, "sigmas", None)
+    if isinstance(sigmas, Tensor) and sigmas.ndim == 1 and len(sigmas) >= len(timesteps):
+        levels = sigmas[: len(timesteps)].tolist()
+        if all(0 <= level <= 1 for level in levels):
+            return levels
+    scale = getattr(scheduler.config, "num_train_timesteps", 1000)
+    return [float(t) / scale for t in timesteps.tolist()]

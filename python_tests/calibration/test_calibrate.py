@@ -1,0 +1,288 @@
+"""calibrate(): by a clock that counts tokens, so that every figure can be computed again."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from flux_pipelines import make_call, make_pipeline
+from presets import TokenClock, calls
+
+import ddit_ext
+from ddit_ext.calibration.calibrate import _calls
+from ddit_ext.calibration.measure import Meter, Turns, quiet
+from ddit_ext.calibration.pictures import as_uint8
+from ddit_ext.calibration.search import Search
+from ddit_ext.coarse import Adapter
+from ddit_ext.fidelity import psnr
+
+pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
+STEPS = 10
+COST = {1: 16 + 6, 2: 4 + 6, 4: 1 + 6}  # tokens of a step: 4x4 cells, 6 of the text
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return make_pipeline()
+
+
+def calibrate(pipe, *, steps=STEPS, count=2, clock=None, **settings):
+    clock = clock or TokenClock(pipe)
+    try:
+        made = calls(make_call, count, rows=4, columns=4)
+        return ddit_ext.calibrate(
+            pipe, made, num_inference_steps=steps, clock=clock, progress=False, **settings
+        )
+    finally:
+        clock.remove()
+
+
+@pytest.fixture(scope="module")
+def preset(pipe):
+    return calibrate(pipe, seed=5)
+
+
+def draw(pipe, number, steps):
+    """Call `number` of the calibration above, as it is drawn without it."""
+    call = calls(make_call, 2, rows=4, columns=4)[number]
+    generator = torch.Generator().manual_seed(5 + number)
+    return as_uint8(pipe(**call, num_inference_steps=steps, generator=generator, output_type="np"))
+
+
+def test_the_figures_are_those_of_the_run(pipe, preset):
+    timed = {0: 0.0} | {scale: cost / 1000 for scale, cost in COST.items()}  # a skipped step runs no block
+    assert preset.step_seconds == pytest.approx(timed)
+    full = [draw(pipe, number, STEPS) for number in range(2)]
+    with ddit_ext_patched(pipe, preset=preset) as handle:
+        fast, seconds = [], []
+        for number in range(2):
+            clock = TokenClock(pipe)
+            handle.time_by(clock)
+            fast.append(draw(pipe, number, preset.steps))
+            seconds.append(clock.seconds)
+            clock.remove()
+        assert handle.report().to_dict()["warnings"] == []
+        assert len(handle.report().to_dict()["steps"]) == preset.run_steps
+    assert preset.speed == pytest.approx(np.median([STEPS * COST[1] / 1000 / taken for taken in seconds]))
+    assert preset.psnr == pytest.approx(psnr(np.concatenate(fast), np.concatenate(full)).mean())
+    np.testing.assert_array_equal(preset.pictures["full sample 1"], full[0][0])
+    np.testing.assert_array_equal(preset.pictures["chosen 1"], fast[0][0])
+
+
+class ddit_ext_patched:
+    """A patch for the length of a `with`."""
+
+    def __init__(self, pipe, **settings):
+        self.handle = ddit_ext.patch(pipe, **settings)
+
+    def __enter__(self):
+        return self.handle
+
+    def __exit__(self, *error):
+        self.handle.unpatch()
+
+
+def test_the_closest_that_is_fast_enough_is_chosen(preset):
+    ended = [candidate for candidate in preset.candidates if candidate.runs == 2]
+    assert preset.psnr == max(candidate.psnr for candidate in ended if candidate.reached)
+    assert preset.speed >= 2.0 * 0.95
+    assert all(candidate.reached == (candidate.speed >= 2.0 * 0.95) for candidate in preset.candidates)
+    kinds = {candidate.choice.kind for candidate in preset.candidates}
+    assert {"coarse_first", "fine_ends", "budget", "skips", "forecasts"} <= kinds
+    assert any(candidate.choice.fine for candidate in ended)
+    lengths = {candidate.choice.steps for candidate in preset.candidates}
+    assert {5, STEPS} <= lengths
+
+
+def test_predictions_hold_on_a_steady_clock(preset):
+    for candidate in preset.candidates:
+        if candidate.predicted_speed is not None:
+            assert candidate.speed == pytest.approx(candidate.predicted_speed)
+
+
+def test_words(preset):
+    assert preset.choice.words() in preset.explanation
+    assert f"{preset.speed:.2f} times as fast as {STEPS} steps at p" in preset.explanation
+    if preset.steps < STEPS:
+        assert f"num_inference_steps={preset.steps}" in preset.explanation
+    assert len(preset.table().splitlines()) == 2 + len(preset.candidates)
+
+
+def test_where_it_was_made(pipe, preset):
+    assert preset.grid == (1, 4, 4) and preset.picture == (16, 16) and preset.batch == 1
+    assert preset.full_steps == STEPS and preset.adapter == "training-free" and preset.dtype == "float32"
+    assert preset.sampler["class"] == "FlowMatchEulerDiscreteScheduler"
+    assert set(preset.versions) == {"ddit_ext", "torch", "diffusers"}
+    json.dumps(preset.to_dict(), allow_nan=False)
+
+
+def test_the_pipeline_is_as_it_was(pipe, preset):
+    assert not pipe.transformer._forward_pre_hooks and "step" not in pipe.scheduler.__dict__
+    assert pipe._progress_bar_config == {"disable": True}  # as make_pipeline has set it
+
+
+def test_a_model_of_few_steps_keeps_them_and_is_deterministic(pipe):
+    presets = [calibrate(pipe, steps=4, count=1, target_speedup=1.5) for _ in range(2)]
+    assert presets[0] == presets[1]
+    choice = presets[0].choice
+    assert choice.fixed and not choice.fine and choice.steps == 4
+    assert all(candidate.choice.fixed for candidate in presets[0].candidates)
+    assert any(candidate.choice.fine for candidate in presets[0].candidates)  # fewer steps stand beside it
+    assert f"As many steps, some of them coarser: {choice.words()}" in presets[0].explanation
+
+
+def test_what_cannot_be_reached(pipe):
+    # 4 steps: three at 7 and one at 22 instead of 4 at 22.
+    with pytest.raises(
+        ValueError, match=r"target_speedup=3 .*at most 2.05 .*4 steps: first 3 at 4p.*4p takes 0.32"
+    ):
+        calibrate(pipe, steps=4, count=1, target_speedup=3.0)
+    assert not pipe.transformer._forward_pre_hooks
+
+
+def test_coarse_steps_that_save_nothing(pipe):
+    clock = TokenClock(pipe, overhead=0.0)
+    clock.per_call_only()
+    with pytest.raises(ValueError, match="at most 1.00 can.*2p takes 1.00, 4p takes 1.00"):
+        calibrate(pipe, steps=4, count=1, clock=clock)
+    assert not pipe.transformer._forward_pre_hooks
+
+
+def test_an_adapter(pipe, tmp_path):
+    Adapter.create(pipe.transformer, rank=2).save(tmp_path)
+    preset = calibrate(pipe, steps=4, count=1, target_speedup=1.5, adapter=tmp_path)
+    ddit_ext.patch(pipe, tmp_path, preset=preset).unpatch()
+    assert len(preset.adapter) == 64
+    with pytest.raises(ValueError, match="made with the adapter"):
+        ddit_ext.patch(pipe, preset=preset)
+
+
+def test_an_error_in_a_run_leaves_the_pipeline_unpatched(pipe):
+    def fail(module, args):
+        raise ArithmeticError("broken")
+
+    hook = pipe.transformer.single_transformer_blocks[0].register_forward_pre_hook(fail)
+    with pytest.raises(ArithmeticError):
+        calibrate(pipe, steps=4, count=1)
+    hook.remove()
+    assert not pipe.transformer._forward_pre_hooks
+
+
+def test_training_free_is_told(pipe):
+    with pytest.warns(UserWarning, match="no adapter was given"), pytest.raises(ValueError, match="reached"):
+        calibrate(pipe, steps=4, count=1, target_speedup=9.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "text"),
+    [
+        (dict(target_speedup=1.0), ValueError, "target_speedup.*above 1.*1.0"),
+        (dict(target_speedup=float("nan")), ValueError, "target_speedup"),
+        (dict(target_speedup="2"), TypeError, "target_speedup.*'2'"),
+        (dict(target_speedup=[]), ValueError, "target_speedup.*none"),
+        (dict(target_speedup=[2.0, 1.0]), ValueError, r"above 1.*\[2.0, 1.0\]"),
+        (dict(target_speedup=[2.0, True]), TypeError, "target_speedup.*True"),
+        (dict(prompts="a cat"), TypeError, "prompts.*str"),
+        (dict(prompts=[]), ValueError, "prompts.*none"),
+        (dict(prompts=["a", 2]), TypeError, "prompts.*int, str"),
+        (dict(prompts=["a", "b", "c"], batch_size=2), ValueError, "batch_size=2.*got 3"),
+        (dict(batch_size=0), ValueError, "batch_size.*0"),
+        (dict(prompts=[{"prompt": "a"}], batch_size=2), ValueError, "batch_size is for texts"),
+        (dict(prompts=[{"num_inference_steps": 4}]), ValueError, "num_inference_steps must be the same"),
+        (dict(generator=None), ValueError, "generator is set by calibrate"),
+        (dict(sigmas=[1.0, 0.5]), ValueError, "sigmas says every step .* give num_inference_steps"),
+        (dict(timesteps=[999, 500]), ValueError, "timesteps says every step"),
+        (dict(prompts=[{"prompt": "a", "sigmas": [1.0]}]), ValueError, "sigmas says every step"),
+        (dict(output_type="pil"), ValueError, "output_type is set by calibrate"),
+        (dict(scales=(2, 4)), ValueError, "scales"),
+        (dict(quantile=2.0), ValueError, "quantile"),
+        (dict(adapter=3), TypeError, "adapter.*int"),
+        (dict(adapter="no/such/folder"), ValueError, "no/such/folder"),
+    ],
+)
+def test_bad_arguments(pipe, settings, error, text):
+    prompts = settings.pop("prompts", ["a cat"])
+    with pytest.raises(error, match=text):
+        ddit_ext.calibrate(pipe, prompts, progress=False, **settings)
+    assert not pipe.transformer._forward_pre_hooks
+
+
+def test_a_patched_pipeline(pipe):
+    with ddit_ext_patched(pipe, schedule=1), pytest.raises(RuntimeError, match="already patched"):
+        ddit_ext.calibrate(pipe, ["a cat"], progress=False)
+
+
+def test_texts_in_batches():
+    assert _calls(["a", "b"], 1, {"height": 8}) == [
+        {"height": 8, "prompt": "a"},
+        {"height": 8, "prompt": "b"},
+    ]
+    assert _calls(("a", "b", "c", "d"), 2, {}) == [{"prompt": ["a", "b"]}, {"prompt": ["c", "d"]}]
+    assert _calls([{"image": 1}], 1, {"strength": 0.5}) == [{"image": 1, "strength": 0.5}]
+
+
+def test_the_progress_bar_of_a_pipeline_comes_back():
+    class Pipe:
+        pass
+
+    pipe = Pipe()
+    with quiet(pipe):
+        assert pipe._progress_bar_config == {"disable": True}
+    assert not pipe.__dict__
+
+
+def test_several_targets_share_what_is_measured_at_p(pipe, preset, monkeypatch):
+    ran = []
+    run = Meter.run
+
+    def counted(self, number, schedule, steps, **settings):
+        ran.append("timing" if isinstance(schedule, Turns) else repr(schedule))
+        return run(self, number, schedule, steps, **settings)
+
+    monkeypatch.setattr(Meter, "run", counted)
+    presets = calibrate(pipe, seed=5, target_speedup=[2.0, 1.5])
+    both = ran.copy()
+    ran.clear()
+    alone = calibrate(pipe, seed=5, target_speedup=1.5)
+    assert list(presets) == [2.0, 1.5]
+    for together, apart in ((presets[2.0], preset), (presets[1.5], alone)):
+        found, expected = ([(c.choice.words(), c.psnr) for c in p.candidates] for p in (together, apart))
+        assert found == expected and together.choice.words() == apart.choice.words()
+        assert together.target_speedup == apart.target_speedup
+        assert together.speed == pytest.approx(apart.speed)
+    assert both.count("timing") == ran.count("timing") > 0
+    scores_at_p = next(text for text in both if "PatchScheduler" in text)
+    assert both.count(scores_at_p) == 1
+
+
+def test_one_of_several_targets_that_cannot_be_reached(pipe):
+    with pytest.raises(ValueError, match="target_speedup=3 can't be reached"):
+        calibrate(pipe, steps=4, count=1, target_speedup=[1.5, 3.0])
+
+
+@pytest.fixture
+def slow_at_2_4(monkeypatch):
+    """In the final runs of a target of 2.4 everything is too slow."""
+    go = Search.go
+
+    def slowed(self):
+        ended = go(self)
+        return (
+            [replace(candidate, reached=False) for candidate in ended] if self.full.target == 2.4 else ended
+        )
+
+    monkeypatch.setattr(Search, "go", slowed)
+
+
+def test_a_target_that_runs_miss_does_not_cost_the_others(pipe, slow_at_2_4):
+    with pytest.warns(UserWarning, match="ddit_ext: target_speedup=2.4 was not reached: .*it is left out"):
+        presets = calibrate(pipe, count=1, scales=(1,), target_speedup=[2.4, 1.5])
+    assert list(presets) == [1.5] and presets[1.5].speed >= 1.5 * 0.95
+
+
+@pytest.mark.parametrize("target", [2.4, [2.4]])
+def test_no_target_that_is_reached(pipe, slow_at_2_4, target):
+    with pytest.raises(ValueError, match="^target_speedup=2.4 was not reached"):
+        calibrate(pipe, count=1, scales=(1,), target_speedup=target)
+    assert not pipe.transformer._forward_pre_hooks

@@ -1,0 +1,169 @@
+"""patch(preset=…): the run that was calibrated, and a word where it is another one."""
+
+import warnings
+
+import pytest
+import torch
+from flux_pipelines import make_call, make_pipeline, make_transformer, run
+from presets import make_preset
+
+import ddit_ext
+from ddit_ext.calibration.choices import budget, coarse_first, forecasts, skips, thresholds
+from ddit_ext.coarse import Adapter
+
+pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
+SIZE = dict(rows=8, columns=6)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return make_pipeline()
+
+
+@pytest.fixture(autouse=True)
+def unpatched(pipe):
+    yield
+    for hook in list(pipe.transformer._forward_pre_hooks.values()):
+        hook.hook.remove()
+
+
+def told(handle):
+    """Warnings of the last run, without those about its speed, which is that of a busy machine here."""
+    return [text for text in handle.report().to_dict()["warnings"] if not text.startswith("asked for")]
+
+
+def sizes(handle):
+    return [step["scale"] for step in handle.report().to_dict()["steps"]]
+
+
+def test_a_preset_and_its_file_run_as_calibrated(pipe, tmp_path):
+    preset = make_preset(pipe)
+    call = make_call(**SIZE, steps=preset.steps)
+    handle = ddit_ext.patch(pipe, schedule=[4, 2, 2, 1, 1, 1])
+    expected = run(pipe, call)
+    handle.unpatch()
+    for given in (preset, preset.save(tmp_path / "preset.json"), str(tmp_path / "preset.json")):
+        handle = ddit_ext.patch(pipe, preset=given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert torch.equal(run(pipe, call), expected)
+        assert sizes(handle) == [4, 2, 2, 1, 1, 1]
+        data = handle.report().to_dict()
+        assert told(handle) == [] and data["target_speedup"] == 2.0
+        handle.unpatch()
+
+
+def test_fewer_steps_at_p_need_no_adapter(pipe):
+    call = make_call(**SIZE, steps=6)
+    plain = run(pipe, call)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ddit_ext.patch(pipe, preset=make_preset(pipe, coarse_first(6, {})))
+        assert torch.equal(run(pipe, call), plain)
+
+
+@pytest.mark.parametrize("choice", [coarse_first(6, {}), skips(6, 1e-9), forecasts(6, 4, 0.5, 1.5)])
+def test_presets_without_coarse_steps_take_an_adapter_of_any_sizes(pipe, choice):
+    adapter = Adapter.create(pipe.transformer, scales=(2,), rank=2)
+    handle = ddit_ext.patch(pipe, adapter, preset=make_preset(pipe, choice))
+    run(pipe, make_call(**SIZE, steps=6))
+    assert set(sizes(handle)) <= {0, 1}
+    handle.unpatch()
+    with pytest.raises(ValueError, match=r"not for \[4\]"):
+        ddit_ext.patch(pipe, adapter, preset=make_preset(pipe))
+
+
+def test_a_preset_with_an_adapter(pipe, tmp_path):
+    adapter = Adapter.create(pipe.transformer, rank=2)
+    adapter.save(tmp_path)
+    preset = make_preset(pipe, adapter=adapter)
+    handle = ddit_ext.patch(pipe, tmp_path, preset=preset)
+    run(pipe, make_call(**SIZE, steps=6))
+    assert sizes(handle) == [4, 2, 2, 1, 1, 1]
+    handle.unpatch()
+    with pytest.raises(ValueError, match="preset was made with the adapter .* got no adapter"):
+        ddit_ext.patch(pipe, preset=preset)
+    assert not pipe.transformer._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [thresholds(6, [1e9, 1e9], 2), budget(6, [0.4, 0.2], 2.0, [[0.1, 0.2, 0.3]] * 6)],
+    ids=lambda choice: choice.kind,
+)
+def test_a_preset_by_scores(pipe, choice, tmp_path):
+    make_preset(pipe, choice).save(tmp_path / "preset.json")
+    handle = ddit_ext.patch(pipe, preset=tmp_path / "preset.json")
+    run(pipe, make_call(**SIZE, steps=6))
+    taken = sizes(handle)
+    assert max(taken) > 1 and taken[-1] == 1
+    if choice.kind == "thresholds":
+        assert taken[:3] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (dict(steps=12), r"the preset is for 6 steps \(num_inference_steps=6\), this run has 12"),
+        (dict(rows=6, columns=8), "calibrated at 8x6 tokens .*, this run has 6x8"),
+        (dict(batch=2), "calibrated with 1 samples a call, this run has 2"),
+    ],
+)
+def test_another_run_is_told(pipe, changes, text):
+    handle = ddit_ext.patch(pipe, preset=make_preset(pipe))
+    with pytest.warns(UserWarning, match=text):
+        run(pipe, make_call(**{**SIZE, "steps": 6, **changes}))
+    assert len(told(handle)) == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (
+            dict(pipeline="FluxControlNetPipeline"),
+            "calibrated with FluxControlNetPipeline, this is FluxPipeline",
+        ),
+        (dict(device="another GPU"), "calibrated on another GPU, this run is on .*: its speed may differ"),
+    ],
+)
+def test_another_pipeline_or_device_is_told(pipe, made, text):
+    handle = ddit_ext.patch(pipe, preset=make_preset(pipe, **made))
+    with pytest.warns(UserWarning, match=text):
+        run(pipe, make_call(**SIZE, steps=6))
+    assert len(told(handle)) == 1
+
+
+@pytest.mark.filterwarnings("ignore:ddit_ext. the preset was calibrated in bfloat16")
+def test_another_sampler_and_dtype_are_told(pipe):
+    preset = make_preset(pipe, dtype="bfloat16", sampler={"class": "Other", "config": {}})
+    with pytest.warns(UserWarning, match="calibrated in bfloat16, the transformer is in float32"):
+        handle = ddit_ext.patch(pipe, preset=preset)
+    with pytest.warns(UserWarning, match="sampler Other, this run has FlowMatchEuler") as caught:
+        run(pipe, make_call(**SIZE, steps=6))
+    assert len(caught) == 2 and len(told(handle)) == 2
+
+
+@pytest.mark.parametrize(
+    ("beside", "text"),
+    [
+        (dict(schedule=2), "preset or schedule"),
+        (dict(threshold=0.1), "preset or threshold"),
+        (dict(scales=(1, 2)), "preset says scales"),
+        (dict(quantile=0.5), "preset says scales, quantile"),
+        (dict(protect=(1, 0)), "preset says scales.*protect"),
+        (dict(batch="split"), "preset needs batch='finest'"),
+    ],
+)
+def test_what_a_preset_says_can_not_be_said_twice(pipe, beside, text):
+    with pytest.raises(ValueError, match=text):
+        ddit_ext.patch(pipe, preset=make_preset(pipe), **beside)
+    assert not pipe.transformer._forward_pre_hooks and "step" not in pipe.scheduler.__dict__
+
+
+def test_a_preset_of_another_model(pipe):
+    preset = make_preset(pipe)
+    other = make_pipeline()
+    other.transformer = make_transformer(seed=7)
+    with pytest.raises(ValueError, match="preset was made for another base model"):
+        ddit_ext.patch(other, preset=preset)
+    assert not other.transformer._forward_pre_hooks

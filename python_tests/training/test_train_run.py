@@ -1,0 +1,240 @@
+"""`ddit train` from its file to the adapter, on the embedded FLUX; what it costs, its card and its upload."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tiny_flux import tiny_flux
+from torch.utils.flop_counter import FlopCounterMode
+
+import ddit_ext
+from ddit_ext.coarse import Adapter
+from ddit_ext.training import card
+from ddit_ext.training.__main__ import main
+from ddit_ext.training.card import write_card
+from ddit_ext.training.estimate import KNOWN, estimate
+from ddit_ext.training.samples import coarse_first
+from ddit_ext.training.settings import TrainSettings
+from ddit_ext.training.settings_file import convert, read_settings
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "train"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Products this small are slower with more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class FakeHub:
+    """Keeps what it is told instead of huggingface_hub.HfApi."""
+
+    calls = []
+
+    def create_repo(self, repository, **arguments):
+        self.calls.append(("create", repository, arguments["private"], arguments["exist_ok"]))
+
+    def upload_folder(self, repo_id, folder_path, allow_patterns, **arguments):
+        found = sorted(path.name for path in Path(folder_path).iterdir())
+        self.calls.append(("upload", repo_id, found, sorted(allow_patterns)))
+        return "https://example.org/commit"
+
+
+def config(tmp_path, **changes):
+    """The example of the embedded model, made small."""
+    tree = yaml.safe_load((EXAMPLES / "embedded_flux.yaml").read_text())
+    (tmp_path / "prompts.txt").write_text("a cat on plain gray\na dog on red dots\n")
+    tree["data"] |= {"prompts": str(tmp_path / "prompts.txt"), "cache": str(tmp_path / "cache"), "batch": 2}
+    tree["data"]["generate"] = {"steps": 4, "states": 2}
+    tree["training"] |= {"steps": 2, "log_every": 1, "checkpoint_every": 1, "noise_range": {}}
+    tree["output"] = {"folder": str(tmp_path / "out"), "trackers": []}
+    for key, value in changes.items():
+        section, name = key.split("__")
+        tree[section][name] = value
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def test_a_run_from_file_to_adapter(tmp_path, monkeypatch, capsys):
+    FakeHub.calls = []
+    monkeypatch.setattr("huggingface_hub.HfApi", FakeHub)
+    path = config(
+        tmp_path,
+        output__sample_prompts=["a cat on plain gray"],
+        output__sample_every=2,
+        output__sample_steps=3,
+        output__push_to_hub="someone/adapter",
+    )
+    assert main([str(path)]) == 0, capsys.readouterr().err
+    out = tmp_path / "out"
+    said = capsys.readouterr().out
+    assert "data: 4 samples" in said and "uploaded: https://example.org/commit" in said
+    sheet = Image.open(out / "samples" / "step-00000002.png")
+    assert sheet.size == (128, 64)
+    pipe = ddit_ext.embedded.load("flux").pipeline
+    adapter = Adapter.load(out / "adapter", pipe.transformer)
+    assert adapter.scales == (2, 4) and adapter.training_record["base_model"] == "embedded:flux"
+    card_text = (out / "adapter" / "README.md").read_text()
+    assert yaml.safe_load(card_text.split("---")[1])["license"] == "apache-2.0"
+    assert (
+        "2 runs of the base itself on 2 prompts, 2 of 4 states each" in card_text
+        and "| steps | 2 of 2 |" in card_text
+    )
+    assert FakeHub.calls == [
+        ("create", "someone/adapter", True, True),
+        (
+            "upload",
+            "someone/adapter",
+            ["README.md", "adapter.json", "adapter.safetensors"],
+            sorted([*card.FILES, *(f"*/{name}" for name in card.FILES)]),
+        ),
+    ]
+    handle = ddit_ext.patch(pipe, out / "adapter", schedule=2)
+    pipe("a cat on plain gray", num_inference_steps=1, true_cfg_scale=1.0, output_type="latent")
+    assert handle.report().to_dict()["steps"][0]["scale"] == 2
+
+
+def test_a_run_that_was_done_is_not_begun_again_but_resumed(tmp_path, capsys):
+    path = config(tmp_path, training__schedule="constant")
+    assert main([str(path)]) == 0
+    assert main([str(path)]) == 1
+    assert "output.folder: " in (said := capsys.readouterr().err) and "--resume" in said
+    shards = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.safetensors")}
+    assert main([str(path), "--resume", "--set", "training.steps=3"]) == 0
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.safetensors")} == shards
+    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+
+
+def test_tensorboard_gets_the_log(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert main([str(config(tmp_path)), "--set", "output.trackers=auto"]) == 0
+    (folder,) = (file.parent for file in (tmp_path / "out" / "tensorboard").rglob("events.*"))
+    events = EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2]
+    assert {"lr", "grad_norm"} < set(events.Tags()["scalars"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.path=no/such/folder/here", "model.path: no/such/folder/here is no diffusers model"),
+        (
+            "training.autocast=float16",
+            "training.autocast must be bfloat16 for a base in bfloat16, got float16",
+        ),
+        ("output.trackers=[wandb]", "output.trackers: wandb is not installed: pip install wandb"),
+        ("data.prompts=absent.txt", "data.prompts absent.txt cannot be read"),
+        ("training.stepss=1", "did you mean 'steps'"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(tmp_path, monkeypatch, capsys, override, message):
+    monkeypatch.setattr("ddit_ext.training.tracking.AVAILABLE", {"wandb": lambda: False})
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main([str(config(tmp_path, model__dtype="bfloat16")), "--set", override]) == 1
+    said = capsys.readouterr().err
+    assert message in said and said.splitlines()[-1].startswith("ddit train: ")
+
+
+def settings_for(name):
+    return read_settings(EXAMPLES / f"{name}.yaml")
+
+
+def test_the_estimate_counts_the_real_models_parameters():
+    flux = estimate(settings_for("flux_dev_80gb"), 1, 300.0, False)
+    assert flux.base_parameters == 11_901_408_320  # as the model's card rounds it: 12 billion
+    assert flux.tokens == {1: 4096, 2: 1024, 4: 256}
+    # 57 blocks of 12·width² multiplications a token, and attention; the rest is small beside them.
+    width, tokens = 3072, 4096 + 512
+    by_hand = 57 * (24 * width**2 * tokens + 4 * tokens**2 * width)
+    assert flux.flops[1] == pytest.approx(by_hand, rel=0.01)
+    assert flux.flops_per_sample == flux.flops[1] + 3 * (flux.flops[2] + flux.flops[4])
+    assert flux.samples == 10000 * 8 and "assumed, not measured" in str(flux)
+
+
+def test_the_estimate_of_wan():
+    wan = estimate(settings_for("wan_1_3b"), 1, 300.0, False)
+    assert wan.base_parameters == 1_418_996_800
+    assert wan.tokens == {1: 21 * 30 * 52, 2: 21 * 15 * 26, 4: 21 * 8 * 13}
+
+
+def test_the_estimate_counts_the_adapter_as_it_is_made():
+    settings = settings_for("embedded_flux")
+    pipe = ddit_ext.embedded.load("flux").pipeline
+    sharded = estimate(settings, 8, 1.0, True)
+    made = Adapter.create(pipe.transformer, scales=(2, 4), rank=settings.adapter.rank)
+    figures = estimate(settings, 1, 1.0, False)
+    with torch.device("meta"):  # where attention is counted; the CPU's own kernel for it is not
+        whole = type(pipe.transformer).from_config(pipe.transformer.config)
+        call = {
+            "hidden_states": torch.zeros(1, 256, 16),
+            "encoder_hidden_states": torch.zeros(1, 12, 96),
+            "pooled_projections": torch.zeros(1, 64),
+            "timestep": torch.ones(1),
+            "img_ids": torch.zeros(256, 3),
+            "txt_ids": torch.zeros(12, 3),
+            "guidance": torch.ones(1),
+        }
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        whole(**call)
+    assert figures.tokens[1] == 256 and figures.flops[1] == counter.get_total_flops()
+    assert sharded.memory["base"] == figures.memory["base"] / 8
+    assert sharded.hours == pytest.approx(figures.hours)  # eight times the samples on eight GPUs
+    assert figures.adapter_parameters == sum(p.numel() for p in made.parameters())
+    assert figures.base_parameters == sum(p.numel() for p in pipe.transformer.parameters())
+
+
+def test_a_dry_run_trains_nothing(tmp_path, capsys):
+    assert main([str(config(tmp_path)), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "adapter: " in said and "memory a GPU, estimated" in said and "hours" in said
+    assert not (tmp_path / "out").exists() and not (tmp_path / "cache").exists()
+    assert main([str(config(tmp_path)), "--dry-run", "--set", "model.path=some/other"]) == 1
+    assert "--dry-run: model.path must be a local folder" in capsys.readouterr().err
+
+
+def card_of(tmp_path, model, **output):
+    tree = {
+        "model": {"path": model},
+        "data": {"source": "generated", "prompts": "p", "cache": "c", "height": 64, "width": 64},
+        "output": {"folder": "o"} | output,
+    }
+    write_card(
+        tmp_path, Adapter.create(tiny_flux(), rank=2), convert(tree, TrainSettings, ""), "some pictures"
+    )
+    text = (tmp_path / "README.md").read_text()
+    return yaml.safe_load(text.split("---")[1]), text
+
+
+def test_the_card_carries_the_licence_of_the_base(tmp_path):
+    head, text = card_of(tmp_path, "black-forest-labs/FLUX.1-dev")
+    assert head["license_name"] == "flux-1-dev-non-commercial-license" and "license_link" in head
+    assert head["base_model"] == "black-forest-labs/FLUX.1-dev" and "some pictures" in text
+    assert card_of(tmp_path, "who/knows")[0]["license"] == "unknown"
+    assert "name it with output.licence" in card_of(tmp_path, "who/knows")[1]
+    assert card_of(tmp_path, "who/knows", licence="mit")[0]["license"] == "mit"
+    assert set(KNOWN) <= set(card.LICENCES)
+
+
+def test_a_failed_upload_says_where_the_adapter_is(tmp_path, monkeypatch):
+    class Unreachable(FakeHub):
+        def create_repo(self, repository, **arguments):
+            raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Unreachable)
+    with pytest.raises(RuntimeError, match=f"someone/x could not be uploaded: no route.*is in {tmp_path}"):
+        card.push(tmp_path, "someone/x", True)
+
+
+def test_samples_begin_coarse_and_end_fine():
+    assert coarse_first((2, 4), 6) == [4, 4, 2, 2, 1, 1]
+    assert coarse_first((2,), 3) == [2, 2, 1]
