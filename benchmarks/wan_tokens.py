@@ -18,7 +18,7 @@ from _timing import interleaved, show, write_json
 from diffusers import WanTransformer3DModel
 
 from ddit_ext.coarse import Adapter
-from ddit_ext.families import WanSteering
+from ddit_ext.families import WanFamily
 
 TEMPORAL, SPATIAL = 4, 8  # of the VAE: frames after the first, pixels a side
 TEXT_TOKENS = 512
@@ -77,7 +77,7 @@ def main() -> None:
     call = make_call(arguments.height, arguments.width, arguments.frames, dtype)
     make = Adapter.create if arguments.rank else Adapter.training_free
     adapter = make(model, arguments.scales, **({"rank": arguments.rank} if arguments.rank else {})).eval()
-    steering = WanSteering(model)
+    family = WanFamily(model)
     tokens: dict[str, int] = {}
 
     @torch.no_grad()
@@ -87,7 +87,7 @@ def main() -> None:
     @torch.no_grad()
     def coarse(scale: int) -> None:
         weights = adapter.weights(scale, call["hidden_states"])
-        with steering.coarse(call, weights, steering.noise_level(call)) as rewritten:
+        with family.coarse(call, weights, family.noise_level(call)) as rewritten:
             model(**rewritten)
 
     candidates = {"1": fine} | {str(s): lambda s=s: coarse(s) for s in arguments.scales}

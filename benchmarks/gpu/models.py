@@ -20,7 +20,7 @@ class Model:
 
     name: str
     transformer: str  # its class in diffusers
-    steering: str  # its class in ddit_ext.families
+    family: str  # its class in ddit_ext.families
     config: dict[str, Any]
     grid: tuple[int, int, int]  # frames, rows and columns of base cells
     text_tokens: int
@@ -131,7 +131,7 @@ def _model(family: str, name: str, config: dict[str, Any], grid: tuple[int, int,
         return Model(
             name,
             "FluxTransformer2DModel",
-            "FluxSteering",
+            "FluxFamily",
             config,
             grid,
             text,
@@ -143,7 +143,7 @@ def _model(family: str, name: str, config: dict[str, Any], grid: tuple[int, int,
     return Model(
         name,
         "WanTransformer3DModel",
-        "WanSteering",
+        "WanFamily",
         config,
         grid,
         text,

@@ -113,13 +113,13 @@ def _coarse_calls(case: Case, scales: tuple[int, ...]) -> dict[str, Call]:
     import ddit_ext.families
     from ddit_ext.coarse import Adapter
 
-    kind = getattr(ddit_ext.families, case.model.steering)
+    kind = getattr(ddit_ext.families, case.model.family)
     latents = case.arguments["hidden_states"]
     sigma = torch.full((1,), 0.75, device=latents.device)
     calls: dict[str, Call] = {}
     for label, rank in (("", 0), (", LoRA", RANK), (", LoRA merged", RANK)):
-        steering = kind(case.transformer)
-        steering.low_rank.merge = label.endswith("merged")
+        family = kind(case.transformer)
+        family.low_rank.merge = label.endswith("merged")
         adapter = Adapter.create(case.transformer, scales, rank).eval()
         for scale in scales:
             for low_rank in adapter.own(scale).lora.values():
@@ -127,8 +127,8 @@ def _coarse_calls(case: Case, scales: tuple[int, ...]) -> dict[str, Call]:
                 nn.init.normal_(low_rank.b, std=0.1 * RANK**-0.5)
             weights = adapter.weights(scale, latents)
 
-            def call(weights: Any = weights, steering: Any = steering) -> Tensor:
-                with steering.coarse(case.arguments, weights, sigma) as arguments:
+            def call(weights: Any = weights, family: Any = family) -> Tensor:
+                with family.coarse(case.arguments, weights, sigma) as arguments:
                     return case.transformer(**arguments)[0]
 
             calls[f"{scale}p{label}"] = call

@@ -177,7 +177,7 @@ def _weights(adapter: Any, pipe: Any, scales: tuple[int, ...]) -> dict[str, Adap
         return None
     if adapter is None:
         warnings.warn(TRAINING_FREE, stacklevel=3)
-        return {part.name: Adapter.training_free(part.steering.transformer, coarse) for part in parts}
+        return {part.name: Adapter.training_free(part.family.transformer, coarse) for part in parts}
     give_weights(parts, adapter, coarse, never_coarse=False)
     weights = {part.name: part.adapter for part in parts if part.adapter is not None}
     patch(pipe, weights, scales=scales, schedule=1).unpatch()
@@ -211,7 +211,7 @@ def _preset(
     ):
         pictures[f"full sample {number + 1}"] = whole
         pictures[f"chosen {number + 1}"] = fast
-    models = {part.name: part.steering.transformer for part in find_parts(pipe)}
+    models = {part.name: part.family.transformer for part in find_parts(pipe)}
     base, digest = identity(models, None if adapter is None else weights)
     return Preset(
         base=base,

@@ -134,7 +134,7 @@ class Meter:
             report["grid"],
         )
         # What is tried next follows from these, and ranks that share the tokens have to try the same.
-        ranks = find_parts(self.pipe)[0].steering.ranks
+        ranks = find_parts(self.pipe)[0].family.ranks
         return measured if ranks is None else ranks.agreed(lambda: measured)
 
     def step_seconds(self, steps: int) -> dict[int, float]:

@@ -22,7 +22,7 @@ class AdapterError(ValueError):
 
 
 @dataclass(frozen=True)
-class Family:
+class PatchLayers:
     """The facts about one transformer class."""
 
     name: str
@@ -37,7 +37,7 @@ class Family:
     samples: tuple[str, ...]  # layers whose weights are sampled into the fingerprint
 
 
-_WAN = Family(
+_WAN = PatchLayers(
     name="wan",
     embedding="patch_embedding",
     output="proj_out",
@@ -64,8 +64,8 @@ _WAN = Family(
     ),
 )
 
-FAMILIES = {
-    "FluxTransformer2DModel": Family(
+LAYERS = {
+    "FluxTransformer2DModel": PatchLayers(
         name="flux",
         embedding="x_embedder",
         output="proj_out",
@@ -116,15 +116,15 @@ def unwrap(transformer: nn.Module) -> nn.Module:
     return getattr(transformer, "_orig_mod", transformer)
 
 
-def family_of(transformer: nn.Module) -> Family:
+def layers_of(transformer: nn.Module) -> PatchLayers:
     """The facts about ``transformer``'s class; raises :class:`AdapterError` for a class that is not
     supported.
     """
     for cls in type(unwrap(transformer)).__mro__:
-        if cls.__name__ in FAMILIES:
-            return FAMILIES[cls.__name__]
+        if cls.__name__ in LAYERS:
+            return LAYERS[cls.__name__]
     raise AdapterError(
-        f"transformer must be one of {sorted(FAMILIES)}, got {type(unwrap(transformer)).__name__}"
+        f"transformer must be one of {sorted(LAYERS)}, got {type(unwrap(transformer)).__name__}"
     )
 
 
@@ -180,19 +180,19 @@ def unwrapped_layer(transformer: nn.Module, name: str) -> nn.Module:
 
 def read_base(transformer: nn.Module) -> BaseWeights:
     """The patch embedding and the output projection of ``transformer``."""
-    family = family_of(transformer)
-    p = family.patch
-    embed_weight, embed_bias = read_layer(transformer, family.embedding)
-    deembed_weight, deembed_bias = read_layer(transformer, family.output)
+    layers = layers_of(transformer)
+    p = layers.patch
+    embed_weight, embed_bias = read_layer(transformer, layers.embedding)
+    deembed_weight, deembed_bias = read_layer(transformer, layers.output)
     for name, features in (
-        (family.embedding, embed_weight.shape[1]),
-        (family.output, deembed_weight.shape[0]),
+        (layers.embedding, embed_weight.shape[1]),
+        (layers.output, deembed_weight.shape[0]),
     ):
         if features % (p * p):
             raise AdapterError(
                 f"{name} must have a multiple of {p * p} features (patches of {p}×{p}), got {features}"
             )
-    if family.output_order == "channel_fastest":
+    if layers.output_order == "channel_fastest":
         deembed_weight = deembed_weight.unflatten(0, (p, p, -1)).permute(2, 0, 1, 3)
         deembed_bias = deembed_bias.unflatten(0, (p, p, -1)).permute(2, 0, 1)
     else:
@@ -208,7 +208,7 @@ def read_base(transformer: nn.Module) -> BaseWeights:
 
 def feed_forward_layers(transformer: nn.Module) -> dict[str, tuple[int, int]]:
     """Dotted name -> (in, out) features of every layer that takes a LoRA, in the model's order."""
-    pattern = re.compile(family_of(transformer).feed_forward)
+    pattern = re.compile(layers_of(transformer).feed_forward)
     layers = {}
     for name, module in unwrap(transformer).named_modules():
         if pattern.fullmatch(name):
@@ -224,10 +224,10 @@ def fingerprint(transformer: nn.Module) -> dict[str, Any]:
     recognised in another precision. Layers that cannot be read as numbers, and those of four bits, whose errors
     are as large as the tolerance, are left out.
     """
-    family = family_of(transformer)
+    layers = layers_of(transformer)
     config = unwrap(transformer).config
     samples = {}
-    for name in family.samples:
+    for name in layers.samples:
         try:
             if type(unwrapped_layer(transformer, name).weight).__name__ == FOUR_BITS:
                 continue
@@ -236,8 +236,8 @@ def fingerprint(transformer: nn.Module) -> dict[str, Any]:
             continue
         flat = weight.flatten()
         samples[name] = [round(value, 6) for value in flat[:: max(1, flat.numel() // 16)][:16].tolist()]
-    identity = {key: _plain(getattr(config, key, None)) for key in family.identity}
-    return {"family": family.name, "config": identity, "weights": samples}
+    identity = {key: _plain(getattr(config, key, None)) for key in layers.identity}
+    return {"family": layers.name, "config": identity, "weights": samples}
 
 
 def check_fingerprint(expected: dict[str, Any], transformer: nn.Module, tolerance: float = 0.1) -> None:

@@ -2,21 +2,21 @@
 
 from torch import nn
 
-from .flux import FluxSteering
+from .base import Family
+from .flux import FluxFamily
 from .grid import Grid
-from .steering import Steering
-from .wan import WanSteering
+from .wan import WanFamily
 
-STEERINGS: tuple[type[Steering], ...] = (FluxSteering, WanSteering)
+FAMILIES: tuple[type[Family], ...] = (FluxFamily, WanFamily)
 """One class a family; a further family is added here and in `coarse/base_weights.py`."""
 
-__all__ = ["STEERINGS", "FluxSteering", "Grid", "Steering", "WanSteering", "steering_for"]
+__all__ = ["FAMILIES", "Family", "FluxFamily", "Grid", "WanFamily", "family_for"]
 
 
-def steering_for(transformer: nn.Module) -> Steering:
-    """The steering of the transformer's family; TypeError for a class that no family has."""
-    for steering in STEERINGS:
-        if isinstance(transformer, steering.MODELS):
-            return steering(transformer)
-    known = ", ".join(model.__name__ for steering in STEERINGS for model in steering.MODELS)
+def family_for(transformer: nn.Module) -> Family:
+    """What the family of the transformer knows of it; TypeError for a class that no family has."""
+    for family in FAMILIES:
+        if isinstance(transformer, family.MODELS):
+            return family(transformer)
+    known = ", ".join(model.__name__ for family in FAMILIES for model in family.MODELS)
     raise TypeError(f"transformer must be one of {known}, got {type(transformer).__name__}")

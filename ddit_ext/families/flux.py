@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from .. import cells as cell_views
 from ..modules.context_parallel import Ranks
+from .base import Family, check_here, needed, on_grid
 from .grid import Grid, centres, pool_tokens
-from .steering import Steering, check_here, needed, on_grid
 
 if TYPE_CHECKING:
     from ..coarse.coarse_step import CoarseStep
@@ -72,7 +72,7 @@ class CoarseProjection(nn.Module):
         return packed
 
 
-class FluxSteering(Steering):
+class FluxFamily(Family):
     """What is particular to FLUX. Raises ValueError for channels that are not packed."""
 
     FAMILY = "FLUX"
@@ -140,7 +140,7 @@ class FluxSteering(Steering):
         return cell_views.from_packed(own, grid.rows, grid.columns, PATCH)
 
     def signal_view(self, arguments: dict[str, Any]) -> Callable[[Tensor], Tensor]:
-        """As `Steering.signal_view`, for packed tokens [B, N, >= C_out*p*p] or pictures [B, C_out, H, W]."""
+        """As `Family.signal_view`, for packed tokens [B, N, >= C_out*p*p] or pictures [B, C_out, H, W]."""
         return self._kept_view(_signal_cells, self.grid(arguments), self.features, self.out_channels)
 
     def first_input(self, arguments: dict[str, Any]) -> Tensor:
@@ -182,7 +182,7 @@ class FluxSteering(Steering):
         return arguments
 
     def check(self, arguments: dict[str, Any], weights: ScaleWeights) -> None:
-        """As `Steering.check`; attention masks count tokens of the base size."""
+        """As `Family.check`; attention masks count tokens of the base size."""
         super().check(arguments, weights)
         if "attention_mask" in (arguments.get("joint_attention_kwargs") or {}):
             raise NotImplementedError("joint_attention_kwargs['attention_mask']: not for coarse patches")

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from .. import cells as cell_views
 from ..modules.context_parallel import Ranks
+from .base import Family, check_here, needed, on_grid
 from .grid import Grid, pool_latents
-from .steering import Steering, check_here, needed, on_grid
 
 if TYPE_CHECKING:
     from ..coarse.coarse_step import CoarseStep
@@ -70,7 +70,7 @@ class CoarseProjection(nn.Module):
         return velocity.permute(0, 1, 2, 3, 5, 6, 4).flatten(4).flatten(1, 3).to(tokens.dtype)
 
 
-class WanSteering(Steering):
+class WanFamily(Family):
     """What is particular to Wan (2.1, 2.2, VACE, Animate). Raises ValueError for patches other than 1x2x2."""
 
     FAMILY = "Wan"
@@ -95,11 +95,11 @@ class WanSteering(Steering):
         self._tables: tuple[nn.Module, Grid, dict[tuple, tuple[Tensor, Tensor]]] | None = None
 
     def told(self, timestep: Tensor) -> float:
-        """As `Steering.told`; where each token has a timestep, given frames are at 0."""
+        """As `Family.told`; where each token has a timestep, given frames are at 0."""
         return float(timestep.detach().amax()) / self.TIMESTEP
 
     def noise_level(self, arguments: dict[str, Any], level: float | None = None) -> Tensor:
-        """As `Steering.noise_level`; [B, F] where each token has a timestep (`expand_timesteps`).
+        """As `Family.noise_level`; [B, F] where each token has a timestep (`expand_timesteps`).
 
         Frames that are told the call's highest timestep are the ones that the sampler denoises. ValueError for a
         timestep of another shape, NotImplementedError for timesteps that differ within a frame.
@@ -159,7 +159,7 @@ class WanSteering(Steering):
         return cell_views.from_latents(needed(arguments, "hidden_states"), PATCH)
 
     def signal_view(self, arguments: dict[str, Any]) -> Callable[[Tensor], Tensor]:
-        """As `Steering.signal_view`, for latents [B, C_out, F, H, W].
+        """As `Family.signal_view`, for latents [B, C_out, F, H, W].
 
         With a timestep a token, frames at a lower one than others are given.
         """

@@ -42,7 +42,7 @@ class RunRecord:
     scales: tuple[int, ...]
     thresholds: tuple[float, ...]
     dynamic: bool
-    token_cost: float  # see Steering.block_cost
+    token_cost: float  # see Family.block_cost
     text_tokens: int = 0
     fine_tokens: int = 0
     grid: tuple[int, int, int] | None = None  # frames, rows and columns of base tokens

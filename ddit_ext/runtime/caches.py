@@ -21,7 +21,7 @@ from .sampler_watch import Run
 if TYPE_CHECKING:
     from diffusers.hooks.hooks import ModelHook, StateManager
 
-    from ..families import Steering
+    from ..families import Family
 
 # By name: not every version of diffusers has all of them.
 BY_CONTEXT = {
@@ -46,8 +46,8 @@ MARK = "@patch "
 class CacheContexts:
     """The caches of one transformer, whenever they were enabled, and the states of each size."""
 
-    def __init__(self, steering: Steering) -> None:
-        self._steering = steering
+    def __init__(self, family: Family) -> None:
+        self._family = family
         self._hooks: list[tuple[Any, ModelHook]] = []  # stateful ones, with their modules
         self._managers: list[StateManager] = []
         self._states: dict[tuple[int, str, int], Any] = {}  # of BY_HOOK: by hook, label, call within the step
@@ -63,7 +63,7 @@ class CacheContexts:
         skips: whether steps of the run may be skipped, which no cache would notice.
         NotImplementedError, by name, for a cache that a coarse or a skipped call would silently get wrong.
         """
-        config = getattr(self._steering.transformer, "_cache_config", None)
+        config = getattr(self._family.transformer, "_cache_config", None)
         if run is not self._run:
             self._run, self._index, self._steps, self._labels = run, -1, -1, set()
         elif run.index == self._index and config is self._config:
@@ -109,7 +109,7 @@ class CacheContexts:
         self._config = config
         self._states.clear()
         self._hooks, managers = [], {}
-        for module in self._steering.transformer.modules():
+        for module in self._family.transformer.modules():
             registry = vars(module).get("_diffusers_hook")
             for hook in registry.hooks.values() if registry is not None else ():
                 found = _managers(hook)
@@ -121,8 +121,8 @@ class CacheContexts:
             self._managers = list(managers.values())
 
     def _check(self) -> None:
-        transformer = self._steering.transformer
-        replaced = {id(transformer.get_submodule(name)): name for name in self._steering.REPLACED}
+        transformer = self._family.transformer
+        replaced = {id(transformer.get_submodule(name)): name for name in self._family.REPLACED}
         for module, hook in self._hooks:
             kinds = {manager._state_cls.__name__ for manager in _managers(hook)}
             wrong = None

@@ -114,19 +114,19 @@ def _at_size(
     part: Part, run: Run, arguments: dict[str, Any], scale: int, label: str
 ) -> Iterator[dict[str, Any]]:
     """Inside, the transformer called with what this yields makes a call at `scale`, with caches of its own."""
-    steering = part.steering
+    family = part.family
     with part.caches.at(label, run.repeats):
         if scale == 1:
             yield arguments
             return
         weights = part.adapter.weights(scale, arguments["hidden_states"])
-        if weights.lora and torch.is_grad_enabled() and steering.transformer.gradient_checkpointing:
+        if weights.lora and torch.is_grad_enabled() and family.transformer.gradient_checkpointing:
             raise NotImplementedError(
                 "gradient checkpointing recomputes blocks after a patched call has ended: call transformer "
-                f"and backward inside {type(steering).__name__}.coarse(), or use disable_gradient_checkpointing()"
+                f"and backward inside {type(family).__name__}.coarse(), or use disable_gradient_checkpointing()"
             )
-        sigma = steering.noise_level(arguments, run.noise_level)
-        with steering.coarse(arguments, weights, sigma, caches_apart=True) as rewritten:
+        sigma = family.noise_level(arguments, run.noise_level)
+        with family.coarse(arguments, weights, sigma, caches_apart=True) as rewritten:
             yield rewritten
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..coarse import Adapter
 from ..coarse.base_weights import check_fingerprint
-from ..families import STEERINGS, Steering, steering_for
+from ..families import FAMILIES, Family, family_for
 from .caches import CacheContexts
 
 NAMES = ("transformer", "transformer_2")
@@ -32,12 +32,12 @@ class Part:
 
     name: str
     module: nn.Module
-    steering: Steering
+    family: Family
     adapter: Adapter | None = None
     caches: CacheContexts = field(init=False)
 
     def __post_init__(self) -> None:
-        self.caches = CacheContexts(self.steering)
+        self.caches = CacheContexts(self.family)
 
 
 def find_parts(pipe: Any) -> list[Part]:
@@ -52,9 +52,9 @@ def find_parts(pipe: Any) -> list[Part]:
         if module is not None or (name == NAMES[0] and held[NAMES[1]] is None)
     }
     for name, model in models.items():
-        if not any(isinstance(model, steering.MODELS) for steering in STEERINGS):
-            families = " or ".join(steering.FAMILY for steering in STEERINGS)
-            known = ", ".join(known.__name__ for steering in STEERINGS for known in steering.MODELS)
+        if not any(isinstance(model, family.MODELS) for family in FAMILIES):
+            families = " or ".join(family.FAMILY for family in FAMILIES)
+            known = ", ".join(known.__name__ for family in FAMILIES for known in family.MODELS)
             found = "none" if model is None else f"a {type(model).__name__}"
             raise TypeError(
                 f"pipe must be a diffusers {families} pipeline, whose {name} is one of {known}; "
@@ -62,9 +62,9 @@ def find_parts(pipe: Any) -> list[Part]:
             )
     if not hasattr(getattr(pipe, "scheduler", None), "step"):
         raise TypeError(f"pipe must have a scheduler; got {type(pipe).__name__} without")
-    parts = [Part(name, held[name], steering_for(model)) for name, model in models.items()]
+    parts = [Part(name, held[name], family_for(model)) for name, model in models.items()]
     for part in parts:
-        _ = part.steering.ranks  # raises
+        _ = part.family.ranks  # raises
     return parts
 
 
@@ -78,7 +78,7 @@ def give_weights(parts: Sequence[Part], adapter: Any, scales: Sequence[int], nev
     if adapter is None:
         if not scales or never_coarse:
             return
-        found = [Adapter.training_free(part.steering.transformer, scales) for part in parts]
+        found = [Adapter.training_free(part.family.transformer, scales) for part in parts]
         warnings.warn(TRAINING_FREE, stacklevel=3)
     else:
         sources = _sources(parts, adapter)
@@ -111,7 +111,7 @@ def _sources(parts: Sequence[Part], adapter: Any) -> list[Any]:
 
 
 def _load(adapter: Any, part: Part) -> Adapter:
-    transformer = part.steering.transformer
+    transformer = part.family.transformer
     if isinstance(adapter, str | PathLike):
         return Adapter.load(Path(adapter), transformer)
     if not isinstance(adapter, Adapter):

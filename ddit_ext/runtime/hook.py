@@ -27,7 +27,7 @@ from .timed import Timed
 
 if TYPE_CHECKING:
     from ..calibration.match import RunCheck
-    from ..families import Steering
+    from ..families import Family
 
 
 Choice = tuple[Scores, Scores, list[bool], Decision]
@@ -35,7 +35,7 @@ Choice = tuple[Scores, Scores, list[bool], Decision]
 
 
 class PatchHook:
-    """What patch() installs: it owns the parts (steering and weights), decisions, sampler watch and report."""
+    """What patch() installs: it owns the parts (family and weights), decisions, sampler watch and report."""
 
     def __init__(
         self,
@@ -75,9 +75,9 @@ class PatchHook:
         self._handles: list[Any] = []
 
     @property
-    def steering(self) -> Steering:
+    def family(self) -> Family:
         """Of the transformer that is called."""
-        return self.part.steering
+        return self.part.family
 
     def install(self) -> None:
         """Hook each transformer, or what torch.compile made of it (then outside of the graph)."""
@@ -98,7 +98,7 @@ class PatchHook:
         for part in self.parts:
             part.caches.drop()
             part.adapter = None  # a handle that is kept for its report keeps no weights
-            part.steering.low_rank.clear()
+            part.family.low_rank.clear()
 
     def before(
         self, part: Part, module: nn.Module, args: tuple, kwargs: dict[str, Any]
@@ -111,11 +111,11 @@ class PatchHook:
             return None
         self.calls.leave()  # a call that was interrupted from the keyboard has had no after-hook
         self.part = part
-        arguments = self.steering.bind(args, kwargs)
+        arguments = self.family.bind(args, kwargs)
         hidden_states, timestep = arguments.get("hidden_states"), arguments.get("timestep")
         if not isinstance(hidden_states, Tensor) or not isinstance(timestep, Tensor):
             return None  # the transformer itself says what is wrong
-        run, new = self.watch.look(hidden_states, timestep, self.steering)
+        run, new = self.watch.look(hidden_states, timestep, self.family)
         if new:
             try:
                 self._begin_step(run, arguments)
@@ -165,7 +165,7 @@ class PatchHook:
         run.sizes[run.index] = decision.taken or decision.scale
         self._started = started
         for scale in set(self._sizes):
-            self.record.tokens_at[scale] = 0 if scale == SKIP else self.steering.tokens(arguments, scale)
+            self.record.tokens_at[scale] = 0 if scale == SKIP else self.family.tokens(arguments, scale)
         tokens = [self.record.tokens_at[scale] for scale in self._sizes]
         self.record.steps.append(
             StepRecord(
@@ -194,7 +194,7 @@ class PatchHook:
             scores, usable = self._signal(run, arguments)
             return changes, scores, usable, self.decider.decide(run.index, scores, usable)
 
-        ranks = self.steering.ranks
+        ranks = self.family.ranks
         alike = ranks is None or isinstance(self.decider.policy, FixedSchedule)
         return choose() if alike else ranks.agreed(choose)
 
@@ -233,7 +233,7 @@ class PatchHook:
 
     def _begin_run(self, run: Run, arguments: dict[str, Any]) -> None:
         self._forget()
-        text, token_cost = self.steering.block_cost(arguments)
+        text, token_cost = self.family.block_cost(arguments)
         self.record = RunRecord(
             scales=self.scales,
             thresholds=self.thresholds,
@@ -243,7 +243,7 @@ class PatchHook:
             stacked=self.decider.stacked,
             token_cost=token_cost,
             text_tokens=text,
-            fine_tokens=self.steering.tokens(arguments, 1),
+            fine_tokens=self.family.tokens(arguments, 1),
             grid=self._grid(arguments),
             target_speedup=self.target_speedup,
             full_steps=self.full_steps,
@@ -253,18 +253,18 @@ class PatchHook:
         if self.check is not None:
             samples = arguments["hidden_states"].shape[0]
             for difference in self.check.differences(
-                self.steering.transformer, run.scheduler, run.total, self.record.grid, samples
+                self.family.transformer, run.scheduler, run.total, self.record.grid, samples
             ):
                 self._remark(difference)
-        if self.decider.needs_signal and self.steering.ranks is not None:  # any size may come
+        if self.decider.needs_signal and self.family.ranks is not None:  # any size may come
             for scale in self.scales[1:]:
-                self.steering.check_ranks(self.steering.grid(arguments), scale)
+                self.family.check_ranks(self.family.grid(arguments), scale)
         if isinstance(self.decider.policy, Timed):
-            tokens = {scale: self.steering.tokens(arguments, scale) for scale in self.scales}
+            tokens = {scale: self.family.tokens(arguments, scale) for scale in self.scales}
             self.decider.policy.estimate(self.record.costs(tokens), arguments["hidden_states"].shape)
         self.decider.begin(run.total)
         for part in self.parts:
-            part.steering.low_rank.begin_run(part.steering.transformer, self._remark)
+            part.family.low_rank.begin_run(part.family.transformer, self._remark)
         if getattr(self.decider.policy, "remark", None):
             self._remark(self.decider.policy.remark)
         self.signals.begin_run(run.total)
@@ -276,7 +276,7 @@ class PatchHook:
     def _grid(self, arguments: dict[str, Any]) -> tuple[int, int, int] | None:
         """Frames, rows and columns of base tokens; None where the positions are no grid."""
         try:
-            grid = self.steering.grid(arguments)
+            grid = self.family.grid(arguments)
         except (TypeError, ValueError):
             return None
         return grid.frames, grid.rows, grid.columns

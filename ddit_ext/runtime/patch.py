@@ -167,7 +167,7 @@ def patch(
         from ..calibration.match import RunCheck, check_parts
 
         weights = {part.name: part.adapter for part in parts} if adapter is not None else None
-        for text in check_parts(preset, {part.name: part.steering.transformer for part in parts}, weights):
+        for text in check_parts(preset, {part.name: part.family.transformer for part in parts}, weights):
             warnings.warn(f"ddit_ext: {text}", stacklevel=2)
         check, target_speedup = RunCheck(preset, type(pipe).__name__), preset.target_speedup
         full_steps = round(preset.full_steps * preset.run_steps / preset.steps)
@@ -186,7 +186,7 @@ def patch(
     if isinstance(policy, Timed):
         hook.now = clock_of(device_of(pipe))
     for part in parts:
-        part.steering.low_rank.merge = lora == "merged"
+        part.family.low_rank.merge = lora == "merged"
     hook.install()
     return Handle(pipe, hook)
 

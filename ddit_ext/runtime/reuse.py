@@ -60,8 +60,8 @@ class BlockReuse:
     @contextmanager
     def call(self, part: Part, number: int, skipped: bool) -> Iterator[None]:
         """Inside, call `number` of the step under way leaves out the blocks, or is seen."""
-        steering = part.steering
-        transformer, names, own = steering.transformer, steering.BLOCKS, steering.own_tokens
+        family = part.family
+        transformer, names, own = family.transformer, family.BLOCKS, family.own_tokens
         if skipped:
             with blocks.left_out(transformer, names, self._forecasted(number), own):
                 yield
@@ -98,7 +98,7 @@ class InputChange:
         On a GPU this waits for the result. ValueError where the input can't be told before the call.
         """
         last, self._last = (self._last if part.name == self._part else None), None
-        now = part.steering.first_input(arguments)
+        now = part.family.first_input(arguments)
         self._part, self._last = part.name, now
         if last is None or last.shape != now.shape:
             return None

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..families import Steering
+from ..families import Family
 from ..policies import SKIP
 from .corrector import Corrector, add
 from .euler import steps_by_euler
@@ -34,10 +34,10 @@ class Run:
         timesteps: Any,
         shape: torch.Size,
         levels: list[float],
-        steering: Steering,
+        family: Family,
         order: int = 3,
     ) -> None:
-        self.read = steering.told  # σ of a call's timestep
+        self.read = family.told  # σ of a call's timestep
         self.scheduler = scheduler
         self.timesteps = timesteps
         self.shape = shape
@@ -99,10 +99,10 @@ class SamplerWatch:
         self._wrapped: Any = None
         self.run: Run | None = None
 
-    def look(self, latents: Tensor, timestep: Tensor, steering: Steering) -> tuple[Run, bool]:
+    def look(self, latents: Tensor, timestep: Tensor, family: Family) -> tuple[Run, bool]:
         """At each transformer call: the run and whether this call begins a step of it.
 
-        latents, timestep: the call's own; steering: of the transformer that is called.
+        latents, timestep: the call's own; family: of the transformer that is called.
         """
         pipe = self._pipe()
         if pipe is not None:
@@ -119,20 +119,20 @@ class SamplerWatch:
             or run.timesteps is not timesteps
             or run.shape != latents.shape
         ):
-            run = self._begin(scheduler, timesteps, latents, timestep, steering)
+            run = self._begin(scheduler, timesteps, latents, timestep, family)
         elif run.done == run.index:
             if self._same_timestep(run, timestep):
                 run.repeats += 1
                 return run, False
-            if run.sampled or steering.told(timestep) > run.told:  # another loop, without this sampler
-                run = self._begin(scheduler, timesteps, latents, timestep, steering)
+            if run.sampled or family.told(timestep) > run.told:  # another loop, without this sampler
+                run = self._begin(scheduler, timesteps, latents, timestep, family)
             else:
                 run.done += 1
         run.index = run.done
         run.timestep = timestep
         run.repeats = 0
         if self._signal and not self._outputs and not run.sampled:
-            run.history.push(steering.noisy(latents))
+            run.history.push(family.noisy(latents))
         return run, True
 
     def drop(self) -> None:
@@ -153,19 +153,19 @@ class SamplerWatch:
             self._step = StepWatch(scheduler, self._seen)
 
     def _begin(
-        self, scheduler: Any, timesteps: Any, latents: Tensor, timestep: Tensor, steering: Steering
+        self, scheduler: Any, timesteps: Any, latents: Tensor, timestep: Tensor, family: Family
     ) -> Run:
         levels: list[float] = []
         if isinstance(timesteps, Tensor) and timesteps.ndim == 1:
             levels = _noise_levels(scheduler, timesteps)
             first = _first_step(scheduler)
-            told = steering.told(timestep)
+            told = family.told(timestep)
             if first < len(levels) and abs(levels[first] - told) > MISMATCH:
                 # Video-to-video enters later without saying so; otherwise it is not this sampler's run.
-                stated = [steering.told(t) for t in timesteps.cpu()]
+                stated = [family.told(t) for t in timesteps.cpu()]
                 first = stated.index(told) if told in stated else len(levels)
             levels = levels[first:]
-        self.run = Run(scheduler, timesteps, latents.shape, levels, steering, self._order)
+        self.run = Run(scheduler, timesteps, latents.shape, levels, family, self._order)
         return self.run
 
     @staticmethod

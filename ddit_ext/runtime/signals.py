@@ -55,7 +55,7 @@ class Signals:
             usable = of_one_size(run.sizes, range(run.index - differences, run.index), samples)
             if not any(usable):
                 return None, usable
-        view = part.steering.signal_view(arguments)
+        view = part.family.signal_view(arguments)
         try:
             return run.history.scores(view, self._scales, self.quantile), usable
         except ValueError as error:

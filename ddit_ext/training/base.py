@@ -11,7 +11,7 @@ import diffusers
 import torch
 from torch import nn
 
-from ..families import STEERINGS
+from ..families import FAMILIES
 from .config import LOWEST
 from .pair import HIGH, LOW
 from .settings import ModelSettings
@@ -113,8 +113,8 @@ def _class(settings: ModelSettings, index: dict[str, Any], name: str) -> Any:
     cls = getattr(diffusers, found or "", None)
     if library != "diffusers" or cls is None:
         raise ValueError(f"model.path: {settings.path} has no {name} that diffusers knows, got {found}")
-    if not any(issubclass(cls, model) for steering in STEERINGS for model in steering.MODELS):
-        families = " or ".join(steering.FAMILY for steering in STEERINGS)
+    if not any(issubclass(cls, model) for family in FAMILIES for model in family.MODELS):
+        families = " or ".join(family.FAMILY for family in FAMILIES)
         raise ValueError(
             f"model.path: expected a {families} model, but {name} of {settings.path} is a {found}"
         )

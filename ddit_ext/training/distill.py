@@ -62,8 +62,8 @@ def distill(
         transformer: a FLUX or Wan transformer on the device to train on. Its parameters are frozen meanwhile,
             and are as before afterwards. Gradient checkpointing, if enabled, applies to the student.
         adapter: from ``Adapter.create``; it is moved to the transformer's device and trained in place.
-        batches: pairs (clean latents, other call arguments) as the ``training_call`` of ``FluxSteering`` or
-            ``WanSteering`` takes them; with ``noise_level`` [B] among the arguments the latents are noisy already.
+        batches: pairs (clean latents, other call arguments) as the ``training_call`` of ``FluxFamily`` or
+            ``WanFamily`` takes them; with ``noise_level`` [B] among the arguments the latents are noisy already.
             A callable is given the number of the batch: (step · accumulate + i) · processes + rank. An iterable is
             read in that order, from its start again when it ends; batches of earlier steps and other processes are
             read past.

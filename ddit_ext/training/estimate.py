@@ -29,7 +29,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..coarse.adapter import Adapter
-from ..coarse.base_weights import family_of, feed_forward_layers
+from ..coarse.base_weights import feed_forward_layers, layers_of
 from ..coarse.scale_spec import ScaleSpec
 from .base import EMBEDDED
 from .data.sizes import check_sizes
@@ -207,14 +207,14 @@ def _vae_factor(path: str) -> int:
 
 def _token_side(transformer: nn.Module, settings: TrainSettings) -> int:
     """Pixels along a side of a token at the base's own patch size."""
-    return _vae_factor(settings.model.path) * family_of(transformer).patch
+    return _vae_factor(settings.model.path) * layers_of(transformer).patch
 
 
 def _meta_adapter(transformer: nn.Module, settings: TrainSettings) -> Adapter:
-    patch, chosen = family_of(transformer).patch, settings.adapter
+    patch, chosen = layers_of(transformer).patch, settings.adapter
     config = transformer.config
     width = config.num_attention_heads * config.attention_head_dim
-    packed = patch * patch if family_of(transformer).name == "flux" else 1
+    packed = patch * patch if layers_of(transformer).name == "flux" else 1
     inside, outside = config.in_channels // packed, (config.out_channels or config.in_channels) // packed
     specs = [
         ScaleSpec(
@@ -240,7 +240,7 @@ def _meta_call(transformer: nn.Module, settings: TrainSettings, scale: int) -> d
     side = _token_side(transformer, settings) * scale
     rows, columns = (math.ceil(length / side) for length in max(data.sizes, key=math.prod))
     empty = torch.zeros((), device="meta")
-    if family_of(transformer).name == "flux":
+    if layers_of(transformer).name == "flux":
         count = rows * columns
         call = {
             "hidden_states": empty.new_empty(1, count, config.in_channels),
@@ -266,7 +266,7 @@ def _activations(transformer: nn.Module, settings: TrainSettings, tokens: dict[i
     """Bytes: the student's pass at its smallest patch size, or the teacher's block at work, whichever is more."""
     blocks = sum(len(child) for child in transformer.children() if isinstance(child, nn.ModuleList))
     width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
-    text = settings.data.max_sequence_length if family_of(transformer).name == "flux" else 0
+    text = settings.data.max_sequence_length if layers_of(transformer).name == "flux" else 0
     number = settings.data.batch * width * size
     student = tokens[min(settings.adapter.scales)] + text
     teacher = 20.0 * (tokens[1] + text) * number

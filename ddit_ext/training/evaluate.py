@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..coarse.adapter import Adapter
-from ..families import steering_for
+from ..families import family_for
 from .objective import add_noise, coarse_errors
 
 
@@ -37,19 +37,19 @@ def evaluate_coarse_error(
     Returns:
         noise level -> summed squared error over summed square of the base's velocity.
     """
-    steering = steering_for(transformer)
+    family = family_for(transformer)
     device = next(transformer.parameters()).device
     totals = {sigma: [0.0, 0.0] for sigma in sigmas}
     count = 0
     for latents, conditions in batches:
         latents = latents.to(device)
         conditions = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in conditions.items()}
-        clean = steering.training_call(latents, conditions)
+        clean = family.training_call(latents, conditions)
         weights = adapter.weights(scale, clean["hidden_states"])
         for sigma in sigmas:
             generator = torch.Generator().manual_seed(seed + count)
-            arguments = add_noise(steering, clean, torch.full((latents.shape[0],), float(sigma)), generator)
-            error, power = coarse_errors(transformer, steering, weights, arguments, autocast)
+            arguments = add_noise(family, clean, torch.full((latents.shape[0],), float(sigma)), generator)
+            error, power = coarse_errors(transformer, family, weights, arguments, autocast)
             totals[sigma][0] += error.sum().item()
             totals[sigma][1] += power.sum().item()
         count += 1

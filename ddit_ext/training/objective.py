@@ -14,7 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ..coarse.scale_weights import ScaleWeights
-from ..families import Steering
+from ..families import Family
 
 
 def draw_sigma(count: int, low: float, high: float, shift: float, generator: torch.Generator) -> Tensor:
@@ -26,12 +26,12 @@ def draw_sigma(count: int, low: float, high: float, shift: float, generator: tor
 
 
 def add_noise(
-    steering: Steering,
+    family: Family,
     arguments: dict[str, Any],
     sigma: Tensor,
     generator: torch.Generator | list[torch.Generator] | None,
 ) -> dict[str, Any]:
-    """The arguments of ``Steering.training_call`` at noise level ``sigma`` [B] (CPU float32): z = (1-σ)·x0 + σ·ε.
+    """The arguments of ``Family.training_call`` at noise level ``sigma`` [B] (CPU float32): z = (1-σ)·x0 + σ·ε.
 
     The noise is drawn on the CPU, so that a run is the same on every device; with a list of generators, from one a
     sample; with None the latents are at that level already.
@@ -45,9 +45,9 @@ def add_noise(
     arguments = dict(arguments)
     extra = arguments.pop("condition_latents", None)
     if extra is not None:
-        noisy = torch.cat([noisy, extra.to(noisy.dtype)], dim=steering.CHANNELS)
+        noisy = torch.cat([noisy, extra.to(noisy.dtype)], dim=family.CHANNELS)
     arguments["hidden_states"] = noisy
-    arguments["timestep"] = steering.timestep(level)
+    arguments["timestep"] = family.timestep(level)
     return arguments
 
 
@@ -58,7 +58,7 @@ def teacher_velocity(transformer: nn.Module, arguments: dict[str, Any], dtype: t
 
 
 def student_velocity(transformer: nn.Module, arguments: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
-    """The velocity of a coarse call, float32; ``arguments`` come from ``Steering.coarse``."""
+    """The velocity of a coarse call, float32; ``arguments`` come from ``Family.coarse``."""
     with autocast(arguments, dtype):
         return transformer(**arguments, return_dict=False)[0].float()
 
@@ -78,13 +78,13 @@ def squared_errors(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def coarse_errors(
     transformer: nn.Module,
-    steering: Steering,
+    family: Family,
     weights: ScaleWeights,
     arguments: dict[str, Any],
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """:func:`squared_errors` of one noisy batch, for measuring."""
     teacher = teacher_velocity(transformer, arguments, dtype)
-    with steering.coarse(arguments, weights, steering.noise_level(arguments)) as coarse:
+    with family.coarse(arguments, weights, family.noise_level(arguments)) as coarse:
         student = student_velocity(transformer, coarse, dtype)
     return squared_errors(student, teacher)

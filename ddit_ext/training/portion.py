@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..families import Steering
+from ..families import Family
 from .config import DistillConfig
 from .objective import add_noise, draw_sigma
 from .processes import Processes
@@ -27,7 +27,7 @@ class Portion:
 
 
 def draw_portions(
-    steering: Steering,
+    family: Family,
     batches: Sequence[Batch],
     config: DistillConfig,
     processes: Processes,
@@ -57,7 +57,7 @@ def draw_portions(
             for name, value in conditions.items()
         }
         level = conditions.pop("noise_level", None)
-        arguments = steering.training_call(latents.to(device), conditions)
+        arguments = family.training_call(latents.to(device), conditions)
         own = range(start + processes.rank * size, start + (processes.rank + 1) * size)
         start += processes.count * size
         if level is None:
@@ -65,7 +65,7 @@ def draw_portions(
             noise = [_generator(config.seed, step, sample) for sample in own]
         else:
             everyone, sigma, noise = processes.gather(level.float()).cpu(), level.float().cpu(), None
-        portions.append(Portion(add_noise(steering, arguments, sigma, noise), sigma, everyone))
+        portions.append(Portion(add_noise(family, arguments, sigma, noise), sigma, everyone))
     return portions
 
 

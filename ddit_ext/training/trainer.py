@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .._version import __version__
 from ..coarse.adapter import Adapter
-from ..families import steering_for
+from ..families import family_for
 from .checkpoint import RunState, SaveFailed, named_parameters, resume, save_checkpoint
 from .config import DistillConfig
 from .features import Features, Seen, feature_error
@@ -75,7 +75,7 @@ class Trainer:
         self.folder = folder
         self.adapter_folder = adapter_folder or (folder / "adapter" if folder is not None else None)
         self.processes = processes or Processes()
-        self.steering = steering_for(transformer)
+        self.family = family_for(transformer)
         self.device = device or next(transformer.parameters()).device
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         scales = self._scales(step, generator)
         portions = draw_portions(
-            self.steering, batches, config, self.processes, step, scales[0], generator, self.device
+            self.family, batches, config, self.processes, step, scales[0], generator, self.device
         )
         self.lr = set_lr(self.optimizer, config, step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -155,9 +155,9 @@ class Trainer:
         """Gradients of one scale, from the samples of ``portion`` in its noise range; moves ``means``."""
         config, arguments = self.config, portion.arguments
         # Gradient checkpointing runs blocks again in the backward: the modules stay swapped until then.
-        level = self.steering.noise_level(arguments)
+        level = self.family.noise_level(arguments)
         with (
-            self.steering.coarse(arguments, self.adapter.own(scale), level) as coarse,
+            self.family.coarse(arguments, self.adapter.own(scale), level) as coarse,
             self._watched() as seen,
         ):
             student = student_velocity(self.transformer, coarse, config.autocast_dtype)
@@ -171,7 +171,7 @@ class Trainer:
             error, power = error[own], power[own]
             each = error / self._normaliser(scale, portion.sigma[chosen], power, means)
             if seen:
-                matched = feature_error(seen, fine, self.steering.grid(arguments), scale)
+                matched = feature_error(seen, fine, self.family.grid(arguments), scale)
                 each = each + config.feature_weight * matched[own]
             loss = each.sum() / so_far.count
             loss.backward()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import ddit_ext
 from ddit_ext import embedded
 from ddit_ext.coarse import Adapter
-from ddit_ext.families import FluxSteering
+from ddit_ext.families import FluxFamily
 
 LATENT = ("hidden_states", "timestep")  # what changes from step to step
 CONSTANT = ("img_ids", "txt_ids")  # positions, fixed when exported
@@ -41,7 +41,7 @@ class TransformerCall(nn.Module):
         self.weights = weights  # None: the base patch size
         self.constant = constant
         self.conditions = conditions
-        self.steering = FluxSteering(transformer)
+        self.family = FluxFamily(transformer)
 
     def forward(self, latent: Tensor, sigma: Tensor, *conditions: Tensor) -> Tensor:
         arguments = dict(zip(self.conditions, conditions, strict=True)) | self.constant
@@ -49,7 +49,7 @@ class TransformerCall(nn.Module):
         arguments |= {"hidden_states": latent, "timestep": sigma * 1000 / 1000, "return_dict": False}
         if self.weights is None:
             return self.transformer(**arguments)[0]
-        with self.steering.coarse(arguments, self.weights, sigma) as coarse:
+        with self.family.coarse(arguments, self.weights, sigma) as coarse:
             return self.transformer(**coarse)[0]
 
 
@@ -85,7 +85,7 @@ def export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
     """Compile `module` for inputs of these shapes into one package."""
     module.eval()
     with torch.no_grad():
-        expected = module(*inputs)  # the steering reads its grid once, from real ids
+        expected = module(*inputs)  # the family reads its grid once, from real ids
         program = torch.export.export(module, inputs, strict=False)
         torch._inductor.aoti_compile_and_package(program, package_path=str(path))
         error = (torch._inductor.aoti_load_package(str(path))(*inputs) - expected).abs().max()
@@ -133,7 +133,7 @@ def export_run(
     modules, inputs = transformer_calls(pipe, adapter, scales, first)
     for scale, module in modules.items():
         export(module, inputs, out / f"transformer_{scale}.pt2")
-    grid = FluxSteering(pipe.transformer).grid(first)
+    grid = FluxFamily(pipe.transformer).grid(first)
     token = 2 * pipe.vae_scale_factor  # pixels along its side
     decoder = Decoder(pipe, grid.rows * token, grid.columns * token)
     export(decoder, (packed,), out / "decoder.pt2")

@@ -13,7 +13,7 @@ from tiny_flux import noisy_call, tiny_flux
 from ddit_ext.coarse import Adapter, AdapterError
 from ddit_ext.coarse.base_weights import read_base
 from ddit_ext.coarse.scale_weights import ScaleSpec
-from ddit_ext.families.flux import FluxSteering
+from ddit_ext.families.flux import FluxFamily
 
 
 def randomised(adapter):
@@ -27,7 +27,7 @@ def randomised(adapter):
 def velocity(transformer, adapter, scale=2):
     call = noisy_call(5, 4, [0.8, 0.3])
     weights = adapter.weights(scale, call["hidden_states"])
-    with FluxSteering(transformer).coarse(call, weights, call["timestep"]) as coarse:
+    with FluxFamily(transformer).coarse(call, weights, call["timestep"]) as coarse:
         return transformer(**coarse)[0]
 
 

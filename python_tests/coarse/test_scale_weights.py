@@ -7,12 +7,12 @@ from tiny_flux import noisy_call, tiny_flux
 from ddit_ext import cells as cell_views
 from ddit_ext.coarse import Adapter, AdapterError, ScaleSpec
 from ddit_ext.coarse.noise_match import detail_gain, noise_match
-from ddit_ext.families.flux import FluxSteering
+from ddit_ext.families.flux import FluxFamily
 
 
 def coarse_velocity(transformer, adapter, scale, arguments):
     weights = adapter.weights(scale, arguments["hidden_states"])
-    with FluxSteering(transformer).coarse(arguments, weights, arguments["timestep"]) as coarse:
+    with FluxFamily(transformer).coarse(arguments, weights, arguments["timestep"]) as coarse:
         return transformer(**coarse)[0]
 
 

@@ -10,7 +10,7 @@ from wan_pipelines import IMAGE_WIDTH, TEXT_WIDTH, WIDTH, make_transformer
 from ddit_ext.coarse import Adapter
 from ddit_ext.coarse.base_weights import feed_forward_layers
 from ddit_ext.coarse.noise_match import detail_gain, noise_match
-from ddit_ext.families import Grid, WanSteering, steering_for
+from ddit_ext.families import Grid, WanFamily, family_for
 from ddit_ext.families.wan import rotary_tables
 
 KINDS = ("text", "i2v_21", "vace")
@@ -45,8 +45,8 @@ def make_call(kind, rows, columns, sigma, frames=3):
 
 
 def coarse_velocity(transformer, weights, arguments):
-    steering = WanSteering(transformer)
-    with steering.coarse(arguments, weights, steering.noise_level(arguments)) as coarse, torch.no_grad():
+    family = WanFamily(transformer)
+    with family.coarse(arguments, weights, family.noise_level(arguments)) as coarse, torch.no_grad():
         return transformer(**coarse)[0]
 
 
@@ -176,8 +176,8 @@ def test_everything_is_put_back():
         plain = model(**call)[0]
     adapter = Adapter.create(model, [2], rank=2)
     coarse_velocity(model, adapter.own(2), call)
-    steering = WanSteering(model)
-    with pytest.raises(ArithmeticError), steering.coarse(call, adapter.own(2), torch.tensor([0.5])):
+    family = WanFamily(model)
+    with pytest.raises(ArithmeticError), family.coarse(call, adapter.own(2), torch.tensor([0.5])):
         assert type(model.rope).__name__ == "CoarsePositions"
         raise ArithmeticError
     assert {name: id(module) for name, module in model.named_modules()} == before
@@ -197,13 +197,13 @@ def test_gradient_checkpointing_inside_the_context():
     model = make_transformer()
     weights = Adapter.create(model, [2], rank=2).own(2)
     torch.nn.init.normal_(weights.lora["blocks.0.ffn.net.2"].b, generator=torch.Generator().manual_seed(0))
-    steering, call = WanSteering(model), make_call("text", 3, 3, [0.7])
+    family, call = WanFamily(model), make_call("text", 3, 3, [0.7])
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
             model.enable_gradient_checkpointing()
         weights.zero_grad()
-        with steering.coarse(call, weights, torch.tensor([0.7])) as rewritten:
+        with family.coarse(call, weights, torch.tensor([0.7])) as rewritten:
             model(**rewritten)[0].square().mean().backward()
         gradients.append(
             {name: p.grad.clone() for name, p in weights.named_parameters() if p.grad is not None}
@@ -237,11 +237,11 @@ def test_what_does_not_fit_is_named():
     control = torch.zeros(1, 96, 3, 6, 4)
     refuse(ValueError, r"a condition must have shape \[B, C, F, 6, 6\]", control_hidden_states=control)
     with pytest.raises(ValueError, match=r"patch_size must be \(1, 2, 2\), got \(1, 4, 4\)"):
-        WanSteering(make_transformer(patch_size=(1, 4, 4)))
+        WanFamily(make_transformer(patch_size=(1, 4, 4)))
     with pytest.raises(TypeError, match="FluxTransformer2DModel, WanTransformer3DModel.*got Linear"):
-        steering_for(torch.nn.Linear(2, 2))
+        family_for(torch.nn.Linear(2, 2))
     with pytest.raises(TypeError, match="WanTransformer3DModel or .*got FluxTransformer2DModel"):
-        WanSteering(make_flux())
+        WanFamily(make_flux())
 
 
 @pytest.mark.parametrize("scale", [2, 4])

@@ -5,7 +5,7 @@ import torch
 from wan_pipelines import make_transformer
 
 from ddit_ext.coarse import Adapter
-from ddit_ext.families import WanSteering
+from ddit_ext.families import WanFamily
 
 
 class Enough(Exception):
@@ -15,7 +15,7 @@ class Enough(Exception):
 @pytest.mark.parametrize(("scale", "expected"), [(1, 32_760), (2, 8_190), (4, 2_184)])
 def test_tokens_of_a_480p_video(scale, expected):
     model = make_transformer()
-    steering = WanSteering(model)
+    family = WanFamily(model)
     call = {
         "hidden_states": torch.randn(1, 16, (81 - 1) // 4 + 1, 480 // 8, 832 // 8),
         "timestep": torch.tensor([900]),
@@ -30,14 +30,14 @@ def test_tokens_of_a_480p_video(scale, expected):
             raise Enough
 
     model.blocks[0].register_forward_pre_hook(count)
-    assert steering.tokens(call, scale) == expected
+    assert family.tokens(call, scale) == expected
     with torch.no_grad():
         if scale == 1:
             with pytest.raises(Enough):
                 model(**call)
         else:
             weights = Adapter.training_free(model, [scale]).own(scale)
-            with steering.coarse(call, weights, steering.noise_level(call)) as coarse:
+            with family.coarse(call, weights, family.noise_level(call)) as coarse:
                 out = model(**coarse)[0]
             assert out.shape == call["hidden_states"].shape
     assert seen == [(1, expected, 24), expected]

@@ -22,7 +22,7 @@ from diffusers import (
 from diffusers.hooks import SeaCacheConfig
 
 from ddit_ext.coarse import Adapter
-from ddit_ext.families import steering_for
+from ddit_ext.families import family_for
 
 SIZES = [1] * 4 + [2] * 3 + [4] * 3 + [1] * 3
 """Stays of at least three steps, so that a cache has something to use again."""
@@ -165,10 +165,10 @@ def by_hand(family: str, cache: str, call: dict[str, Any], sizes: list[int], gui
         with transformer.cache_context(branch, **coordinates):
             if scale == 1:
                 return transformer(**kwargs)
-            steering = steering_for(transformer)
+            known = family_for(transformer)
             weights = Adapter.training_free(transformer, (scale,)).weights(scale, kwargs["hidden_states"])
-            sigma = steering.noise_level(kwargs, float(pipe.scheduler.sigmas[step]))
-            with steering.coarse(kwargs, weights, sigma, caches_apart=True) as rewritten:
+            sigma = known.noise_level(kwargs, float(pipe.scheduler.sigmas[step]))
+            with known.coarse(kwargs, weights, sigma, caches_apart=True) as rewritten:
                 return transformer(**rewritten)
 
     pipe.transformer.forward = forward

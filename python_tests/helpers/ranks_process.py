@@ -22,7 +22,7 @@ import ddit_ext
 from ddit_ext import policies
 from ddit_ext.calibration.measure import Meter
 from ddit_ext.coarse import Adapter
-from ddit_ext.families import steering_for
+from ddit_ext.families import family_for
 
 STEPS = 7
 SIZES = [1, 2, 4, 2, 4, 1, 1]
@@ -195,10 +195,10 @@ def measured(pipe, call):
 
 def trained(pipe):
     """A coarse call with gradients."""
-    steering = steering_for(pipe.transformer)
+    family = family_for(pipe.transformer)
     weights = Adapter.create(pipe.transformer, rank=2).weights(2, torch.zeros(1))
     try:
-        with steering.coarse({}, weights.requires_grad_(), torch.zeros(1)):
+        with family.coarse({}, weights.requires_grad_(), torch.zeros(1)):
             return {}
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}

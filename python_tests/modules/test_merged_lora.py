@@ -50,7 +50,7 @@ def reference(pipe, adapter, call, **settings):
 
 def layers_of(handle):
     """Of the part's sizes, the merged copies by name."""
-    return [kept for kept in handle._hook.part.steering.low_rank._merged.values() if kept]
+    return [kept for kept in handle._hook.part.family.low_rank._merged.values() if kept]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -213,17 +213,17 @@ def test_offloaded_and_cast_layers_stay_beside():
 
 def test_factors_that_are_trained_stay_beside():
     """A merged copy would pass no gradient on to them."""
-    from ddit_ext.families import FluxSteering
+    from ddit_ext.families import FluxFamily
 
     transformer = make_pipeline().transformer
     weights = trained_adapter(transformer).train().own(2)
-    steering = FluxSteering(transformer)
-    steering.low_rank.merge = True
-    stand_in = steering.low_rank.of(transformer, weights)[NAME]
+    family = FluxFamily(transformer)
+    family.low_rank.merge = True
+    stand_in = family.low_rank.of(transformer, weights)[NAME]
     assert isinstance(stand_in, LowRankLinear)
-    assert steering.low_rank.unmerged[NAME] == "its low-rank factors are being trained"
+    assert family.low_rank.unmerged[NAME] == "its low-rank factors are being trained"
     with torch.no_grad():
-        assert isinstance(steering.low_rank.of(transformer, weights)[NAME], MergedLinear)
+        assert isinstance(family.low_rank.of(transformer, weights)[NAME], MergedLinear)
 
 
 def test_under_inference_mode_and_compiled():

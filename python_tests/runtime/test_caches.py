@@ -12,7 +12,7 @@ from diffusers.hooks.hooks import BaseState, StateManager
 import ddit_ext
 from ddit_ext import policies
 from ddit_ext.coarse import Adapter
-from ddit_ext.families import steering_for
+from ddit_ext.families import family_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
@@ -252,13 +252,13 @@ def test_hooks_that_were_applied_without_enable_cache_count_too():
     assert torch.equal(run("flux", pipe, call), expected)
 
 
-def test_steering_by_hand_does_not_separate_caches():
+def test_family_by_hand_does_not_separate_caches():
     pipe = make("flux")
     pipe.transformer.enable_cache(FirstBlockCacheConfig())
-    steering = steering_for(pipe.transformer)
+    family = family_for(pipe.transformer)
     weights = Adapter.training_free(pipe.transformer, (2,)).weights(2, torch.zeros(1))
     with (
         pytest.raises(NotImplementedError, match="FirstBlockCacheConfig"),
-        steering.coarse({}, weights, None),
+        family.coarse({}, weights, None),
     ):
         pass

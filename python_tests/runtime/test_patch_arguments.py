@@ -6,7 +6,7 @@ from flux_pipelines import make_call, make_pipeline, make_transformer, run
 
 import ddit_ext
 from ddit_ext.coarse import Adapter
-from ddit_ext.families import FluxSteering
+from ddit_ext.families import FluxFamily
 from ddit_ext.policies import PatchScheduler, Stacked, TeaCachePolicy
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
@@ -185,30 +185,30 @@ def test_the_training_free_message_only_where_a_step_can_be_coarse(pipe, recwarn
         ddit_ext.patch(pipe).unpatch()
 
 
-def test_steering_names_what_is_wrong():
+def test_family_names_what_is_wrong():
     with pytest.raises(TypeError, match="FluxTransformer2DModel, got Linear"):
-        FluxSteering(torch.nn.Linear(2, 2))
+        FluxFamily(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="in_channels"):
-        FluxSteering(make_transformer(in_channels=6))
-    steering = FluxSteering(make_transformer())
+        FluxFamily(make_transformer(in_channels=6))
+    family = FluxFamily(make_transformer())
     with pytest.raises(TypeError, match="multiple values.*'hidden_states'"):
-        steering.bind((1,), {"hidden_states": 2})
+        family.bind((1,), {"hidden_states": 2})
     with pytest.raises(TypeError, match="at most"):
-        steering.bind((1,) * 20, {})
+        family.bind((1,) * 20, {})
     ids = torch.zeros(6, 3)
     ids[:, 2] = torch.tensor([0, 1, 2, 0, 1, 3])
     ids[:, 1] = torch.tensor([0, 0, 0, 1, 1, 1])
     call = dict(hidden_states=torch.zeros(1, 6, 16), img_ids=ids)
     with pytest.raises(ValueError, match="img_ids must be a full grid"):
-        steering.grid(call)
+        family.grid(call)
     with pytest.raises(ValueError, match=r"img_ids must have shape \(6, 3\).*\(5, 3\)"):
-        steering.grid(call | dict(img_ids=ids[:5]))
+        family.grid(call | dict(img_ids=ids[:5]))
     with pytest.raises(TypeError, match="img_ids must be a tensor, got NoneType"):
-        steering.grid(call | dict(img_ids=None))
+        family.grid(call | dict(img_ids=None))
     mixed = ids.clone()
     mixed[0, 0] = 1
     with pytest.raises(ValueError, match="img_ids.*before reference tokens"):
-        steering.grid(call | dict(img_ids=mixed))
+        family.grid(call | dict(img_ids=mixed))
 
 
 def test_positions_that_are_no_grid_raise_only_in_a_coarse_call():

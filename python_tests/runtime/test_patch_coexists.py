@@ -332,18 +332,18 @@ def gradient_call(pipe):
 
 def test_gradient_checkpointing_inside_the_context():
     """Recomputed blocks meet the same modules: gradients with and without checkpointing agree."""
-    from ddit_ext.families import FluxSteering
+    from ddit_ext.families import FluxFamily
 
     model = make_pipeline().transformer
     weights = trained_adapter(model).train().own(2)
-    steering = FluxSteering(model)
+    family = FluxFamily(model)
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
             model.enable_gradient_checkpointing()
         weights.zero_grad()
-        arguments = steering.bind((), gradient_call(None))
-        with steering.coarse(arguments, weights, torch.tensor([0.7])) as rewritten:
+        arguments = family.bind((), gradient_call(None))
+        with family.coarse(arguments, weights, torch.tensor([0.7])) as rewritten:
             model(**rewritten).sample.square().mean().backward()
         gradients.append(
             {name: p.grad.clone() for name, p in weights.named_parameters() if p.grad is not None}

@@ -16,7 +16,7 @@ from flux_pipelines import make_call, make_pipeline, make_scheduler, make_transf
 
 import ddit_ext
 from ddit_ext import cells, ops
-from ddit_ext.families import FluxSteering
+from ddit_ext.families import FluxFamily
 from ddit_ext.runtime.sampler_watch import SamplerWatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
@@ -108,14 +108,14 @@ def test_a_watched_sampler_does_as_it_did(scheduler):
         scheduler.set_timesteps(6, **extra)
         torch.manual_seed(0)
         latents = torch.randn(2, 24, 16)
-        steering = FluxSteering(model)
+        family = FluxFamily(model)
         watch = SamplerWatch(Pipe(scheduler), True, lambda run: None)
         pipe = Pipe(scheduler)
         watch._pipe = weakref.ref(pipe)
         path = [latents]
         for t in scheduler.timesteps:
             if watched:
-                current, new = watch.look(latents, (t / 1000).expand(2).float(), steering)
+                current, new = watch.look(latents, (t / 1000).expand(2).float(), family)
                 assert new and current.index == len(path) - 1
             output = torch.tanh(latents) * 0.3
             latents = scheduler.step(output, t, sample=latents, return_dict=False)[0]

@@ -15,8 +15,8 @@ from test_patch_coexists import trained_adapter
 import ddit_ext
 from ddit_ext import policies
 from ddit_ext.coarse import Adapter
-from ddit_ext.families import steering_for
-from ddit_ext.families.steering import check_here
+from ddit_ext.families import family_for
+from ddit_ext.families.base import check_here
 from ddit_ext.runtime.denoisers import Part
 from ddit_ext.runtime.reuse import BlockReuse
 
@@ -73,7 +73,7 @@ def test_on_a_constant_input_a_skipped_call_gives_what_was_computed(family, kind
     )
     pipelines.run(pipe, pipelines.make_call(kind, rows=4, columns=4, steps=2))
     hook.remove()
-    part = Part("transformer", pipe.transformer, steering := steering_for(pipe.transformer))
+    part = Part("transformer", pipe.transformer, family := family_for(pipe.transformer))
     weights = Adapter.training_free(pipe.transformer, (2,)).weights(2, calls[0]["hidden_states"])
     counts = counted(pipe.transformer)
     reuse = BlockReuse()
@@ -84,8 +84,8 @@ def test_on_a_constant_input_a_skipped_call_gives_what_was_computed(family, kind
         if scale == 1:
             with torch.no_grad(), reuse.call(part, 0, skipped):
                 return pipe.transformer(**given)[0]
-        sigma = steering.noise_level(given)
-        with torch.no_grad(), steering.coarse(given, weights, sigma) as rewritten:
+        sigma = family.noise_level(given)
+        with torch.no_grad(), family.coarse(given, weights, sigma) as rewritten:
             with reuse.call(part, 0, skipped):
                 return pipe.transformer(**rewritten)[0]
 
@@ -187,7 +187,7 @@ def test_weights_that_come_with_the_call_leave_a_step_without_a_signal(monkeypat
     check_here(torch.nn.Linear(2, 2), torch.zeros(1))
     pipe = make("flux")
     handle = ddit_ext.patch(pipe, schedule=policies.TeaCachePolicy(math.inf))
-    original, calls = handle._hook.steering.first_input, [0]
+    original, calls = handle._hook.family.first_input, [0]
 
     def first_input(arguments):
         calls[0] += 1
@@ -195,7 +195,7 @@ def test_weights_that_come_with_the_call_leave_a_step_without_a_signal(monkeypat
             check_here(away, arguments["hidden_states"])
         return original(arguments)
 
-    monkeypatch.setattr(handle._hook.steering, "first_input", first_input)
+    monkeypatch.setattr(handle._hook.family, "first_input", first_input)
     with pytest.warns(UserWarning, match="no signal: the first block's input can't be told before a call"):
         run("flux", pipe, arguments("flux", False, STEPS))
     assert sizes_of(handle) == [1, 1, 0, 0, 0, 1]

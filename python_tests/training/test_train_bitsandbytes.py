@@ -11,7 +11,7 @@ from torch import nn
 import ddit_ext
 from ddit_ext.coarse import Adapter, AdapterError
 from ddit_ext.coarse.base_weights import check_fingerprint, fingerprint, read_layer
-from ddit_ext.families import steering_for
+from ddit_ext.families import family_for
 from ddit_ext.training import DistillConfig, distill
 from ddit_ext.training.base import load_base
 from ddit_ext.training.objective import student_velocity
@@ -69,9 +69,9 @@ def coarse_velocity(transformer, adapter):
     """The velocity at 2p; what is asked of the base's own patch layers beside the adapter is in it."""
     call = noisy_call(4, 4, [0.7])
     del call["return_dict"]
-    steering = steering_for(transformer)
+    family = family_for(transformer)
     weights = adapter.weights(2, call["hidden_states"])
-    with torch.no_grad(), steering.coarse(call, weights, steering.noise_level(call)) as coarse:
+    with torch.no_grad(), family.coarse(call, weights, family.noise_level(call)) as coarse:
         return student_velocity(transformer, coarse, None)
 
 

@@ -6,7 +6,7 @@ from tiny_flux import conditions, smooth_latents, tiny_flux
 from wan_pipelines import TEXT_WIDTH, make_transformer
 
 from ddit_ext.coarse import Adapter
-from ddit_ext.families import steering_for
+from ddit_ext.families import family_for
 from ddit_ext.families.grid import Grid
 from ddit_ext.training import DistillConfig, distill
 from ddit_ext.training.features import Features, feature_error
@@ -14,22 +14,22 @@ from ddit_ext.training.objective import add_noise, student_velocity, teacher_vel
 
 
 def noisy(transformer, latents, text):
-    steering = steering_for(transformer)
-    clean = steering.training_call(latents, text)
+    family = family_for(transformer)
+    clean = family.training_call(latents, text)
     generator = torch.Generator().manual_seed(0)
-    return steering, add_noise(steering, clean, torch.full((len(latents),), 0.7), generator)
+    return family, add_noise(family, clean, torch.full((len(latents),), 0.7), generator)
 
 
 @torch.no_grad()
 def errors(transformer, adapter, latents, text, scale=2):
-    steering, call = noisy(transformer, latents, text)
+    family, call = noisy(transformer, latents, text)
     features = Features(transformer)
     with features.watch() as fine:
         teacher_velocity(transformer, call, None)
     weights = adapter.weights(scale, call["hidden_states"])
-    with steering.coarse(call, weights, steering.noise_level(call)) as coarse, features.watch() as seen:
+    with family.coarse(call, weights, family.noise_level(call)) as coarse, features.watch() as seen:
         student_velocity(transformer, coarse, None)
-    return feature_error(seen, fine, steering.grid(call), scale)
+    return feature_error(seen, fine, family.grid(call), scale)
 
 
 def test_the_error_is_that_of_means_over_merged_cells():

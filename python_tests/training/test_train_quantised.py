@@ -5,7 +5,7 @@ import torch
 from tiny_flux import conditions, noisy_call, smooth_latents, tiny_flux, training_batch
 
 from ddit_ext.coarse import Adapter
-from ddit_ext.families import steering_for
+from ddit_ext.families import family_for
 from ddit_ext.training import DistillConfig, distill, evaluate_coarse_error
 from ddit_ext.training.objective import student_velocity
 
@@ -32,9 +32,9 @@ def check(transformer, folder, autocast=None):
         loaded = Adapter.load(folder / "adapter", base)
         call = noisy_call(4, 4, [0.7])
         del call["return_dict"]
-        steering = steering_for(base)
+        family = family_for(base)
         weights = loaded.weights(2, call["hidden_states"])
-        with torch.no_grad(), steering.coarse(call, weights, steering.noise_level(call)) as coarse:
+        with torch.no_grad(), family.coarse(call, weights, family.noise_level(call)) as coarse:
             assert student_velocity(base, coarse, autocast).isfinite().all()
 
 

@@ -7,7 +7,7 @@ import torch
 from tiny_flux import conditions, smooth_latents, tiny_flux, training_batch
 
 from ddit_ext.coarse import Adapter, AdapterError
-from ddit_ext.families import FluxSteering
+from ddit_ext.families import FluxFamily
 from ddit_ext.training import DistillConfig, TrainingDiverged, distill, evaluate_coarse_error
 from ddit_ext.training.checkpoint import checkpoints
 from ddit_ext.training.objective import draw_sigma
@@ -186,7 +186,7 @@ def test_a_foreign_or_damaged_checkpoint_is_rejected(tmp_path):
 
 def test_packed_and_image_latents_are_the_same_call():
     latents = smooth_latents(2, side=6)
-    call_arguments = FluxSteering(tiny_flux()).training_call
+    call_arguments = FluxFamily(tiny_flux()).training_call
     image = call_arguments(latents, conditions(2))
     packed = call_arguments(image["hidden_states"], conditions(2) | {"img_ids": image["img_ids"]})
     assert torch.equal(image["hidden_states"], packed["hidden_states"])

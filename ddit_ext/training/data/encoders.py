@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...coarse.base_weights import family_of
+from ...coarse.base_weights import layers_of
 
 
 class Encoder(ABC):
@@ -29,7 +29,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def latents(self, pixels: Tensor) -> Tensor:
-        """Clean latents of pixels [B, 3, F, H, W] in [-1, 1], as ``Steering.training_call`` takes them."""
+        """Clean latents of pixels [B, 3, F, H, W] in [-1, 1], as ``Family.training_call`` takes them."""
 
     @abstractmethod
     def prompt_arguments(self, prompt: str) -> dict[str, Tensor]:
@@ -47,7 +47,7 @@ class FluxEncoder(Encoder):
 
     @property
     def token_side(self) -> int:
-        return self.pipe.vae_scale_factor * family_of(self.pipe.transformer).patch
+        return self.pipe.vae_scale_factor * layers_of(self.pipe.transformer).patch
 
     @torch.no_grad()
     def text(self, captions: list[str]) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ class WanEncoder(Encoder):
 
     @property
     def token_side(self) -> int:
-        return self.pipe.vae_scale_factor_spatial * family_of(self.pipe.transformer).patch
+        return self.pipe.vae_scale_factor_spatial * layers_of(self.pipe.transformer).patch
 
     @torch.no_grad()
     def text(self, captions: list[str]) -> dict[str, Tensor]:
@@ -111,7 +111,7 @@ ENCODERS = {"flux": FluxEncoder, "wan": WanEncoder}
 
 def encoder_for(pipe: Any, max_sequence_length: int) -> Encoder:
     """The encoder of the pipeline's family; ValueError for a family that the trainer has no data for."""
-    family = family_of(pipe.transformer).name
+    family = layers_of(pipe.transformer).name
     if family not in ENCODERS:
         raise ValueError(
             f"training data: expected a model of the families {sorted(ENCODERS)}, got {family!r}"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...families import steering_for
+from ...families import family_for
 from ..settings import DataSettings
 
 
@@ -29,7 +29,7 @@ def run_states(pipe: Any, prompt: str, settings: DataSettings, seed: int) -> Sta
     """
     generate = settings.generate
     chosen = _stretches(generate.steps, generate.states, seed)
-    steering = steering_for(pipe.transformer)
+    family = family_for(pipe.transformer)
     states: dict[int, tuple[Tensor, float]] = {}
     text: dict[str, Tensor] = {}
 
@@ -37,7 +37,7 @@ def run_states(pipe: Any, prompt: str, settings: DataSettings, seed: int) -> Sta
         step = pipe.scheduler.step_index or 0  # None before the first
         if step not in chosen or step in states:
             return
-        arguments = steering.bind(args, kwargs)
+        arguments = family.bind(args, kwargs)
         states[step] = (arguments["hidden_states"][0].cpu(), float(pipe.scheduler.sigmas[step]))
         if not text:
             for name in ("encoder_hidden_states", "pooled_projections"):

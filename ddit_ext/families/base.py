@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from ..coarse.scale_weights import ScaleWeights
 
 
-class Steering(ABC):
+class Family(ABC):
     """How a coarse call of one transformer is made from outside.
 
-    It keeps a weak reference to the transformer, so that a hook on the transformer may own a steering.
+    It keeps a weak reference to the transformer, so that a hook on the transformer may own a family.
     Raises TypeError for a transformer of another class.
     """
 
