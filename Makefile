@@ -62,7 +62,7 @@ emulation: setup
 setup: $(VENV)/.ready
 
 # Built anew when the sources of the native library change; Python sources are used where they lie.
-$(VENV)/.ready: setup.py pyproject.toml CMakeLists.txt $(shell find csrc cmake -type f)
+$(VENV)/.ready: setup.py pyproject.toml embedded/pyproject.toml CMakeLists.txt $(shell find csrc cmake -type f)
 	bash scripts/setup.sh "$(PYTHON)" "$(VENV)" "$(TORCH)"
 	touch $@
 

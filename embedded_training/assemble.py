@@ -1,4 +1,4 @@
-"""Puts the trained parts into diffusers' folder format: ddit_ext/embedded/flux.
+"""Puts the trained parts into diffusers' folder format: embedded/ddit_ext_embedded/flux.
 
 python -m embedded_training.assemble
 """
@@ -27,7 +27,7 @@ def forget_where(config: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/embedded"))
-    parser.add_argument("--out", type=Path, default=Path("ddit_ext/embedded/flux"))
+    parser.add_argument("--out", type=Path, default=Path("embedded/ddit_ext_embedded/flux"))
     arguments = parser.parse_args()
     base = arguments.run / "base"
     words = architecture.tokenizer()

@@ -1,4 +1,4 @@
-"""Draws the scene objects from the Noto Color Emoji font into one sprite: ddit_ext/embedded/assets/glyphs.png.
+"""Draws the scene objects from the Noto Color Emoji font into one sprite: embedded/ddit_ext_embedded/assets/glyphs.png.
 
 The font is Debian's package fonts-noto-color-emoji (SIL Open Font License 1.1, whose text lies beside the sprite).
 Names and groups follow the Unicode short names as listed by the npm package emoji-datasource-google.
@@ -36,6 +36,6 @@ def extract(font_path: str, out: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--font", default=FONT)
-    parser.add_argument("--out", type=Path, default=Path("ddit_ext/embedded/assets/glyphs.png"))
+    parser.add_argument("--out", type=Path, default=Path("embedded/ddit_ext_embedded/assets/glyphs.png"))
     arguments = parser.parse_args()
     extract(arguments.font, arguments.out)

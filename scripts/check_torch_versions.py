@@ -29,10 +29,11 @@ from safetensors.torch import load_file
 
 import ddit_ext
 from ddit_ext.cmake_prefix import CMAKE_PREFIX_PATH
+from ddit_ext.embedded import weights
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = Path(ddit_ext.__file__).parent / "lib" / "libddit_ext.so"
-ADAPTER = Path(ddit_ext.__file__).parent / "embedded" / "flux" / "adapter"
+ADAPTER = weights.folder("flux") / "adapter"
 
 # Runs in the other torch, which has no ddit_ext in Python: only the library.
 OPS = """

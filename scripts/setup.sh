@@ -24,4 +24,5 @@ fi
 "$venv/bin/python" -m pip install --quiet "setuptools>=77" wheel "cmake>=3.22" ninja "pybind11>=2.12"
 # The console shows what was built and for which architectures.
 "$venv/bin/python" -m pip install --quiet --no-build-isolation --editable ".[dev]"
+"$venv/bin/python" -m pip install --quiet --no-build-isolation --no-deps --editable ./embedded
 "$venv/bin/python" -c 'import ddit_ext; print(ddit_ext.build_info())'

@@ -1,7 +1,7 @@
-"""The small trained models that ship with ddit_ext: real pipelines for tests, demos and studies, without any download.
+"""Small trained models: real pipelines for tests, demos and studies, without any download.
 
 They were trained on scenes and clips composed from emoji (``scenes.py``, ``clips.py``) by the scripts in
-``embedded_training/``.
+``embedded_training/``. Their weights are a distribution of their own: ``pip install ./embedded`` in a checkout.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import clips, scenes
+from .weights import folder
 
 STEPS = 28
 """Where prompt accuracy no longer grows with steps: what "fixed p" means in the figures (benchmarks/embedded_base.py)."""
@@ -125,21 +125,17 @@ def load(name: str = "flux") -> Embedded:
 
     Raises:
         ValueError: there is no embedded model of that name.
-        FileNotFoundError: its weights are not in this installation.
+        FileNotFoundError: its weights are not installed; the message names the command.
     """
     if name not in _KINDS:
         raise ValueError(f"name must be one of {sorted(_KINDS)}, got {name!r}")
-    folder = Path(str(resources.files(__package__).joinpath(name)))
-    if not (folder / "model_index.json").exists():
-        raise FileNotFoundError(
-            f"the weights of the embedded model are not in this installation: {folder} is missing"
-        )
+    files = folder(name)
     from .pipeline import EmbeddedFluxPipeline, load_wan
 
-    pipeline = EmbeddedFluxPipeline.from_pretrained(folder) if name == "flux" else load_wan(folder)
+    pipeline = EmbeddedFluxPipeline.from_pretrained(files) if name == "flux" else load_wan(files)
     pipeline.transformer.float()  # stored in bfloat16
     pipeline.set_progress_bar_config(disable=True)
-    return Embedded(pipeline, folder / "adapter", folder)
+    return Embedded(pipeline, files / "adapter", files)
 
 
 def _as_uint8(pictures: Any, shape: tuple[int, ...]) -> np.ndarray:

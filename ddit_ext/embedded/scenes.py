@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from importlib import resources
 
 import numpy as np
 from PIL import Image
 
 from .vocabulary import COLOUR_NAMES, COLOURS, GLYPH_SIZE, OBJECT_NAMES, PATTERN_NAMES, describe
+from .weights import root
 
 PICTURE_SIZE = 64
 _SUPERSAMPLING = 2  # drawn this much larger, then averaged down, so that edges are smooth
@@ -98,8 +98,7 @@ def pictures(count: int, seed: int) -> tuple[np.ndarray, list[Scene]]:
 
 @functools.cache
 def _glyphs() -> dict[str, Image.Image]:
-    with resources.files(__package__).joinpath("assets/glyphs.png").open("rb") as file:
-        sprite = Image.open(file).convert("RGBA")
+    sprite = Image.open(root() / "assets" / "glyphs.png").convert("RGBA")
     width, height = GLYPH_SIZE
     columns = {
         name: sprite.crop((i * width, 0, (i + 1) * width, height)) for i, name in enumerate(OBJECT_NAMES)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..coarse.adapter import Adapter
 from ..coarse.base_weights import feed_forward_layers, layers_of
 from ..coarse.scale_spec import ScaleSpec
+from ..embedded.weights import folder
 from .base import EMBEDDED
 from .data.sizes import check_sizes
 from .settings import TrainSettings
@@ -193,7 +193,7 @@ def _count(transformer: nn.Module, call: dict[str, Any]) -> int:
 
 def _folder(path: str) -> Path:
     if path.startswith(EMBEDDED):
-        return Path(str(resources.files("ddit_ext.embedded").joinpath(path.removeprefix(EMBEDDED))))
+        return folder(path.removeprefix(EMBEDDED))
     return Path(path)
 
 

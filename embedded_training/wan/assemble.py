@@ -1,4 +1,4 @@
-"""Puts the trained parts into diffusers' folder format: ddit_ext/embedded/wan.
+"""Puts the trained parts into diffusers' folder format: embedded/ddit_ext_embedded/wan.
 
 python -m embedded_training.wan.assemble
 """
@@ -23,7 +23,7 @@ from . import architecture
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/embedded/wan"))
-    parser.add_argument("--out", type=Path, default=Path("ddit_ext/embedded/wan"))
+    parser.add_argument("--out", type=Path, default=Path("embedded/ddit_ext_embedded/wan"))
     arguments = parser.parse_args()
     base = arguments.run / "base"
     transformer = WanTransformer3DModel.from_pretrained(base / "transformer")

@@ -16,11 +16,12 @@ from ddit_ext import cells as cell_views
 from ddit_ext.cmake_prefix import CMAKE_PREFIX_PATH
 from ddit_ext.coarse import Adapter
 from ddit_ext.coarse.scale_spec import ScaleSpec
+from ddit_ext.embedded import weights
 from ddit_ext.families.grid import centres
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "cpp_tests" / "outside"
-ADAPTER = Path(ddit_ext.__file__).parent / "embedded" / "flux" / "adapter"
+ADAPTER = weights.folder("flux") / "adapter"
 
 
 def run(*command: str, fails: bool = False, **environment: str) -> str:

@@ -13,6 +13,7 @@ from presets import make_preset
 import ddit_ext
 from ddit_ext import calibration, cli
 from ddit_ext.cli import calibrate as command
+from ddit_ext.embedded import weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
@@ -135,7 +136,7 @@ def test_an_embedded_model_brings_its_adapter():
 
 @pytest.mark.filterwarnings("ignore:`torch_dtype` is deprecated")
 def test_a_folder_of_a_model():
-    folder = Path(ddit_ext.embedded.__file__).parent / "flux"
+    folder = weights.folder("flux")
     arguments = argparse.Namespace(
         model=str(folder), dtype="bfloat16", device="cpu", adapter=None, offload=False
     )
@@ -147,7 +148,7 @@ def test_a_folder_of_a_model():
 def test_a_model_of_the_local_cache(tmp_path, monkeypatch):
     snapshot = tmp_path / "models--somebody--tiny" / "snapshots" / "0123"
     snapshot.parent.mkdir(parents=True)
-    snapshot.symlink_to(Path(ddit_ext.embedded.__file__).parent / "flux", target_is_directory=True)
+    snapshot.symlink_to(weights.folder("flux"), target_is_directory=True)
     (tmp_path / "models--somebody--tiny" / "refs").mkdir()
     (tmp_path / "models--somebody--tiny" / "refs" / "main").write_text("0123")
     monkeypatch.setattr("diffusers.pipelines.pipeline_utils.HF_HUB_CACHE", str(tmp_path), raising=False)

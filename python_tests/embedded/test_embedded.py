@@ -1,12 +1,14 @@
 """The embedded model: its grammar, its scenes, its judge, and what only a trained pipeline shows."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 import ddit_ext
 from ddit_ext import embedded
-from ddit_ext.embedded import scenes
+from ddit_ext.embedded import scenes, weights
 from ddit_ext.embedded.classifier import frechet_distance
 from ddit_ext.embedded.vocabulary import describe, parse
 
@@ -117,3 +119,21 @@ def test_dynamic_run_takes_coarse_steps_and_stays_close(model):
     other = scenes.pictures(2, seed=32)[0]
     error = lambda a, b: ((a.astype(float) - b) ** 2).mean()  # noqa: E731
     assert error(fixed, dynamic) < 0.25 * error(fixed, other)
+
+
+def test_without_its_weights_the_error_names_the_command(monkeypatch, tmp_path):
+    monkeypatch.setattr(weights, "__file__", str(tmp_path / "ddit_ext" / "embedded" / "weights.py"))
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match=r"pip install ./embedded"):
+        embedded.load("flux")
+
+
+def test_installed_weights_serve_where_there_is_no_checkout(monkeypatch, tmp_path):
+    installed = tmp_path / "site" / "ddit_ext_embedded"
+    shutil.copytree(weights.root() / "assets", installed / "assets")
+    (installed / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setattr(weights, "__file__", str(tmp_path / "ddit_ext" / "embedded" / "weights.py"))
+    assert weights.root() == installed
+    with pytest.raises(FileNotFoundError, match="holds no model 'flux': run `pip install ./embedded`"):
+        weights.folder("flux")
