@@ -17,14 +17,21 @@ from ._version import __version__  # noqa: E402
 _LAZY = {
     "calibrate": "ddit_ext.calibration",
     "Preset": "ddit_ext.calibration",
+    "Adapter": "ddit_ext.coarse",
+    "Budget": "ddit_ext.strategies",
+    "Fixed": "ddit_ext.strategies",
+    "Forecast": "ddit_ext.strategies",
+    "TeaCache": "ddit_ext.strategies",
+    "Threshold": "ddit_ext.strategies",
     "patch": "ddit_ext.runtime",
     "unpatch": "ddit_ext.runtime",
     "PatchScheduler": "ddit_ext.policies",
     "policies": "ddit_ext.policies",
+    "strategies": "ddit_ext.strategies",
     "embedded": "ddit_ext.embedded",
     "training": "ddit_ext.training",
 }
-_LAZY_MODULES = {"embedded", "policies", "training"}
+_LAZY_MODULES = {"embedded", "policies", "strategies", "training"}
 
 __all__ = ["__version__", "build_info", "cells", "ops", "reference", *_LAZY]
 

@@ -1,0 +1,85 @@
+"""What a user may write in the place of a strategy, and strategies as data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from .._core import RunPolicy
+from . import checks
+from .base import DEFAULT_QUANTILE, DEFAULT_SCALES, Strategy
+from .fixed import Fixed
+from .own import Function, Own
+
+
+def as_strategy(
+    schedule: Any,
+    scales: Sequence[int] | None = None,
+    quantile: float | None = None,
+    protect: tuple[int, int] | None = None,
+) -> Strategy:
+    """A strategy as it is; an int, a list, a callable(step) -> scale or a policy object as one.
+
+    scales, quantile, protect: beside these, as in `ddit_ext.patch`; None: not given.
+
+    Raises:
+        TypeError, ValueError: what is wrong with the schedule, or with what stands beside it.
+    """
+    given = {"scales": scales, "quantile": quantile, "protect": protect}
+    given = {name: value for name, value in given.items() if value is not None}
+    if isinstance(schedule, Strategy):
+        if given:
+            name = next(iter(given))
+            raise ValueError(
+                f"give schedule or {name}, not both: {type(schedule).__name__} has its own settings"
+            )
+        return schedule
+    if isinstance(schedule, type):
+        raise TypeError(f"schedule must be an object, got the class {schedule.__name__}")
+    beside = {"scales": DEFAULT_SCALES, "quantile": DEFAULT_QUANTILE, "protect": (0, 0)} | given
+    if checks.is_whole(schedule) or checks.is_sequence(schedule):
+        checks.number("quantile", beside.pop("quantile"), 0.0, 1.0)
+        return Fixed(schedule, **beside)
+    known = isinstance(schedule, RunPolicy) or callable(getattr(schedule, "start", None))
+    if known or all(callable(getattr(schedule, name, None)) for name in ("begin", "decide")):
+        return Own(schedule, **beside)
+    if callable(schedule):
+        return Own(Function(schedule), **beside)
+    raise TypeError(
+        "schedule must be None, an int, a list of one scale a step, a callable(step) -> scale, a strategy such as "
+        f"Forecast or Threshold, or an object with begin and decide, got {type(schedule).__name__}"
+    )
+
+
+def inner(sizes: Any, owner: str) -> Strategy | None:
+    """`sizes=` of another strategy: what sizes the computed steps. None stays None.
+
+    Raises:
+        ValueError: a strategy that skips steps itself.
+    """
+    if sizes is None:
+        return None
+    checked = as_strategy(sizes)
+    if checked.skips or checked.source == "input" or type(checked).__name__ in ("Forecast", "TeaCache"):
+        raise ValueError(f"sizes of {owner} must not skip steps themselves, got {checked!r}")
+    return checked
+
+
+def from_dict(data: Any, known: dict[str, type[Strategy]]) -> Strategy:
+    """From `Strategy.to_dict()`; known: the strategies by name.
+
+    Raises:
+        TypeError, ValueError: data that are no strategy, or bad values in them, by name.
+    """
+    if not isinstance(data, dict) or data.get("strategy") not in known:
+        found = data.get("strategy") if isinstance(data, dict) else data
+        raise ValueError(f"strategy must be one of {tuple(known)}, got {found!r}")
+    kind = known[data["strategy"]]
+    settings = {name: value for name, value in data.items() if name != "strategy"}
+    unknown = sorted(settings.keys() - {field.name for field in fields(kind)})
+    if unknown:
+        raise ValueError(f"{kind.__name__} has no {unknown[0]!r}")
+    if isinstance(settings.get("sizes"), dict):
+        settings["sizes"] = from_dict(settings["sizes"], known)
+    return kind(**settings)
