@@ -82,4 +82,8 @@ def test_a_saved_pipeline_is_the_base_alone(tmp_path):
     absent = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
     again = FluxPipeline.from_pretrained(tmp_path / "after", **absent)
     again.set_progress_bar_config(disable=True)
-    assert torch.equal(result(again), unpatched) and not torch.equal(coarse, unpatched)
+    weights = again.transformer.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in pipe.transformer.state_dict().items())
+    # Weights read from a file lie elsewhere in memory, so that products may add up in another order.
+    torch.testing.assert_close(result(again), unpatched)
+    assert not torch.equal(coarse, unpatched)
