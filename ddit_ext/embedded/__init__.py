@@ -18,7 +18,7 @@ from . import clips, scenes
 from .weights import folder
 
 STEPS = 28
-"""Where prompt accuracy no longer grows with steps: what "fixed p" means in the figures (benchmarks/embedded_base.py)."""
+"""Where prompt accuracy no longer grows with steps: what "fixed p" means in the figures (benchmarks/studies/embedded_base.py)."""
 
 _STATISTICS_SEED = 2_000_000  # of the real ones that Fréchet distances are taken to
 

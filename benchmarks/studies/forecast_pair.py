@@ -1,6 +1,6 @@
 """Two ways to forecast with equally many computed steps, on many prompts: which is closer, paired by prompt?
 
-    python benchmarks/forecast_pair.py --prompts 96 --out benchmarks/results/forecast_pair.json
+    python benchmarks/studies/forecast_pair.py --prompts 96 --out benchmarks/studies/results/forecast_pair.json
 
 A way is the growth of the gaps, the share of the line and that of the corrector. By default the two that `calibrate` took
 for the best at three times the speed when it went by 8 prompts, and by 32. PSNR of pictures to the run that computes all steps, on
@@ -12,6 +12,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import _front  # noqa: F401  (first: it makes the helpers importable)
+
+# isort: split
 import numpy as np
 from _quality import psnr, with_interval
 from _runs import Method, batches, decode, run

@@ -1,6 +1,6 @@
 """What a patch costs at schedule=1: time per step of the embedded FLUX, patched over unpatched.
 
-    python benchmarks/embedded_overhead.py --out benchmarks/results/embedded_overhead.json
+    python benchmarks/studies/embedded_overhead.py --out benchmarks/studies/results/embedded_overhead.json
 
 Runs of --steps steps, the two taking turns in either order; the figure is the median over rounds of the ratio within
 a round, beside the same figure for two unpatched runs, which shows how far the machine's noise reaches.
@@ -11,6 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import _front  # noqa: F401  (first: it makes the helpers importable)
+
+# isort: split
 import numpy as np
 import torch
 from _quality import bootstrap

@@ -1,7 +1,7 @@
 """Which choices make a better adapter: short runs of the same data, noise, steps and samples that differ in one thing.
 
-    python benchmarks/adapter_variants.py --results variants.jsonl              # trains what is not in the file yet
-    python benchmarks/adapter_variants.py --results variants.jsonl --table benchmarks/results/adapter_variants.md
+    python benchmarks/studies/adapter_variants.py --results variants.jsonl              # trains what is not in the file yet
+    python benchmarks/studies/adapter_variants.py --results variants.jsonl --table benchmarks/studies/results/adapter_variants.md
 
 The measure is that of coarse_error.py: the relative squared error ‖v_coarse - v_p‖² / ‖v_p‖² of the embedded FLUX on fresh
 scenes, by patch size and noise level. A run can be stopped at any time; each variant is a line of the results.
@@ -185,7 +185,7 @@ def main() -> None:
         lines = [json.loads(line) for line in arguments.results.read_text().splitlines()]
     if arguments.table:
         command = " ".join(f"--{name} {value}" for name, value in size.items())
-        arguments.table.write_text(table(lines, f"python benchmarks/adapter_variants.py {command}"))
+        arguments.table.write_text(table(lines, f"python benchmarks/studies/adapter_variants.py {command}"))
         return
     done = {line["name"] for line in lines if {name: line[name] for name in size} == size}
     torch.set_num_threads(1)

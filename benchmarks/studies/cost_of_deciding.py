@@ -1,6 +1,6 @@
 """What deciding costs: history, scores and decision of a step, over the time of a coarse step.
 
-    python benchmarks/cost_of_deciding.py --out benchmarks/results/cost_of_deciding.json
+    python benchmarks/studies/cost_of_deciding.py --out benchmarks/studies/results/cost_of_deciding.json
 
 Two ways, in the same runs. By a clock around the parts of one patched pipeline: what a step spends in the sampler watch's
 history, in the scores and in the policy, over the seconds of the steps of a fixed schedule. And as a control by the whole:
@@ -19,6 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _front  # noqa: F401  (first: it makes the helpers importable)
+
+# isort: split
 import torch
 from _runs import Batch, batches
 from _timing import Taken, median_interval, write_json

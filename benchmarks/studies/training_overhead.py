@@ -1,6 +1,6 @@
 """What data and bookkeeping cost of a training step, and where a step's memory is.
 
-    python benchmarks/training_overhead.py examples/train/embedded_flux.yaml --steps 60 --out overhead.json
+    python benchmarks/studies/training_overhead.py examples/train/embedded_flux.yaml --steps 60 --out overhead.json
 
 Trains as `ddit train` does, into a temporary folder, and times the computing in each step: the teacher's pass, the
 students' passes with their gradients, the optimiser. The rest of the time between two lines of the log is reading data,
@@ -21,6 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import _front  # noqa: F401  (first: it makes the helpers importable)
+
+# isort: split
 import torch
 from _step_memory import StepMemory
 from _timing import write_json

@@ -1,6 +1,6 @@
 """A batch whose samples each take their own sizes, against one that takes the finest of them.
 
-    python benchmarks/split_batch.py --out benchmarks/results/split_batch.json
+    python benchmarks/studies/split_batch.py --out benchmarks/studies/results/split_batch.json
 
 The embedded FLUX, batches of 8 prompts; every other one has a textured background, the rest plain ones or gradients. One
 threshold, differences across a change of size left out. Fixed p, `batch="finest"` and `batch="split"` take turns on the same
@@ -16,6 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import _front  # noqa: F401  (first: it makes the helpers importable)
+
+# isort: split
 import numpy as np
 import torch
 from _quality import psnr, ssim, with_interval

@@ -1,6 +1,6 @@
 """Image tokens and time of one transformer call of a Wan-2.1-1.3B-shaped model with random weights, at each patch size.
 
-    python benchmarks/wan_tokens.py --out benchmarks/results/wan_tokens.json
+    python benchmarks/studies/wan_tokens.py --out benchmarks/studies/results/wan_tokens.json
 
 480x832 pixels and 81 frames, as the model card has it: latents of 16x21x60x104. The layers are 30 in the real model; a
 few of them suffice, since each costs the same. Without an adapter the coarse calls are training-free; --rank adds a
@@ -13,6 +13,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import _front  # noqa: F401  (first: it makes the helpers importable)
+
+# isort: split
 import torch
 from _timing import interleaved, show, write_json
 from diffusers import WanTransformer3DModel

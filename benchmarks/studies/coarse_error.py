@@ -1,6 +1,6 @@
 """Error of a coarse step against the p-step over noise levels: PI-resize, noise-matched, the trained adapter.
 
-    python benchmarks/coarse_error.py --out benchmarks/results/coarse_error.json
+    python benchmarks/studies/coarse_error.py --out benchmarks/studies/results/coarse_error.json
 
 The relative squared error ‖v_coarse - v_p‖² / ‖v_p‖² of the embedded FLUX on fresh scenes with their prompts, at the guidance
 that the pipeline samples with.
@@ -11,6 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import _front  # noqa: F401  (first: it makes the helpers importable)
+
+# isort: split
 import torch
 from _timing import write_json
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import _front  # noqa: F401  (first: it makes the helpers importable)
+
+# isort: split
 import numpy as np
 from _quality import ALIKE, bootstrap, centred
 

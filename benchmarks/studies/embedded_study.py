@@ -1,6 +1,6 @@
 """Which rule should choose the sizes? Rules of equal cost on the embedded FLUX, judged against fixed p.
 
-    python benchmarks/embedded_study.py --work runs/study.jsonl --out benchmarks/results/embedded_study.json
+    python benchmarks/studies/embedded_study.py --work runs/study.jsonl --out benchmarks/studies/results/embedded_study.json
 
 Each prompt and seed is drawn at fixed p, and by each rule at the same cost. A rule with a threshold gets it by bisection
 on other prompts, samples deciding alone. The schedules are recorded and cost is counted by what one step of each size
@@ -18,6 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import _front  # noqa: F401  (first: it makes the helpers importable)
+
+# isort: split
 import torch
 from _quality import psnr, ssim
 from _replay import Replay, replayed
@@ -33,7 +36,7 @@ SCALES = (1, 2, 4)
 STEPS = embedded.STEPS
 FULL = "fixed p"
 SEARCH_SEED, PROMPT_SEED, NOISE_SEED = 6_000_000, 7_000_000, 8_000_000
-COSTS_FROM = Path(__file__).parent / "results" / "embedded_frontier.json"
+COSTS_FROM = Path(__file__).parents[1] / "results" / "embedded_frontier.json"
 
 
 class Weighted(Policy):

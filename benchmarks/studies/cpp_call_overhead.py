@@ -1,8 +1,8 @@
 """What a call from C++ costs besides its arithmetic: each op at the smallest shapes it takes, over aten ops.
 
-    python benchmarks/cpp_call_overhead.py [--rounds 300] [--json benchmarks/results/cpp_call_overhead.json]
+    python benchmarks/studies/cpp_call_overhead.py [--rounds 300] [--json benchmarks/studies/results/cpp_call_overhead.json]
 
-Builds benchmarks/cpp_call_overhead with the installed package and runs it on one thread, in inference mode; the
+Builds benchmarks/studies/cpp_call_overhead with the installed package and runs it on one thread, in inference mode; the
 candidates take turns within a round. A figure is the median over rounds of the ratio within a round, with its 95 %
 interval. Each op stands beside two aten ops:
 
@@ -21,6 +21,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import _front  # noqa: F401  (first: it makes the helpers importable)
+
+# isort: split
 from _timing import median_interval, write_json
 
 from ddit_ext.cmake_prefix import CMAKE_PREFIX_PATH

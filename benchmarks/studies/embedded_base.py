@@ -1,12 +1,15 @@
 """Is an embedded model a fair testbed? Its classifier, its pictures, and what more steps buy.
 
-python benchmarks/embedded_base.py --out benchmarks/results/embedded_base.json
+python benchmarks/studies/embedded_base.py --out benchmarks/studies/results/embedded_base.json
 """
 
 from __future__ import annotations
 
 import argparse
 
+import _front  # noqa: F401  (first: it makes the helpers importable)
+
+# isort: split
 import numpy as np
 import torch
 from _quality import frechet_interval, psnr, with_interval

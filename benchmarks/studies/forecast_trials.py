@@ -1,7 +1,7 @@
 """Skipped steps on an embedded model: how close runs come by number of computed steps, growth of gaps, forecast, corrector.
 
-    python benchmarks/forecast_trials.py --prompts 8 --out benchmarks/results/forecast_trials.json
-    python benchmarks/forecast_trials.py --model wan --prompts 4 --computed 14 10 7 --out benchmarks/results/forecast_trials_wan.json
+    python benchmarks/studies/forecast_trials.py --prompts 8 --out benchmarks/studies/results/forecast_trials.json
+    python benchmarks/studies/forecast_trials.py --model wan --prompts 4 --computed 14 10 7 --out benchmarks/studies/results/forecast_trials_wan.json
 
 Wan runs with Euler steps in the place of its own UniPC, which takes no corrector.
 
@@ -16,6 +16,9 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import _front  # noqa: F401  (first: it makes the helpers importable)
+
+# isort: split
 import numpy as np
 from _runs import Method, batches, decode, run
 from _timing import write_json
