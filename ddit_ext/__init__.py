@@ -15,6 +15,7 @@ from ._build_info import build_info  # noqa: E402
 from ._version import __version__  # noqa: E402
 
 _LAZY = {
+    "ForecastScheduler": "ddit_ext.schedulers",
     "calibrate": "ddit_ext.calibration",
     "Preset": "ddit_ext.calibration",
     "Adapter": "ddit_ext.coarse",

@@ -6,6 +6,7 @@
 #include "ddit_ext/adapter.h"  // torch
 #include "ddit_ext/budget_policy.h"
 #include "ddit_ext/coarse_step.h"  // torch
+#include "ddit_ext/forecast_plan.h"
 #include "ddit_ext/latent_history.h"
 #include "ddit_ext/ops.h"  // torch
 #include "ddit_ext/patch_scheduler.h"

@@ -1,0 +1,105 @@
+#include "ddit_ext/forecast_plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <utility>
+
+#include "scheduler/errors.h"
+
+namespace ddit {
+namespace {
+
+constexpr const char* kName = "ForecastPlan";
+
+void check_calls(int64_t steps, int64_t calls) {
+  check(kName, steps >= 1, "there must be 1 step or more, got ", steps);
+  check(kName, calls >= 1 && calls <= steps, "calls must be in [1, steps = ", steps, "], got ", calls);
+}
+
+void check_share(const char* what, double share) {
+  check(kName, share >= 0.0 && share <= 1.0, what, " must be in [0, 1], got ", share);
+}
+
+void check_sigmas(const std::vector<double>& sigmas) {
+  check(kName, sigmas.size() >= 2, "sigmas must hold a noise level for each step and one for the end, got ",
+        show(sigmas));
+  const double direction = sigmas.back() - sigmas.front();
+  for (size_t j = 0; j < sigmas.size(); ++j) {
+    check(kName, std::isfinite(sigmas[j]), "sigmas must be finite, got ", sigmas[j], " at step ", j);
+    if (j == 0) continue;
+    const double size = sigmas[j] - sigmas[j - 1];
+    check(kName, size == 0.0 || (size < 0.0) == (direction < 0.0),
+          "sigmas must fall from the first step to the end, got ", sigmas[j], " after ", sigmas[j - 1],
+          " at step ", j);
+  }
+}
+
+}  // namespace
+
+ForecastSettings forecast_defaults(int64_t steps, int64_t calls, ForecastTarget target) {
+  check_calls(steps, calls);
+  if (calls == steps) return {1.0, 0.0, 0.0};  // the run itself
+  const double share = static_cast<double>(calls) / static_cast<double>(steps);
+  // A long gap's forecast overshoots: below a third of the steps the slope goes to 0.
+  const double trust = std::clamp((share - 0.2) / 0.12, 0.0, 1.0);
+  if (target == ForecastTarget::kRun) return {1.75, 0.75 * trust, 1.0};
+  return {share < 0.5 ? 1.75 : 1.5, 0.5 * trust, 1.0};
+}
+
+std::vector<int64_t> forecast_steps(int64_t steps, int64_t calls, double growth) {
+  check_calls(steps, calls);
+  check(kName, growth >= 1.0 && growth <= 4.0, "growth must be in [1, 4], got ", growth);
+  std::vector<int64_t> computed;
+  int64_t last = -1;
+  for (int64_t k = 0; k < calls; ++k) {
+    const double share = std::pow(static_cast<double>(k) / static_cast<double>(calls), growth);
+    const int64_t place = std::llround(static_cast<double>(steps) * share);
+    last = std::min(std::max(last + 1, place), steps - (calls - k));  // those to come need a step each
+    computed.push_back(last);
+  }
+  return computed;
+}
+
+ForecastPlan::ForecastPlan(std::vector<double> sigmas, int64_t calls, ForecastTarget target,
+                           std::optional<double> growth, std::optional<double> slope,
+                           std::optional<double> corrector)
+    : sigmas_(std::move(sigmas)), target_(target) {
+  check_sigmas(sigmas_);
+  const int64_t steps = total_steps();
+  settings_ = forecast_defaults(steps, calls, target);
+  settings_.growth = growth.value_or(settings_.growth);
+  settings_.slope = slope.value_or(settings_.slope);
+  settings_.corrector = corrector.value_or(settings_.corrector);
+  check_share("slope", settings_.slope);
+  check_share("corrector", settings_.corrector);
+  const std::vector<int64_t> computed = forecast_steps(steps, calls, settings_.growth);
+  for (size_t k = 0; k < computed.size(); ++k) {
+    const int64_t end = k + 1 < computed.size() ? computed[k + 1] : steps;
+    ForecastCall call;
+    call.step = computed[k];
+    call.levels = end - call.step;
+    call.sigma = sigmas_[static_cast<size_t>(call.step)];
+    call.next_sigma = sigmas_[static_cast<size_t>(end)];
+    call.s0 = call.next_sigma - call.sigma;
+    if (target == ForecastTarget::kExact) {
+      call.s1 = call.s0 * call.s0 / 2.0;
+    } else {
+      for (size_t j = static_cast<size_t>(call.step); j < static_cast<size_t>(end); ++j) {
+        call.s1 += (sigmas_[j + 1] - sigmas_[j]) * (sigmas_[j] - call.sigma);
+      }
+    }
+    call.slope = settings_.slope;
+    call.forecast = call.slope * call.s1;
+    call.correction = settings_.corrector * call.s1;
+    calls_.push_back(call);
+  }
+}
+
+std::vector<int64_t> ForecastPlan::steps() const {
+  std::vector<int64_t> computed;
+  for (const ForecastCall& call : calls_) computed.push_back(call.step);
+  return computed;
+}
+
+}  // namespace ddit

@@ -1,0 +1,96 @@
+"""Which samplers ForecastScheduler can wrap, and the class that makes it look like each."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+from diffusers import (
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+MULTISTEP = (UniPCMultistepScheduler, DPMSolverMultistepScheduler, DEISMultistepScheduler)
+_WRAPPED = "FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, DPMSolverMultistepScheduler and DEISMultistepScheduler"
+
+
+def check(scheduler: Any) -> None:
+    """Raise where a sampler has no deterministic flow-matching steps that a forecast can bridge.
+
+    Raises:
+        TypeError: another kind of sampler. ValueError: one of a kind that is meant, with settings that are not.
+    """
+    name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
+    if getattr(scheduler, "order", 1) != 1:
+        raise TypeError(
+            f"ForecastScheduler: {name} calls the model {scheduler.order} times a step, which a forecast over steps "
+            f"can't follow. Use one of {_WRAPPED}."
+        )
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        if config.get("stochastic_sampling"):
+            raise ValueError(
+                f"ForecastScheduler: {name} has stochastic_sampling=True, which draws noise at every step. "
+                "Set it to False."
+            )
+        return
+    if not isinstance(scheduler, MULTISTEP):
+        raise TypeError(f"ForecastScheduler: expected a flow-matching sampler ({_WRAPPED}), got {name}.")
+    if config.get("prediction_type") != "flow_prediction" or not config.get("use_flow_sigmas"):
+        raise ValueError(
+            f"ForecastScheduler: {name} must have prediction_type='flow_prediction' and use_flow_sigmas=True, got "
+            f"{config.get('prediction_type')!r} and {config.get('use_flow_sigmas')!r}."
+        )
+    if str(config.get("algorithm_type", "")).startswith("sde"):
+        raise ValueError(
+            f"ForecastScheduler: {name} has algorithm_type={config['algorithm_type']!r}, which draws noise at every "
+            "step. Use 'dpmsolver++'."
+        )
+
+
+def in_closed_form(scheduler: Any) -> bool:
+    """Whether a sampler's steps are diffusers' Euler steps, not a subclass's own."""
+    return getattr(type(scheduler), "step", None) is FlowMatchEulerDiscreteScheduler.step
+
+
+@functools.cache
+def class_like(forecast: type, base: type) -> type:
+    """`forecast` as a subclass of a sampler's class too: pipelines ask isinstance and inspect.signature.
+
+    Everything that only the sampler's class has is read from, and written to, the wrapped sampler.
+    """
+    own = {name for cls in forecast.__mro__ for name in vars(cls)}
+    body: dict[str, Any] = {
+        name: _delegate(name)
+        for cls in base.__mro__
+        for name in vars(cls)
+        if name not in own and not name.startswith("__")
+    }
+    for name in ("set_timesteps", "step"):
+        body[name] = _with_signature(getattr(forecast, name), getattr(base, name))
+    body |= {
+        "__module__": forecast.__module__,
+        "__doc__": forecast.__doc__,
+        "__qualname__": forecast.__qualname__,
+    }
+    return type(forecast.__name__, (forecast, base), body)
+
+
+def _delegate(name: str) -> property:
+    return property(
+        lambda self: getattr(self.base, name), lambda self, value: setattr(self.base, name, value)
+    )
+
+
+def _with_signature(own: Any, asked: Any) -> Any:
+    signature = inspect.signature(asked)
+
+    @functools.wraps(own)
+    def method(*args, **kwargs):
+        given = dict(signature.bind(*args, **kwargs).arguments)
+        return own(**given | given.pop("kwargs", {}))
+
+    method.__signature__ = signature
+    return method

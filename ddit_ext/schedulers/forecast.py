@@ -1,0 +1,301 @@
+"""ForecastScheduler: fewer model calls for any flow-matching pipeline, in diffusers' own form."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
+
+from .._core import ForecastPlan
+from . import bases
+from .places import Places, Steps, Timesteps
+from .run import ComputedStep, Run, shares_storage
+from .through import copied_lists
+
+_OWN = ("calls", "speedup", "target", "growth", "slope", "corrector")
+
+
+class ForecastScheduler(SchedulerMixin, ConfigMixin):
+    """Calls the model at some of a pipeline's steps and forecasts its output at the others.
+
+    It wraps the pipeline's own sampler. The pipeline sees one timestep a call. The call that ends a computed step also
+    crosses the gap to the next one: in closed form for FlowMatchEulerDiscreteScheduler, level by level for UniPC,
+    DPM-Solver++ and DEIS. The corrector takes back the error of a gap once the model's next output shows it.
+
+        pipe.scheduler = ddit_ext.ForecastScheduler.from_scheduler(pipe.scheduler, calls=11)
+
+    Args:
+        scheduler: the sampler to wrap; it is copied. Deterministic flow-matching samplers only.
+        calls: how many of the pipeline's steps call the model.
+        speedup: in the place of calls: all steps divided by it, rounded down.
+        target: "run" gives the picture that all of the pipeline's steps would give; "exact" aims at the sample of the
+            ODE, which infinitely many steps would give.
+        growth: how the gaps grow along the run, in [1, 4]; 1 spreads the calls evenly.
+        slope: share of the outputs' last slope that a forecast follows, in [0, 1].
+        corrector: share of a gap's error that is taken back, in [0, 1].
+            None lets growth, slope and corrector follow from calls, steps and target (docs/forecast-sampler.md).
+
+    With as many calls as steps, and slope and corrector at 0 or None, results are the wrapped sampler's bit for bit.
+    A run that begins in the middle (img2img, inpainting) calls the model at the same share of its steps.
+
+    Attributes:
+        base: the wrapped sampler, a copy, which holds all levels.
+        computed: a ComputedStep for each model call of the current run.
+        plan: the run's ForecastPlan; None before set_timesteps.
+
+    Raises:
+        TypeError, ValueError: a sampler that can't be wrapped, or an argument that is not meant, by name.
+    """
+
+    has_compatibles = False
+    __module__ = "ddit_ext.schedulers"  # what a saved pipeline names
+
+    def __new__(cls, scheduler: Any, **settings: Any) -> ForecastScheduler:
+        base = scheduler.base if isinstance(scheduler, ForecastScheduler) else scheduler
+        bases.check(base)
+        return super().__new__(bases.class_like(ForecastScheduler, type(base)))
+
+    def __init__(
+        self,
+        scheduler: Any,
+        *,
+        calls: int | None = None,
+        speedup: float | None = None,
+        target: str = "run",
+        growth: float | None = None,
+        slope: float | None = None,
+        corrector: float | None = None,
+    ) -> None:
+        own = dict(zip(_OWN, (calls, speedup, target, growth, slope, corrector), strict=True))
+        _check_settings(**own)
+        base = scheduler.base if isinstance(scheduler, ForecastScheduler) else scheduler
+        self.base = _copied(base)
+        names = {
+            key: value
+            for key, value in base.config.items()
+            if key not in ("_class_name", "_diffusers_version")
+        }
+        self.register_to_config(**names, **own, base_scheduler=type(base).__name__)
+        self._steps: Steps | None = None
+        self._run: Run | None = None
+        self._begin_index: int | None = None
+        self._cuts: dict[int, Places] = {}
+
+    @classmethod
+    def from_scheduler(
+        cls,
+        scheduler: Any,
+        *,
+        calls: int | None = None,
+        speedup: float | None = None,
+        target: str = "run",
+        growth: float | None = None,
+        slope: float | None = None,
+        corrector: float | None = None,
+    ) -> ForecastScheduler:
+        """Wrap a pipeline's own sampler; arguments as the class's, one of calls and speedup among them."""
+        own = dict(zip(_OWN, (calls, speedup, target, growth, slope, corrector), strict=True))
+        return ForecastScheduler(scheduler, **own)
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """From a config of this class, or of a sampler that it can wrap, together with calls or speedup."""
+        if not isinstance(config, dict):
+            raise TypeError(
+                f"ForecastScheduler.from_config: config must be a dict, got {type(config).__name__}."
+            )
+        config = dict(config)
+        if "calls" in kwargs or "speedup" in kwargs:  # in the place of what the config has
+            config.pop("calls", None)
+            config.pop("speedup", None)
+        own = {key: kwargs.pop(key, config.get(key)) for key in _OWN if key in kwargs or key in config}
+        config = {key: value for key, value in config.items() if key not in _OWN}
+        name = config.pop("base_scheduler", None) or config.get("_class_name")
+        base_class = getattr(diffusers, str(name), None)
+        if not (isinstance(base_class, type) and issubclass(base_class, SchedulerMixin)):
+            raise ValueError(
+                f"ForecastScheduler.from_config: the config must name a sampler of diffusers, got {name!r}. "
+                "Wrap the sampler itself with ForecastScheduler.from_scheduler."
+            )
+        base, unused = base_class.from_config(
+            config | {"_class_name": name}, return_unused_kwargs=True, **kwargs
+        )
+        made = ForecastScheduler(base, **own)
+        return (made, unused) if return_unused_kwargs else made
+
+    # ---- What a pipeline asks ---------------------------------------------------------------------------------
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: Any = None, **kwargs: Any
+    ) -> None:
+        """Begin a run of so many steps; arguments as the wrapped sampler's.
+
+        Raises:
+            ValueError: more calls than steps, a speedup that leaves fewer than 2 calls, sigmas that are NaN or rise.
+        """
+        self._steps, self._run, self._begin_index, self._cuts = None, None, None, {}
+        self.base.set_timesteps(num_inference_steps, device, **kwargs)
+        sigmas = self.base.sigmas.tolist()
+        self._steps = Steps(
+            base=self.base,
+            sigmas=sigmas,
+            calls=self._calls_of(len(sigmas) - 1),
+            settings={key: self.config[key] for key in ("target", "growth", "slope", "corrector")},
+            counted=kwargs.get("sigmas") is None and kwargs.get("timesteps") is None,
+        )
+        self._run = Run(self.base, self.places(0))
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin the run at an entry of `timesteps`; the steps that are left get places of their own."""
+        if self._steps is None:
+            raise RuntimeError("ForecastScheduler.set_begin_index: call set_timesteps first.")
+        self._begin_index = begin_index
+        places = self.places(begin_index)
+        self._run = Run(self.base, places, begin_index)
+        self.base.set_begin_index(places.levels[begin_index])
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: Any,
+        sample: torch.Tensor,
+        return_dict: bool = True,
+        **extra: Any,
+    ) -> SchedulerOutput | tuple[torch.Tensor]:
+        """The sample at the next computed step, or at the end of the run.
+
+        model_output, sample: of one shape, any; computed in float32. extra: for the wrapped sampler's own step.
+        A sample of another shape begins a new run. Where a callback changed the sample, the history begins anew.
+
+        Raises:
+            RuntimeError: before set_timesteps, or after the last step. ValueError: a step out of order.
+        """
+        if self._run is None:
+            raise RuntimeError("ForecastScheduler.step: call set_timesteps first.")
+        if self._run.index is None or not self._run.takes(sample):
+            self._run = Run(self.base, self._places_of(timestep), self._begin_index)
+        new = self._run.step(model_output, timestep, sample, extra)
+        return SchedulerOutput(prev_sample=new) if return_dict else (new,)
+
+    @property
+    def timesteps(self) -> torch.Tensor:
+        """One for each model call."""
+        return self.base.timesteps if self._run is None else Timesteps.of(self, self._run.places.timesteps)
+
+    @property
+    def sigmas(self) -> torch.Tensor:
+        """Noise levels of the model calls, and of the end."""
+        return self.base.sigmas if self._run is None else self._run.places.sigmas
+
+    @property
+    def num_inference_steps(self) -> int | None:
+        """How many steps call the model; None before set_timesteps."""
+        return None if self._run is None else len(self._run.places.levels)
+
+    @property
+    def step_index(self) -> int | None:
+        """Of the next model call in `timesteps`; None before the first."""
+        return None if self._run is None else self._run.index
+
+    @property
+    def begin_index(self) -> int | None:
+        """As set_begin_index set it."""
+        return self._begin_index
+
+    @property
+    def computed(self) -> tuple[ComputedStep, ...]:
+        """The model calls of the current run so far."""
+        return () if self._run is None else tuple(self._run.computed)
+
+    @property
+    def plan(self) -> ForecastPlan | None:
+        """Of the current run; None before set_timesteps."""
+        return None if self._run is None else self._run.places.plan
+
+    def places(self, begin: int) -> Places:
+        """The places of a run that begins at an entry of `timesteps`."""
+        if begin not in self._cuts:
+            self._cuts[begin] = self._steps.places(begin)
+        return self._cuts[begin]
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    # ---- What it is -------------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        if "base" not in self.__dict__:
+            raise AttributeError(f"'ForecastScheduler' object has no attribute {name!r}")
+        return getattr(self.base, name)
+
+    def __copy__(self) -> ForecastScheduler:
+        made = _blank(type(self.base))
+        made.__dict__.update(self.__dict__, base=_copied(self.base))
+        made.__dict__.update(_cuts={}, _steps=self._steps and self._steps.with_base(made.base))
+        made._run = self._run and self._run.copied(made.base)
+        return made
+
+    def __reduce__(self) -> tuple:
+        return _blank, (type(self.base),), self.__dict__
+
+    def _places_of(self, timestep: Any) -> Places:
+        if self._begin_index is not None:
+            return self.places(self._begin_index)
+        for places in self._cuts.values():
+            if shares_storage(timestep, places.timesteps):
+                return places
+        return self._run.places
+
+    def _calls_of(self, steps: int) -> int:
+        calls, speedup = self.config["calls"], self.config["speedup"]
+        if calls is None:
+            calls = math.floor(steps / speedup + 1e-9)
+            if calls < 2 and speedup > 1:
+                raise ValueError(
+                    f"ForecastScheduler: speedup={speedup:g} of {steps} steps leaves {calls} model calls, and 2 are "
+                    f"needed. Ask for a speedup up to {max(steps / 2, 1):g}, or the pipeline for more steps."
+                )
+        if calls > steps:
+            raise ValueError(
+                f"ForecastScheduler: calls={calls} is more than the pipeline's {steps} steps. Ask for fewer calls, or "
+                "the pipeline for more steps."
+            )
+        return calls
+
+
+def _blank(base_class: type) -> ForecastScheduler:
+    return object.__new__(bases.class_like(ForecastScheduler, base_class))
+
+
+def _copied(scheduler: Any) -> Any:
+    made = object.__new__(type(scheduler))
+    made.__dict__.update(copied_lists(vars(scheduler)))
+    return made
+
+
+def _check_settings(calls: Any, speedup: Any, target: Any, growth: Any, slope: Any, corrector: Any) -> None:
+    if (calls is None) == (speedup is None):
+        raise ValueError(
+            f"ForecastScheduler: give one of calls and speedup, got calls={calls}, speedup={speedup}."
+        )
+    if calls is not None and (isinstance(calls, bool) or not isinstance(calls, int) or calls < 1):
+        raise ValueError(f"ForecastScheduler: calls must be a whole number of 1 or more, got {calls!r}.")
+    if speedup is not None and not (_is_number(speedup) and 1 <= speedup < math.inf):
+        raise ValueError(f"ForecastScheduler: speedup must be a number of 1 or more, got {speedup!r}.")
+    if target not in ("run", "exact"):
+        raise ValueError(f'ForecastScheduler: target must be "run" or "exact", got {target!r}.')
+    for name, value, low, high in (
+        ("growth", growth, 1, 4),
+        ("slope", slope, 0, 1),
+        ("corrector", corrector, 0, 1),
+    ):
+        if value is not None and not (_is_number(value) and low <= value <= high):
+            raise ValueError(f"ForecastScheduler: {name} must be in [{low}, {high}] or None, got {value!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

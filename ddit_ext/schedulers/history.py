@@ -1,0 +1,58 @@
+"""What a computed step leaves for the next: the model's output and its slope over sigma."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass
+class History:
+    """The last computed step of a run.
+
+    Attributes:
+        call: its ForecastCall.
+        output: what the model gave, float32.
+        slope: divided difference of the outputs over sigma at that step, None at the first.
+        returned: the sample that step() gave back; version: its count of in-place changes.
+        unchanged: where the sample that came in is the one that went out; None means everywhere.
+    """
+
+    call: Any
+    output: torch.Tensor
+    slope: torch.Tensor | None
+    returned: torch.Tensor
+    version: int | None
+    unchanged: torch.Tensor | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, version=version_of(state["returned"]))  # a copied tensor counts anew
+
+    def slope_to(self, output: torch.Tensor, sigma: float) -> torch.Tensor | None:
+        """Divided difference between the last output and a new one; None where both are at one noise level."""
+        distance = sigma - self.call.sigma
+        if distance == 0.0:
+            return None
+        return self.where_unchanged((output - self.output) / distance)
+
+    def compare(self, sample: torch.Tensor) -> bool:
+        """Note where a callback changed the sample; False where nothing of the history can be used."""
+        if sample is self.returned and self.version == version_of(sample):
+            self.unchanged = None
+            return True
+        if self.version != version_of(self.returned) or sample.device != self.returned.device:
+            return False  # changed in place: what was returned is not known any more
+        same = sample == self.returned.to(sample.dtype)
+        self.unchanged = None if bool(same.all()) else same
+        return self.unchanged is None or bool(same.any())
+
+    def where_unchanged(self, values: torch.Tensor) -> torch.Tensor:
+        """`values`, with 0 where a callback changed the sample: there the history begins anew."""
+        return values if self.unchanged is None else torch.where(self.unchanged, values, 0.0)
+
+
+def version_of(tensor: torch.Tensor) -> int | None:
+    """The count of in-place changes of a tensor; None under inference mode, which keeps none."""
+    return None if tensor.is_inference() else tensor._version

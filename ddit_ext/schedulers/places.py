@@ -1,0 +1,90 @@
+"""Where a run's computed steps lie in the pipeline's own list, also when img2img begins in the middle of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from .._core import ForecastPlan
+
+
+@dataclass(frozen=True)
+class Places:
+    """The computed steps of a run that begins at entry `begin` of `timesteps`.
+
+    Attributes:
+        levels: index in the sampler's full list, for each entry of `timesteps`; entries before `begin` are not run.
+        plan: of the levels from levels[begin] on.
+        timesteps, sigmas: what the pipeline sees; sigmas has one more, the end.
+    """
+
+    begin: int
+    levels: list[int]
+    plan: ForecastPlan
+    timesteps: torch.Tensor
+    sigmas: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Steps:
+    """All steps of a run, as set_timesteps gave them.
+
+    Attributes:
+        base: the sampler that holds them.
+        sigmas: noise levels and the end, as Python floats.
+        calls: how many steps call the model in a run from the first step on.
+        settings: target, growth, slope and corrector for ForecastPlan.
+        counted: whether the pipeline counts all steps when it begins in the middle. Pipelines that pass sigmas or
+            timesteps count the entries of `timesteps` instead.
+    """
+
+    base: Any
+    sigmas: list[float]
+    calls: int
+    settings: dict[str, Any]
+    counted: bool
+
+    def places(self, begin: int) -> Places:
+        """The places of a run that begins at entry `begin`, which leaves its share of the calls."""
+        total = len(self.sigmas) - 1
+        start = begin if self.counted else round(total * begin / self.calls)
+        left = total - start
+        if begin == 0:
+            calls, before = self.calls, []
+        elif self.counted:
+            calls, before = max(min(2, left), round(self.calls * left / total)), list(range(begin))
+        else:
+            calls = self.calls - begin
+            before = [round(total * entry / self.calls) for entry in range(begin)]
+        plan = ForecastPlan(self.sigmas[start:], calls, **self.settings)
+        levels = before + [start + step for step in plan.steps]
+        timesteps, sigmas = self.base.timesteps[levels], self.base.sigmas
+        return Places(begin, levels, plan, timesteps, torch.cat([sigmas[levels], sigmas[-1:]]))
+
+    def with_base(self, base: Any) -> Steps:
+        """The same steps in a copy of the sampler."""
+        return replace(self, base=base)
+
+
+class Timesteps(torch.Tensor):
+    """The timesteps of the computed steps. `timesteps[begin:]` gives the places of a run that begins there.
+
+    img2img and inpainting pipelines cut the list by `strength`; the steps that are left then get places of their own.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def of(scheduler: Any, values: torch.Tensor) -> Timesteps:
+        """A view of `values` that asks `scheduler` for the places after a cut."""
+        view = values.as_subclass(Timesteps)
+        view.scheduler = scheduler
+        return view
+
+    def __getitem__(self, key: Any) -> torch.Tensor:
+        plain = self.as_subclass(torch.Tensor)
+        if isinstance(key, slice) and key.stop is None and key.step is None and (key.start or 0) > 0:
+            return self.scheduler.places(key.start).timesteps[key.start :]
+        return plain[key]

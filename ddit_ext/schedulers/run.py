@@ -1,0 +1,131 @@
+"""The state of one run: where it is, what the last computed step left, and what was computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import bases
+from .euler import EulerGaps
+from .history import History, version_of
+from .places import Places
+from .through import SteppedGaps
+
+
+@dataclass(frozen=True)
+class ComputedStep:
+    """One model call of a run.
+
+    Attributes:
+        index: of the step in the pipeline's own list, among all steps.
+        sigma: noise level of the step.
+        levels: steps that the call stands for: itself and the gap after it.
+    """
+
+    index: int
+    sigma: float
+    levels: int
+
+
+class Run:
+    """A run of the computed steps of `places`, with the sampler `base` for the levels.
+
+    Attributes:
+        index: of the next call in places.timesteps; None until the first call says where it is.
+        computed: a ComputedStep for each call so far.
+    """
+
+    def __init__(self, base: Any, places: Places, index: int | None = None) -> None:
+        self.places = places
+        self.index = index
+        self.computed: list[ComputedStep] = []
+        self._history: History | None = None
+        closed = bases.in_closed_form(base)
+        self._gaps = EulerGaps(base) if closed else SteppedGaps(base, places.plan.corrector)
+
+    def takes(self, sample: torch.Tensor) -> bool:
+        """Whether a sample can be of this run."""
+        return self._history is None or sample.shape == self._history.returned.shape
+
+    def step(
+        self, output: torch.Tensor, timestep: Any, sample: torch.Tensor, extra: dict[str, Any]
+    ) -> torch.Tensor:
+        """The sample at the next computed step, or at the end."""
+        self._check_order(timestep)
+        call = self.places.plan.calls[self.index - self.places.begin]
+        level = self.places.levels[self.index]
+        if extra.get("per_token_timesteps") is not None and call.levels > 1:
+            raise ValueError(
+                "ForecastScheduler: per_token_timesteps is not supported, as a gap would hold tokens of several noise "
+                "levels. Use the pipeline's own sampler."
+            )
+        history, slope, x = self._history, None, sample
+        if history is not None and history.compare(sample):
+            slope = history.slope_to(output.float(), call.sigma)
+            if slope is not None:
+                x = self._gaps.correct(sample, history, slope)
+        new = self._gaps.cross(output, x, call, level, slope, extra)
+        self._history = History(call, output.float(), slope, new, version_of(new))
+        self.index += 1
+        self.computed.append(ComputedStep(level, call.sigma, call.levels))
+        return new
+
+    def copied(self, base: Any) -> Run:
+        """A run of its own at the same place, with a copy of the sampler. Tensors are shared; none is changed."""
+        made = Run(base, self.places, self.index)
+        made.computed = list(self.computed)
+        made._history = self._history
+        made._gaps.take_over(self._gaps)
+        return made
+
+    def _check_order(self, timestep: Any) -> None:
+        if self.index is None:
+            self.index = entry_of(timestep, self.places)
+        if self.index >= len(self.places.levels):
+            raise RuntimeError(
+                f"ForecastScheduler.step: the run's {len(self.computed)} calls are done. "
+                "Call set_timesteps to begin another run."
+            )
+        if not _stands_at(timestep, self.places.timesteps, self.index):
+            raise ValueError(
+                f"ForecastScheduler.step: steps must come in order; expected timestep "
+                f"{float(self.places.timesteps[self.index]):g} (entry {self.index}), got {_number(timestep):g}. "
+                "Call set_timesteps to begin another run."
+            )
+
+
+def entry_of(timestep: Any, places: Places) -> int:
+    """The entry of places.timesteps that a timestep is. ValueError where it is none of them."""
+    if shares_storage(timestep, places.timesteps):
+        return timestep.storage_offset()
+    value = _number(timestep)
+    distances = [abs(entry - value) for entry in places.timesteps.tolist()]
+    nearest = min(range(len(distances)), key=distances.__getitem__)
+    if not distances[nearest] <= 0.005 * max(1.0, abs(value)):  # bfloat16 rounds by up to 0.4 %
+        raise ValueError(
+            f"ForecastScheduler.step: timestep must be one of scheduler.timesteps, {places.timesteps.tolist()}, "
+            f"got {value:g}."
+        )
+    return nearest
+
+
+def shares_storage(timestep: Any, timesteps: torch.Tensor) -> bool:
+    """Whether a timestep is an entry of the very tensor: known without waiting for a GPU."""
+    return (
+        isinstance(timestep, torch.Tensor)
+        and timestep.device == timesteps.device
+        and timestep.untyped_storage().data_ptr() == timesteps.untyped_storage().data_ptr()
+    )
+
+
+def _stands_at(timestep: Any, timesteps: torch.Tensor, index: int) -> bool:
+    if shares_storage(timestep, timesteps):
+        return timestep.storage_offset() == index
+    distances = [abs(entry - _number(timestep)) for entry in timesteps.tolist()]
+    return distances[index] <= min(distances)  # the nearest: a pipeline may round its timesteps
+
+
+def _number(timestep: Any) -> float:
+    return float(timestep.flatten()[0]) if isinstance(timestep, torch.Tensor) else float(timestep)

@@ -1,0 +1,78 @@
+"""Gaps that the base sampler steps through: every level of the gap, with outputs forecast along a line over sigma.
+
+UniPC, DPM-Solver++ and DEIS are more than a sum of outputs, so they take each level themselves. It is elementwise
+work, done inside the call that ends a computed step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .history import History
+
+
+class SteppedGaps:
+    """The updates of one run; `base` is a multistep sampler that holds all levels."""
+
+    def __init__(self, base: Any, corrector: float) -> None:
+        self._base = base
+        self._corrector = corrector
+        self._gap: tuple[dict[str, Any], int, torch.Tensor, torch.Tensor] | None = None
+
+    def take_over(self, other: SteppedGaps) -> None:
+        """Continue another's run."""
+        self._gap = other._gap
+
+    def correct(self, sample: torch.Tensor, history: History, slope: torch.Tensor) -> torch.Tensor:
+        """`sample` after the last gap is crossed again, with outputs between the two that the model has given."""
+        if self._gap is None or self._corrector == 0.0:
+            return sample
+        state, level, before, after = self._gap
+        vars(self._base).update(copied_lists(state))
+        call = history.call
+        again = self._walk(history.output, before, level, call.levels, slope, 1.0, {})
+        moved = history.where_unchanged(again.float() - after.float())
+        return (sample.float() + self._corrector * moved).to(sample.dtype)
+
+    def cross(
+        self,
+        output: torch.Tensor,
+        sample: torch.Tensor,
+        call: Any,
+        level: int,
+        slope: torch.Tensor | None,
+        extra: dict,
+    ) -> torch.Tensor:
+        """The sample at the next computed level. level: of this call, in the base's list."""
+        self._base._step_index = level
+        state = copied_lists(vars(self._base))
+        new = self._walk(output, sample, level, call.levels, slope, call.slope, extra)
+        self._gap = (state, level, sample, new) if call.levels > 1 else None
+        return new
+
+    def _walk(
+        self,
+        output: torch.Tensor,
+        sample: torch.Tensor,
+        level: int,
+        levels: int,
+        slope: torch.Tensor | None,
+        share: float,
+        extra: dict,
+    ) -> torch.Tensor:
+        base = self._base
+        if levels == 1:
+            return base.step(output, base.timesteps[level], sample, return_dict=False, **extra)[0]
+        x, v = sample.float(), output.float()
+        for j in range(level, level + levels):
+            along = share * float(base.sigmas[j] - base.sigmas[level])
+            forecast = v if slope is None or along == 0.0 else v + along * slope
+            x = base.step(forecast, base.timesteps[j], x, return_dict=False, **extra)[0]
+        return x.to(sample.dtype)
+
+
+def copied_lists(state: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a sampler's attributes; lists are copied, as samplers move their entries in place."""
+    return {name: list(value) if isinstance(value, list) else value for name, value in state.items()}

@@ -1,0 +1,326 @@
+"""ForecastScheduler by itself: what it promises of each sampler, of a run's state, and of diffusers' form."""
+
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from flow_samplers import BASES, error, run, sample, velocity
+
+import ddit_ext
+from ddit_ext import ForecastScheduler
+
+wrap = ForecastScheduler.from_scheduler
+every_base = pytest.mark.parametrize("base", BASES.values(), ids=BASES)
+
+
+@every_base
+@pytest.mark.parametrize("target", ["run", "exact"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_steps_are_the_wrapped_sampler_bit_for_bit(base, target, dtype):
+    x = sample(dtype)
+    plain = run(base(), x)
+    for settings in ({}, {"slope": 0, "corrector": 0}):
+        made = run(wrap(base(), calls=28, target=target, **settings), x)
+        assert made.dtype == plain.dtype and torch.equal(made, plain)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}, {"use_beta_sigmas": True},
+                                     {"shift_terminal": 0.1}, {"time_shift_type": "linear"}], ids=str)  # fmt: skip
+def test_every_way_to_place_eulers_levels(options):
+    if options.get("use_beta_sigmas"):
+        pytest.importorskip("scipy")
+    base, x = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **options), sample()
+    plain, few = run(base, x, mu=0.8), wrap(base, calls=14)
+    assert torch.equal(run(wrap(base, calls=28), x, mu=0.8), plain)
+    made = run(few, x, mu=0.8)
+    assert len(few.computed) == 14
+    assert error(made, plain) < error(run(base, x, 14, mu=0.8), plain)
+
+
+def test_euler_is_closer_to_its_target_than_fewer_steps():
+    base, x = BASES["euler"](), sample(shape=(8, 16))
+    target = {"run": run(base, x), "exact": run(base, x, 2000)}
+    for name, meant in target.items():
+        for calls in (15, 11):
+            made = error(run(wrap(base, calls=calls, target=name), x), meant)
+            assert made < error(run(base, x, calls), meant), (name, calls)
+    assert error(run(wrap(base, calls=14, target="exact"), x), target["exact"]) < error(
+        target["run"], target["exact"]
+    )
+
+
+@every_base
+def test_closed_form_is_the_loop_that_forecasts_and_corrects(base):
+    """Euler's closed form against the sum it stands for; for the others the calls and the levels gone through."""
+    scheduler, x = wrap(base(), calls=9, growth=1.5, slope=0.5, corrector=1.0), sample()
+    made = run(scheduler, x)
+    computed = scheduler.computed
+    assert [c.index for c in computed] == scheduler.plan.steps
+    assert sum(c.levels for c in computed) == 28 and computed[0].sigma == pytest.approx(1.0, abs=1e-3)
+    assert scheduler.base.step_index == 28
+    if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return
+    full = base()
+    full.set_timesteps(28)
+    levels, y, last, gap = full.sigmas.double(), x.double(), None, []
+    for c in computed:
+        s = levels[c.index]
+        v, d = velocity(y.float(), float(full.timesteps[c.index]) / 1000).double(), None
+        if last is not None:
+            d = (v - last[1]) / (s - last[0])
+            before = 0 if last[2] is None else last[2]
+            y = y + sum((levels[j + 1] - levels[j]) * (levels[j] - last[0]) * (d - 0.5 * before) for j in gap)
+        gap = list(range(c.index, c.index + c.levels))
+        for j in gap:
+            y = y + (levels[j + 1] - levels[j]) * (v + (0 if d is None else 0.5 * (levels[j] - s) * d))
+        last = (s, v, d)
+    assert error(made, y) < 1e-5  # the model is asked at float32 samples
+
+
+def test_looks_like_the_sampler_it_wraps():
+    for base in BASES.values():
+        plain, made = base(), wrap(base(), calls=4)
+        assert isinstance(made, ForecastScheduler) and isinstance(made, type(plain))
+        for method in ("set_timesteps", "step"):
+            meant = inspect.signature(getattr(plain, method)).parameters
+            assert list(inspect.signature(getattr(made, method)).parameters) == list(meant)
+        for key, value in plain.config.items():
+            if key != "_use_default_values":
+                assert made.config[key] == value
+        assert made.order == plain.order and len(made) == len(plain)
+    euler = wrap(BASES["euler"](), calls=4)
+    euler.set_shift(5.0)
+    assert euler.base.shift == euler.shift == 5.0
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        euler.no_such_thing  # noqa: B018
+
+
+def test_counts_calls_as_the_pipeline_does():
+    scheduler, x = wrap(BASES["euler"](), speedup=2.5), sample()
+    scheduler.set_timesteps(sigmas=[1 - j / 28 for j in range(28)])
+    assert len(scheduler.timesteps) == scheduler.num_inference_steps == len(scheduler.sigmas) - 1 == 11
+    scheduler.set_begin_index(0)
+    for i, t in enumerate(scheduler.timesteps):
+        assert scheduler.step_index == i and float(scheduler.sigmas[i]) * 1000 == pytest.approx(float(t))
+        x = scheduler.step(velocity(x, float(t) / 1000), t, x).prev_sample
+    assert scheduler.step_index == 11
+
+
+def test_a_run_from_the_middle_keeps_the_share_of_calls():
+    counted = wrap(BASES["euler"](), calls=7)
+    counted.set_timesteps(28)  # the pipeline counts 28 steps: half of them are left
+    left = counted.timesteps[14:]
+    counted.set_begin_index(14)
+    assert len(left) == 4 and torch.equal(left, counted.timesteps[14:])
+    assert float(left[0]) == float(counted.base.timesteps[14])
+    entries = wrap(BASES["euler"](), calls=8)
+    entries.set_timesteps(sigmas=[1 - j / 28 for j in range(28)])  # it counts 8 entries
+    left = entries.timesteps[4:]
+    entries.set_begin_index(4)
+    assert len(left) == 4 and float(left[0]) == float(entries.base.timesteps[14])
+    noisy = entries.scale_noise(torch.zeros(1, 4), left[:1], torch.ones(1, 4))
+    assert noisy[0, 0] == entries.base.sigmas[14]
+    x = sample()
+    for t in left:
+        x = entries.step(velocity(x, float(t) / 1000), t, x).prev_sample
+    assert [c.index for c in entries.computed][0] == 14 and sum(c.levels for c in entries.computed) == 14
+
+
+# ---- A run's state ---------------------------------------------------------------------------------------------
+
+
+@every_base
+def test_runs_do_not_leak_into_each_other(base):
+    scheduler, x = wrap(base(), calls=9), sample()
+    first = run(scheduler, x)
+    scheduler.set_timesteps(28)
+    for t in list(scheduler.timesteps)[:4]:  # an interrupted run
+        scheduler.step(x, t, x)
+    assert torch.equal(run(scheduler, x), first)
+
+
+@every_base
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))],
+                         ids=["copy", "deepcopy", "pickle"])  # fmt: skip
+def test_copies_go_on_by_themselves(base, copied):
+    scheduler, x = wrap(base(), calls=9), sample()
+    meant = run(scheduler, x)
+    scheduler.set_timesteps(28)
+    for t in list(scheduler.timesteps)[:4]:
+        x = scheduler.step(velocity(x, float(t) / 1000), t, x).prev_sample
+    other = copied(scheduler)
+    for made in (other, scheduler):  # neither moves the other on
+        assert made.step_index == 4
+        y = x
+        for t in list(made.timesteps)[4:]:
+            y = made.step(velocity(y, float(t) / 1000), t, y).prev_sample
+        assert torch.equal(y, meant)
+    assert torch.equal(run(copied(scheduler), sample()), meant)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_changed_sample_begins_the_history_anew(in_place):
+    """After the change the run is what a run from there gives, whose first call has no history either."""
+    scheduler, x = wrap(BASES["euler"](), calls=9, growth=1.5, slope=0.5, corrector=1.0), sample()
+
+    def change(i, y):
+        if i != 4:
+            return y
+        return y.mul_(1.5) if in_place else y * 1.5
+
+    seen = []
+    made = run(scheduler, x, callback=lambda i, y: seen.append(change(i, y)) or seen[-1])
+    fresh = wrap(BASES["euler"](), calls=9, growth=1.5, slope=0.5, corrector=1.0)
+    fresh.set_timesteps(28)
+    y = seen[4].clone()
+    for t in list(fresh.timesteps)[5:]:
+        y = fresh.step(velocity(y, float(t) / 1000), t, y).prev_sample
+    assert error(y, made) < 1e-6
+
+
+def test_a_sample_changed_in_part_keeps_the_history_elsewhere():
+    x = sample(shape=(2, 8))
+    scheduler = wrap(BASES["euler"](), calls=9)
+    plain = run(scheduler, x)
+
+    def blend(i, y):
+        y = y.clone()
+        y[1] = 0.0
+        return y
+
+    assert torch.equal(run(scheduler, x, callback=blend)[0], plain[0])
+    assert torch.equal(run(scheduler, x, callback=lambda i, y: y.clone()), plain)
+
+
+def test_a_sample_of_another_shape_is_another_run():
+    scheduler, x = wrap(BASES["euler"](), calls=9), sample(shape=(2, 3))
+    meant = run(scheduler, sample(shape=(4, 5)))
+    scheduler.set_timesteps(28)
+    for t in list(scheduler.timesteps)[:3]:
+        x = scheduler.step(velocity(x, float(t) / 1000), t, x).prev_sample
+    y = sample(shape=(4, 5))
+    for t in scheduler.timesteps:
+        y = scheduler.step(velocity(y, float(t) / 1000), t, y).prev_sample
+    assert torch.equal(y, meant)
+
+
+def test_steps_out_of_order_raise():
+    scheduler, x = wrap(BASES["euler"](), calls=9), sample()
+    with pytest.raises(RuntimeError, match="call set_timesteps first"):
+        scheduler.step(x, torch.tensor(1000.0), x)
+    scheduler.set_timesteps(28)
+    times = list(scheduler.timesteps)
+    scheduler.step(x, times[0], x)
+    for wrong in (times[0], times[2], float(times[3])):
+        with pytest.raises(ValueError, match=r"steps must come in order; expected timestep .* \(entry 1\)"):
+            scheduler.step(x, wrong, x)
+    for t in times[1:]:
+        scheduler.step(x, t, x)
+    with pytest.raises(RuntimeError, match="the run's 9 calls are done"):
+        scheduler.step(x, times[0], x)
+    scheduler.set_timesteps(28)
+    with pytest.raises(ValueError, match="timestep must be one of scheduler.timesteps"):
+        scheduler.step(x, 3.0, x)
+
+
+def test_bfloat16_is_computed_in_float32():
+    x = sample(torch.bfloat16, (64, 16))
+    scheduler = wrap(BASES["euler"](), calls=11)
+    made = run(scheduler, x)
+    assert made.dtype == torch.bfloat16
+    assert error(made, run(scheduler, x.float())) < 0.02
+
+
+# ---- diffusers' form -------------------------------------------------------------------------------------------
+
+
+@every_base
+def test_saved_and_loaded(base, tmp_path):
+    scheduler, x = wrap(base(), calls=9, target="exact", growth=1.6), sample()
+    scheduler.save_pretrained(tmp_path)
+    loaded = ddit_ext.ForecastScheduler.from_pretrained(tmp_path)
+    assert type(loaded) is type(scheduler) and torch.equal(run(loaded, x), run(scheduler, x))
+    assert (loaded.config.calls, loaded.config.target, loaded.config.growth) == (9, "exact", 1.6)
+    other = ForecastScheduler.from_config(scheduler.config, speedup=4)
+    assert (other.config.calls, other.config.speedup) == (None, 4)
+    base().save_pretrained(tmp_path)
+    assert ForecastScheduler.from_pretrained(tmp_path, calls=5).config.calls == 5
+    back = type(base()).from_config(scheduler.config)
+    assert torch.equal(run(back, x), run(base(), x))
+
+
+def test_wrapping_again_wraps_the_same_sampler():
+    scheduler = wrap(wrap(BASES["euler"](), calls=9), calls=5)
+    assert type(scheduler.base) is FlowMatchEulerDiscreteScheduler and scheduler.config.calls == 5
+    base = BASES["unipc"]()
+    scheduler = wrap(base, calls=9)
+    run(scheduler, sample())
+    assert base.step_index is None and base.num_inference_steps is None
+
+
+# ---- Bad input -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({}, "give one of calls and speedup, got calls=None, speedup=None"),
+        ({"calls": 4, "speedup": 2}, "give one of calls and speedup, got calls=4, speedup=2"),
+        ({"calls": 0}, "calls must be a whole number of 1 or more, got 0"),
+        ({"calls": 2.5}, "calls must be a whole number of 1 or more, got 2.5"),
+        ({"speedup": 0.5}, "speedup must be a number of 1 or more, got 0.5"),
+        ({"speedup": float("nan")}, "speedup must be a number of 1 or more, got nan"),
+        ({"calls": 4, "target": "best"}, 'target must be "run" or "exact", got \'best\''),
+        ({"calls": 4, "growth": 0.5}, r"growth must be in \[1, 4\] or None, got 0.5"),
+        ({"calls": 4, "slope": 2}, r"slope must be in \[0, 1\] or None, got 2"),
+        ({"calls": 4, "corrector": float("nan")}, r"corrector must be in \[0, 1\] or None, got nan"),
+    ],
+)
+def test_settings_that_are_not_meant(settings, message):
+    with pytest.raises(ValueError, match=message):
+        wrap(BASES["euler"](), **settings)
+
+
+def test_runs_that_are_not_meant():
+    with pytest.raises(ValueError, match="calls=30 is more than the pipeline's 28 steps"):
+        wrap(BASES["euler"](), calls=30).set_timesteps(28)
+    with pytest.raises(ValueError, match="speedup=20 of 28 steps leaves 1 model calls.*speedup up to 14"):
+        wrap(BASES["euler"](), speedup=20).set_timesteps(28)
+    scheduler = wrap(BASES["euler"](), calls=2)
+    with pytest.raises(ValueError, match="sigmas must be finite, got nan at step 1"):
+        scheduler.set_timesteps(sigmas=[1.0, float("nan"), 0.5])
+    with pytest.raises(ValueError, match="sigmas must fall from the first step to the end"):
+        scheduler.set_timesteps(sigmas=[0.2, 0.5, 1.0])
+    with pytest.raises(RuntimeError, match="call set_timesteps first"):
+        scheduler.step(sample(), 1000.0, sample())
+    scheduler.set_timesteps(4)
+    with pytest.raises(ValueError, match="per_token_timesteps is not supported"):
+        x = sample()
+        for t in scheduler.timesteps:
+            scheduler.step(x, t, x, per_token_timesteps=torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(
+    "base, error, message",
+    [
+        (lambda: FlowMatchHeunDiscreteScheduler(), TypeError, "FlowMatchHeunDiscreteScheduler calls the model 2 times a step"),
+        (lambda: EulerDiscreteScheduler(), TypeError, "expected a flow-matching sampler .*, got EulerDiscreteScheduler"),
+        (lambda: FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), ValueError, "stochastic_sampling=True"),
+        (lambda: UniPCMultistepScheduler(), ValueError, "prediction_type='flow_prediction' and use_flow_sigmas=True, got 'epsilon'"),
+        (lambda: DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", prediction_type="flow_prediction",
+                                             use_flow_sigmas=True), ValueError, "algorithm_type='sde-dpmsolver"),
+        (lambda: "euler", TypeError, "expected a flow-matching sampler .*, got str"),
+    ],
+)  # fmt: skip
+def test_samplers_that_can_not_be_wrapped(base, error, message):
+    with pytest.raises(error, match=message):
+        wrap(base(), calls=4)
