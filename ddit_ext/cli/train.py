@@ -12,7 +12,7 @@ def add(subcommands: argparse._SubParsersAction) -> None:
         "train",
         help="distil an adapter for a model",
         description="Train the patch sizes of a frozen model against the model itself, as a YAML file says. "
-        "For several GPUs: accelerate launch -m ddit_ext.training CONFIG.",
+        "For several GPUs: accelerate launch -m ddit_ext.cli train CONFIG.",
     )
     add_arguments(parser)
 

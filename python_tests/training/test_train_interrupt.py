@@ -9,9 +9,9 @@ import torch
 from test_train_run import config
 from tiny_flux import tiny_flux, training_batch
 
+from ddit_ext.cli import main
 from ddit_ext.coarse import Adapter
 from ddit_ext.training import DistillConfig, Interrupted, distill
-from ddit_ext.training.__main__ import main
 from ddit_ext.training.checkpoint import checkpoints
 from ddit_ext.training.interrupt import SIGNALS, Stop
 from ddit_ext.training.trainer import Trainer
@@ -83,7 +83,7 @@ def test_the_command_says_so_and_goes_on(tmp_path, monkeypatch, capsys):
 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "step", interrupted)
-        assert main([str(path)]) == 143
+        assert main(["train", str(path)]) == 143
     assert "ddit train: stopped by SIGTERM after step 1 of 2" in capsys.readouterr().err
-    assert main([str(path), "--resume"]) == 0
+    assert main(["train", str(path), "--resume"]) == 0
     assert [file.name for file in checkpoints(tmp_path / "out")][0] == "step-00000002.safetensors"

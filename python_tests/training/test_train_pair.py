@@ -9,9 +9,9 @@ from flux_pipelines import one_thread
 from wan_pipelines import make_call, make_pipeline, make_text, run, size
 
 import ddit_ext
+from ddit_ext.cli import main
 from ddit_ext.coarse import Adapter
 from ddit_ext.training import DistillConfig
-from ddit_ext.training.__main__ import main
 from ddit_ext.training.checkpoint import checkpoints
 from ddit_ext.training.pair import config_of
 
@@ -70,7 +70,7 @@ def levels(folder):
 
 def test_a_pair_is_trained_and_read_as_one_folder(tmp_path, model, capsys):
     path = config(tmp_path, model)
-    assert main([str(path)]) == 0, capsys.readouterr().err
+    assert main(["train", str(path)]) == 0, capsys.readouterr().err
     out = tmp_path / "out"
     assert min(levels(out / "transformer")) >= 0.8 > max(levels(out / "transformer_2"))
     assert (out / "adapter" / "README.md").is_file()
@@ -81,25 +81,25 @@ def test_a_pair_is_trained_and_read_as_one_folder(tmp_path, model, capsys):
         assert not torch.equal(trained.own(2).embed_weight, fresh.own(2).embed_weight)
     ddit_ext.patch(pipe, out / "adapter", scales=(1, 2), schedule=2)
     assert run(pipe, make_call("two")).isfinite().all()
-    assert main([str(path)]) == 1 and "--resume" in capsys.readouterr().err
-    assert main([str(path), "--resume", "--set", "training.steps=3"]) == 0
+    assert main(["train", str(path)]) == 1 and "--resume" in capsys.readouterr().err
+    assert main(["train", str(path), "--resume", "--set", "training.steps=3"]) == 0
     for name in ("transformer", "transformer_2"):
         assert checkpoints(out / name)[0].name == "step-00000003.safetensors"
 
 
 def test_what_a_pair_cannot_have_is_said(tmp_path, model, capsys):
-    assert main([str(config(tmp_path, model, sample_every=1, sample_prompts=["a cat"]))]) == 1
+    assert main(["train", str(config(tmp_path, model, sample_every=1, sample_prompts=["a cat"]))]) == 1
     assert "output.sample_every must be 0 for a model of two transformers" in capsys.readouterr().err
     index = json.loads((model / "model_index.json").read_text())
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "model_index.json").write_text(json.dumps(index | {"boundary_ratio": None}))
-    assert main([str(config(tmp_path, broken))]) == 1
+    assert main(["train", str(config(tmp_path, broken))]) == 1
     assert "two transformers, but boundary_ratio of its pipeline" in capsys.readouterr().err
     (broken / "model_index.json").write_text(
         json.dumps(index | {"transformer": ["diffusers", "SD3Transformer2DModel"]})
     )
-    assert main([str(config(tmp_path, broken))]) == 1
+    assert main(["train", str(config(tmp_path, broken))]) == 1
     said = capsys.readouterr().err
     assert "model.path: expected a FLUX or Wan model, but transformer of" in said
     assert "is a SD3Transformer2DModel" in said

@@ -11,9 +11,9 @@ from tiny_flux import tiny_flux
 from torch.utils.flop_counter import FlopCounterMode
 
 import ddit_ext
+from ddit_ext.cli import main
 from ddit_ext.coarse import Adapter
 from ddit_ext.training import card
-from ddit_ext.training.__main__ import main
 from ddit_ext.training.card import write_card
 from ddit_ext.training.estimate import KNOWN, estimate
 from ddit_ext.training.samples import coarse_first
@@ -72,7 +72,7 @@ def test_a_run_from_file_to_adapter(tmp_path, monkeypatch, capsys):
         output__sample_steps=3,
         output__push_to_hub="someone/adapter",
     )
-    assert main([str(path)]) == 0, capsys.readouterr().err
+    assert main(["train", str(path)]) == 0, capsys.readouterr().err
     out = tmp_path / "out"
     said = capsys.readouterr().out
     assert "data: 4 samples" in said and "uploaded: https://example.org/commit" in said
@@ -103,11 +103,11 @@ def test_a_run_from_file_to_adapter(tmp_path, monkeypatch, capsys):
 
 def test_a_run_that_was_done_is_not_begun_again_but_resumed(tmp_path, capsys):
     path = config(tmp_path, training__schedule="constant")
-    assert main([str(path)]) == 0
-    assert main([str(path)]) == 1
+    assert main(["train", str(path)]) == 0
+    assert main(["train", str(path)]) == 1
     assert "output.folder: " in (said := capsys.readouterr().err) and "--resume" in said
     shards = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.safetensors")}
-    assert main([str(path), "--resume", "--set", "training.steps=3"]) == 0
+    assert main(["train", str(path), "--resume", "--set", "training.steps=3"]) == 0
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.safetensors")} == shards
     lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
@@ -117,7 +117,7 @@ def test_tensorboard_gets_the_log(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    assert main([str(config(tmp_path)), "--set", "output.trackers=auto"]) == 0
+    assert main(["train", str(config(tmp_path)), "--set", "output.trackers=auto"]) == 0
     (folder,) = (file.parent for file in (tmp_path / "out" / "tensorboard").rglob("events.*"))
     events = EventAccumulator(str(folder)).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2]
@@ -140,9 +140,9 @@ def test_tensorboard_gets_the_log(tmp_path):
 def test_what_cannot_be_is_said_in_one_line(tmp_path, monkeypatch, capsys, override, message):
     monkeypatch.setattr("ddit_ext.training.tracking.AVAILABLE", {"wandb": lambda: False})
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert main([str(config(tmp_path, model__dtype="bfloat16")), "--set", override]) == 1
+    assert main(["train", str(config(tmp_path, model__dtype="bfloat16")), "--set", override]) == 1
     said = capsys.readouterr().err
-    assert message in said and said.splitlines()[-1].startswith("ddit train: ")
+    assert message in said and said.splitlines()[-1].startswith("ddit: ")
 
 
 def settings_for(name):
@@ -194,11 +194,11 @@ def test_the_estimate_counts_the_adapter_as_it_is_made():
 
 
 def test_a_dry_run_trains_nothing(tmp_path, capsys):
-    assert main([str(config(tmp_path)), "--dry-run"]) == 0
+    assert main(["train", str(config(tmp_path)), "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "adapter: " in said and "memory a GPU, estimated" in said and "hours" in said
     assert not (tmp_path / "out").exists() and not (tmp_path / "cache").exists()
-    assert main([str(config(tmp_path)), "--dry-run", "--set", "model.path=some/other"]) == 1
+    assert main(["train", str(config(tmp_path)), "--dry-run", "--set", "model.path=some/other"]) == 1
     assert "--dry-run: model.path must be a local folder" in capsys.readouterr().err
 
 

@@ -10,9 +10,9 @@ from test_train_data import encoder, generated, picture, plan, wan  # noqa: F401
 from test_train_run import config, one_thread  # noqa: F401 (a fixture)
 from tiny_flux import tiny_flux
 
+from ddit_ext.cli import main
 from ddit_ext.coarse import Adapter
 from ddit_ext.training import DistillConfig, distill
-from ddit_ext.training.__main__ import main
 from ddit_ext.training.data.order import Order
 from ddit_ext.training.data.pixels import read_pixels
 from ddit_ext.training.data.prepare import report
@@ -165,7 +165,7 @@ def test_a_size_that_does_not_fit_is_named(tmp_path, encoder, capsys):  # noqa: 
         ValueError, match=r"data.height must be a multiple of 16, .*got 100; the nearest is 96"
     ):
         check_sizes([(100, 64)], 16)
-    assert main([str(config(tmp_path, data__buckets=[[64, 70]])), "--dry-run"]) == 1
+    assert main(["train", str(config(tmp_path, data__buckets=[[64, 70]])), "--dry-run"]) == 1
     assert "data.buckets: 64x70: width must be a multiple of 4" in capsys.readouterr().err
     for given, text in (
         ([64], r"data.buckets\[0\] must be a list, got 64"),
@@ -197,6 +197,6 @@ def test_a_run_on_pictures_of_two_sizes_from_its_file(tmp_path, capsys):
     del tree["data"]["prompts"], tree["data"]["generate"]
     tree["data"] |= {"source": "pictures", "path": str(tmp_path / "data"), "buckets": [[64, 128]]}
     path.write_text(yaml.safe_dump(tree))
-    assert main([str(path)]) == 0, capsys.readouterr().err
+    assert main(["train", str(path)]) == 0, capsys.readouterr().err
     assert "data: 3 samples: 1 of 64x128, 2 of 64x64" in capsys.readouterr().out
     assert "3 captioned pictures of 64x64, 64x128" in (tmp_path / "out" / "adapter" / "README.md").read_text()
