@@ -41,7 +41,15 @@ class Optimizers:
 
 
 def train(
-    modules: Modules, loss_of: Loss, run: Path, name: str, minutes: float, rate: float, blocks: str
+    modules: Modules,
+    loss_of: Loss,
+    run: Path,
+    name: str,
+    minutes: float,
+    rate: float,
+    blocks: str,
+    warmup: int = 200,
+    decay: float = 0.999,
 ) -> None:
     """Trains until ``minutes`` are done in all, and writes the averages to ``run/base``.
 
@@ -51,13 +59,15 @@ def train(
         run: where ``<name>-checkpoint`` and ``<name>-log.jsonl`` lie; a checkpoint there is gone on from.
         rate: AdamW's learning rate; Muon's is twice that.
         blocks: part of the names of the parameters whose matrices Muon trains.
+        warmup: steps over which the rate grows.
+        decay: of the averages.
     """
     averages = copy.deepcopy(modules)
     optimizers = Optimizers(modules, rate, blocks)
     named = modules | {f"ema_{part}": module for part, module in averages.items()}
     checkpoint = run / f"{name}-checkpoint"
     progress = load_state(checkpoint, named, optimizers.parts) or Progress()
-    average = AveragedModules(averages, 0.999)
+    average = AveragedModules(averages, decay)
     torch.manual_seed(progress.step)
     log = (run / f"{name}-log.jsonl").open("a")
     parameters = [p for module in modules.values() for p in module.parameters()]
@@ -74,7 +84,7 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         # Warm up, hold, and fall over the last half: a trapezoid lets a longer run start from a shorter one's middle.
-        optimizers.step(min(1.0, (progress.step + 1) / 200) * min(1.0, 2 * (1 - done)) + 1e-3)
+        optimizers.step(min(1.0, (progress.step + 1) / warmup) * min(1.0, 2 * (1 - done)) + 1e-3)
         progress.step += 1
         now = time.monotonic()
         progress.seconds += min(now - began, LONGEST_STEP)

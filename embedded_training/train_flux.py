@@ -126,9 +126,10 @@ def flow_loss(
     ids: torch.Tensor,
     averages: Modules | None = None,
     empty: torch.Tensor | None = None,
+    shift: float = SHIFT,
 ) -> torch.Tensor:
     """The mean squared error of the velocity; with ``averages``, a share of the samples is guided."""
-    sigma = noise_levels(len(latents), SHIFT)
+    sigma = noise_levels(len(latents), shift)
     noise = torch.randn_like(latents)
     noisy = torch.lerp(latents, noise, sigma[:, None, None, None])
     target = pack(noise - latents)

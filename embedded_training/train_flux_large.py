@@ -1,0 +1,126 @@
+"""Carries the embedded FLUX on at 128 pixels, where a picture has 1024 tokens; small pictures are mixed in.
+
+    python -m embedded_training.train_flux_large --minutes 60
+
+Only the transformer learns. The autoencoder and the text encoders are the shipped ones. Guidance is distilled in as
+in ``train_flux``. Resumable: a second call goes on until --minutes of training are done in all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file
+
+from ddit_ext import embedded
+from ddit_ext.embedded import scenes
+
+from . import architecture
+from .data import to_signal
+from .flow import SHIFT
+from .loop import Modules, train
+from .train_flux import CAPTION_DROP, flow_loss
+
+SIDE = 128
+LARGE_SHIFT = float(np.exp(0.5 + (1.15 - 0.5) * (1024 - 256) / (4096 - 256)))  # the sampler's, at 1024 tokens
+SMALL_SHARE = 0.15  # of the batches
+BATCH = {"small": 24, "large": 6}  # about the same time
+CHUNK = 64
+SEED = 12_345
+
+
+class LargeCorpus:
+    """Latents of scenes of 128 pixels, drawn and encoded once, with their token ids."""
+
+    def __init__(self, folder: Path, count: int, vae: AutoencoderKL) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        latents, prompts = folder / f"latents-{SIDE}-{count}.npy", folder / f"prompts-{SIDE}-{count}.json"
+        if not (latents.exists() and prompts.exists()):
+            self._draw(latents, prompts, count, vae)
+        self.latents = torch.from_numpy(np.load(latents))  # float16 [n, 4, 64, 64]
+        self.prompts: list[str] = json.loads(prompts.read_text())
+        tokens = architecture.tokenizer()(
+            self.prompts,
+            padding="max_length",
+            max_length=architecture.TEXT_LENGTH,
+            truncation=True,
+            return_tensors="pt",
+        )
+        self.ids = tokens.input_ids
+        self.empty = torch.tensor([architecture.END] + [0] * (architecture.TEXT_LENGTH - 1))
+
+    @torch.no_grad()
+    def _draw(self, latents: Path, prompts: Path, count: int, vae: AutoencoderKL) -> None:
+        rng = np.random.default_rng(SEED)
+        parts, texts = [], []
+        for _ in range(count // CHUNK):
+            drawn = [scenes.random_scene(rng) for _ in range(CHUNK)]
+            pictures = np.stack([scenes.render(scene, SIDE) for scene in drawn])
+            mode = vae.encode(to_signal(pictures)).latent_dist.mode()
+            parts.append(((mode - vae.config.shift_factor) * vae.config.scaling_factor).half())
+            texts += [scene.prompt for scene in drawn]
+        np.save(latents, torch.cat(parts).numpy())
+        prompts.write_text(json.dumps(texts))
+
+    def batch(self, size: str, drop: float = CAPTION_DROP) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents ``[n, 4, 64, 64]``, of small ones ``[n, 4, 32, 32]``, and ids ``[n, 12]``, some of them empty."""
+        chosen = torch.randint(len(self.ids), (BATCH[size],))
+        latents, ids = self.latents[chosen].float(), self.ids[chosen].clone()
+        if size == "small":
+            latents = torch.nn.functional.avg_pool2d(latents, 2)  # close to the latents of the halved picture
+        ids[torch.rand(len(ids)) < drop] = self.empty
+        return latents, ids
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("runs/embedded-large"))
+    parser.add_argument("--start", type=Path, default=None, help="weights to go on from, in place of the shipped")
+    parser.add_argument("--scenes", type=int, default=8192)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--rate", type=float, default=8e-4)
+    parser.add_argument("--compile", action="store_true")
+    arguments = parser.parse_args()
+
+    torch.manual_seed(0)
+    pipe = embedded.load("flux").pipeline
+    corpus = LargeCorpus(arguments.run / "data", arguments.scenes, pipe.vae)
+    transformer = pipe.transformer.train().requires_grad_(True)
+    if arguments.start:
+        transformer.load_state_dict({k: v.float() for k, v in load_file(arguments.start).items()})
+    if arguments.compile:
+        transformer.compile(dynamic=False)
+    encoders = {
+        "text_encoder": pipe.text_encoder.requires_grad_(False).eval(),
+        "text_encoder_2": pipe.text_encoder_2.requires_grad_(False).eval(),
+    }
+
+    def loss_of(done: float, modules: Modules, averages: Modules) -> tuple[str, torch.Tensor]:
+        size = "small" if torch.rand(()) < SMALL_SHARE else "large"
+        latents, ids = corpus.batch(size)
+        shift = SHIFT if size == "small" else LARGE_SHIFT
+        loss = flow_loss(
+            modules | encoders, latents, ids, averages=averages | encoders, empty=corpus.empty, shift=shift
+        )
+        return size, loss
+
+    train(
+        {"transformer": transformer},
+        loss_of,
+        arguments.run,
+        "flux",
+        arguments.minutes,
+        arguments.rate,
+        "transformer_blocks",
+        warmup=30,
+        decay=0.998,
+    )
+
+
+if __name__ == "__main__":
+    main()
