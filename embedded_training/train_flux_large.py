@@ -80,7 +80,9 @@ class LargeCorpus:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/embedded-large"))
-    parser.add_argument("--start", type=Path, default=None, help="weights to go on from, in place of the shipped")
+    parser.add_argument(
+        "--start", type=Path, default=None, help="weights to go on from, in place of the shipped"
+    )
     parser.add_argument("--scenes", type=int, default=8192)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--rate", type=float, default=8e-4)

@@ -1,0 +1,200 @@
+"""The embedded FLUX's denoising loop with a size for every call: coarse calls real, training-free or perfect.
+
+A plan names the calls. Between two calls the output is forecast along a line over σ, in closed form: one update a
+call. With a call at every step that is the sampler's own Euler run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift, retrieve_timesteps
+from torch import Tensor
+
+from ddit_ext import embedded
+from ddit_ext.coarse import Adapter
+from ddit_ext.coarse.noise_match import detail_gain
+from ddit_ext.embedded import scenes
+from ddit_ext.embedded.pipeline import FLUX_DEFAULTS
+from ddit_ext.families import steering_for
+
+STEPS = embedded.STEPS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which of the run's steps call the model, and how.
+
+    Attributes:
+        calls: step -> scale, ascending from step 0. Steps that are not named are forecast.
+        slope: of the line, as a share of the last two outputs' slope.
+        corrector: share of the last gap's error that the next call takes back.
+        across: whether the slope is also taken between two calls of different scales.
+        exact: aim at the ODE's own sample in place of the run of STEPS Euler steps.
+    """
+
+    calls: Mapping[int, int]
+    slope: float = 0.75
+    corrector: float = 1.0
+    across: bool = True
+    exact: bool = False
+
+    @classmethod
+    def sizes(cls, sizes: Sequence[int]) -> Plan:
+        """One call a step."""
+        return cls(dict(enumerate(sizes)))
+
+    def count(self, scale: int) -> int:
+        return sum(size == scale for size in self.calls.values())
+
+    def cost(self, ratios: Mapping[int, float]) -> float:
+        """In calls of the base; ratios: scale -> how many of its calls take as long as one of the base's."""
+        return sum(1 / ratios[size] for size in self.calls.values())
+
+
+def growing(calls: int, growth: float, start: int = 0, total: int = STEPS) -> list[int]:
+    """Steps of ``calls`` calls from ``start`` on, whose gaps grow."""
+    places: list[int] = []
+    for k in range(calls):
+        place = start + round((total - start) * (k / calls) ** growth)
+        places.append(max(place, places[-1] + 1 if places else start))
+    for k in range(calls - 1, -1, -1):
+        places[k] = min(places[k], total - (calls - k))
+    return places
+
+
+class Bench:
+    """Prompts and noise at one picture size, and runs on them.
+
+    Attributes:
+        sigmas: noise levels of the run, float64 ``[STEPS + 1]``, the last one 0.
+        detail: H per scale of real scenes at this size.
+    """
+
+    def __init__(
+        self, model: embedded.Embedded, side: int, prompts: list[str], seed: int, steps: int = STEPS
+    ):
+        self.model, self.side, self.prompts = model, side, prompts
+        self.pipe = model.pipeline
+        self.transformer = self.pipe.transformer
+        self.steering = steering_for(self.transformer)
+        self.rows = side // 4  # tokens a side: 2 pixels a latent pixel, 2 latent pixels a token
+        text, pooled, text_ids = self.pipe.encode_prompt(
+            prompts, None, max_sequence_length=FLUX_DEFAULTS["max_sequence_length"]
+        )
+        shape = (len(prompts), self.transformer.config.in_channels // 4, 2 * self.rows, 2 * self.rows)
+        self.noise = self.pipe._pack_latents(
+            torch.randn(shape, generator=torch.Generator().manual_seed(seed)), *shape
+        )
+        self.arguments = {
+            "encoder_hidden_states": text,
+            "pooled_projections": pooled,
+            "guidance": torch.full((len(prompts),), FLUX_DEFAULTS["guidance_scale"]),
+            "txt_ids": text_ids,
+            "img_ids": self.pipe._prepare_latent_image_ids(1, self.rows, self.rows, "cpu", torch.float32),
+        }
+        self.sigmas = self.levels(steps)
+        self.detail = {scale: _detail(self.pipe, side, scale) for scale in (2, 4)}
+
+    def levels(self, steps: int) -> np.ndarray:
+        """The sampler's noise levels for a run of so many steps."""
+        scheduler = self.pipe.scheduler
+        config = scheduler.config
+        mu = calculate_shift(
+            self.rows**2,
+            config.base_image_seq_len,
+            config.max_image_seq_len,
+            config.base_shift,
+            config.max_shift,
+        )
+        retrieve_timesteps(scheduler, steps, "cpu", sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
+        return scheduler.sigmas.double().numpy().copy()
+
+    @torch.no_grad()
+    def velocity(
+        self, latents: Tensor, sigma: float, scale: int = 1, source: Adapter | str = "oracle"
+    ) -> Tensor:
+        """Packed velocity; ``source`` of a coarse one: an adapter, or "oracle", the base's with its low band kept."""
+        level = torch.full((len(latents),), sigma)
+        call = self.arguments | {"hidden_states": latents, "timestep": level}
+        if scale == 1 or source == "oracle":
+            full = self.transformer(**call, return_dict=False)[0]
+            return full if scale == 1 else self.oracle(latents, full, sigma, scale)
+        with self.steering.coarse(call, source.weights(scale, latents), level) as coarse:
+            return self.transformer(**coarse, return_dict=False)[0]
+
+    def oracle(self, latents: Tensor, full: Tensor, sigma: float, scale: int) -> Tensor:
+        """The base's velocity ``full`` with its low band kept and its detail replaced by the analytic residual."""
+        gain = detail_gain(torch.tensor([sigma]), self.detail[scale]).item()
+        noisy, wanted = self.unpack(latents), self.unpack(full)
+        return self.pack(spread(wanted, scale) + gain * (noisy - spread(noisy, scale)))
+
+    def unpack(self, tokens: Tensor) -> Tensor:
+        """``[B, N, 4 C]`` -> ``[B, C, H, W]``."""
+        cells = tokens.unflatten(1, (self.rows, self.rows)).unflatten(-1, (-1, 2, 2))
+        return cells.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+    def pack(self, latents: Tensor) -> Tensor:
+        return self.pipe._pack_latents(latents, *latents.shape)
+
+    def run(self, plan: Plan, source: Adapter | str = "oracle", sigmas: np.ndarray | None = None) -> Tensor:
+        """Packed latents at the end of a run."""
+        levels = self.sigmas if sigmas is None else sigmas
+        places = [*plan.calls, len(levels) - 1]
+        latents = self.noise.clone()
+        before = None  # output, noise level, slope, first moment and scale of the last call
+        for step, after in zip(places, places[1:], strict=False):
+            scale, sigma, end = plan.calls[step], levels[step], levels[after]
+            output = self.velocity(latents, float(sigma), scale, source)
+            widths = np.diff(levels[step : after + 1])
+            moment = float((widths * (levels[step:after] - sigma)).sum())
+            if plan.exact:
+                moment = float((end - sigma) ** 2 / 2)
+            slope = None
+            if before is not None:
+                last_output, last_sigma, last_slope, last_moment, last_scale = before
+                if plan.across or scale == last_scale:
+                    slope = (output - last_output) / (sigma - last_sigma)
+                    missed = slope if last_slope is None else slope - plan.slope * last_slope
+                    latents = latents + plan.corrector * last_moment * missed
+            latents = latents + float(end - sigma) * output
+            if slope is not None:
+                latents = latents + plan.slope * moment * slope
+            before = (output, sigma, slope, moment, scale)
+        return latents
+
+    @torch.no_grad()
+    def pictures(self, latents: Tensor) -> np.ndarray:
+        """uint8 ``[n, side, side, 3]``."""
+        config = self.pipe.vae.config
+        planes = self.unpack(latents) / config.scaling_factor + config.shift_factor
+        signal = torch.cat([self.pipe.vae.decode(part).sample for part in planes.split(8)]).clamp(-1, 1)
+        return ((signal + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).numpy()
+
+
+def spread(latents: Tensor, scale: int) -> Tensor:
+    """The means over scale x scale pixels, at every pixel."""
+    means = torch.nn.functional.avg_pool2d(latents, scale)
+    return means.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+
+
+def halved(pictures: np.ndarray) -> np.ndarray:
+    """Pictures as the classifier takes them, ``[n, 64, 64, 3]``: larger ones averaged."""
+    count, side = pictures.shape[:2]
+    factor = side // scenes.PICTURE_SIZE
+    blocks = pictures.reshape(count, scenes.PICTURE_SIZE, factor, scenes.PICTURE_SIZE, factor, 3)
+    return blocks.mean((2, 4)).round().astype(np.uint8)
+
+
+@torch.no_grad()
+def _detail(pipe, side: int, scale: int, count: int = 32, seed: int = 5) -> float:
+    """H of real scenes: variance per high-band coefficient of their latents."""
+    rng = np.random.default_rng(seed)
+    pictures = np.stack([scenes.render(scenes.random_scene(rng), side) for _ in range(count)])
+    signal = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    config = pipe.vae.config
+    latents = (pipe.vae.encode(signal).latent_dist.mode() - config.shift_factor) * config.scaling_factor
+    return ((latents - spread(latents, scale)).square().mean() / (1 - 1 / scale**2)).item()

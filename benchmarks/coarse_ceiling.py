@@ -1,0 +1,151 @@
+"""How close a run with coarse steps can come to the run without: oracle, adapter, training-free; and single calls.
+
+    python benchmarks/coarse_ceiling.py --side 128 --out benchmarks/results/coarse_ceiling_128.json
+    python benchmarks/coarse_ceiling.py --side 64 --schedule 2x8,1x20 --schedule 4x4,1x24
+
+The oracle is the base's own velocity with its low band kept and its detail replaced by the analytic residual: what an
+adapter that matches the low band perfectly would give. The measure of an adapter is how far below the oracle a whole
+run ends, in dB of the pictures to those of the run without coarse steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from datetime import date
+from pathlib import Path
+
+import diffusers
+import torch
+from _coarse_runs import STEPS, Bench, Plan, halved, spread
+from _quality import psnr
+from _timing import write_json
+from safetensors.torch import load_file
+
+from ddit_ext import embedded
+from ddit_ext.coarse import Adapter
+
+SCHEDULES = (
+    "2x4,1x24",
+    "2x8,1x20",
+    "2x12,1x16",
+    "1x3,2x22,1x3",
+    "4x4,1x24",
+    "4x8,1x20",
+    "4x12,1x16",
+    "4x4,2x4,1x20",
+)
+SINGLE = (0, 2, 4, 6, 8, 10, 12, 14)
+SCENE_SEED = 31_337
+
+
+def sizes_of(text: str) -> list[int]:
+    """ "2x4,1x24" -> four steps at 2p and 24 at p."""
+    sizes = [int(size) for part in text.split(",") for size in [part.split("x")[0]] * int(part.split("x")[1])]
+    if len(sizes) != STEPS:
+        raise ValueError(f"schedule must name {STEPS} steps as SIZExCOUNT,..., got {len(sizes)} in {text!r}")
+    return sizes
+
+
+def single_calls(bench: Bench, sources: dict[str, Adapter | str], scales: tuple[int, ...]) -> dict:
+    """On the states of the plain run: squared error of a call over the mean square of the base's velocity.
+
+    low: of the band that the oracle keeps; whole: of the velocity, where the oracle has an error too.
+    """
+    found: dict = {}
+    latents = bench.noise.clone()
+    for step in range(max(SINGLE) + 1):
+        sigma = float(bench.sigmas[step])
+        full = bench.velocity(latents, sigma)
+        if step in SINGLE:
+            wanted = bench.unpack(full)
+            for scale in scales:
+                for name, source in sources.items():
+                    given = (
+                        bench.oracle(latents, full, sigma, scale)
+                        if source == "oracle"
+                        else bench.velocity(latents, sigma, scale, source)
+                    )
+                    wrong = bench.unpack(given) - wanted
+                    found[f"{name}, {scale}p, step {step}"] = {
+                        "sigma": sigma,
+                        "low": (spread(wrong, scale).square().mean() / wanted.square().mean()).item(),
+                        "whole": (wrong.square().mean() / wanted.square().mean()).item(),
+                    }
+        latents = latents + float(bench.sigmas[step + 1] - bench.sigmas[step]) * full
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--side", type=int, default=128, choices=(64, 128))
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--schedule", action="append", default=[], help="SIZExCOUNT,...; may be given again")
+    parser.add_argument(
+        "--base", type=Path, default=None, help="weights of the transformer; default: the embedded"
+    )
+    parser.add_argument("--adapter", type=Path, action="append", default=[], help="default: the embedded one")
+    parser.add_argument("--no-single", action="store_true", help="leave out the errors of single calls")
+    parser.add_argument(
+        "--no-oracle", action="store_true", help="leave out the oracle and the training-free runs"
+    )
+    parser.add_argument("--out", type=Path, default=None)
+    arguments = parser.parse_args()
+
+    model = embedded.load("flux")
+    transformer = model.pipeline.transformer
+    if arguments.base:
+        transformer.load_state_dict({k: v.float() for k, v in load_file(arguments.base).items()})
+    prompts = list(model.reference(arguments.prompts, seed=SCENE_SEED)[1])
+    bench = Bench(model, arguments.side, prompts, seed=4242)
+    sources: dict[str, Adapter | str] = {}
+    if not arguments.no_oracle:
+        sources["oracle"] = "oracle"
+        sources["training-free"] = Adapter.training_free(
+            transformer, positions="grid", detail_variance=bench.detail
+        )
+    for folder in arguments.adapter or [model.adapter]:
+        sources[f"adapter {folder.name}"] = Adapter.load(folder, transformer)
+
+    plain = bench.pictures(bench.run(Plan.sizes([1] * STEPS)))
+    accuracy = model.score(halved(plain), prompts)["accuracy"]
+    print(f"{arguments.side} px, {len(prompts)} prompts, found {accuracy:.3f} of what they ask for\n")
+    results: dict = {
+        "side": arguments.side,
+        "prompts": len(prompts),
+        "accuracy": accuracy,
+        "detail": bench.detail,
+        "date": date.today().isoformat(),
+        "versions": {
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "machine": platform.machine(),
+        },
+        "runs": {},
+    }
+    print(f"| PSNR to the run, dB | {' | '.join(sources)} |\n" + "|---" * (len(sources) + 1) + "|")
+    for text in arguments.schedule or SCHEDULES:
+        plan = Plan.sizes(sizes_of(text))
+        values = {}
+        for name, source in sources.items():
+            shown = bench.pictures(bench.run(plan, source))
+            values[name] = psnr(shown, plain).tolist()
+        results["runs"][text] = values
+        means = [f"{sum(each) / len(each):.1f}" for each in values.values()]
+        print(f"| {text} | {' | '.join(means)} |", flush=True)
+    if not arguments.no_single:
+        results["single calls"] = single_calls(bench, sources, (2, 4))
+        for kind in ("low", "whole"):
+            heads = [f"{bench.sigmas[step]:.3f}" for step in SINGLE]
+            print(f"\n| error of the {kind} velocity over \\|v\\|², σ | {' | '.join(heads)} |")
+            print("|---" * (len(SINGLE) + 1) + "|")
+            for scale in (2, 4):
+                for name in sources:
+                    row = [results["single calls"][f"{name}, {scale}p, step {step}"][kind] for step in SINGLE]
+                    print(f"| {name}, {scale}p | {' | '.join(f'{value:.4f}' for value in row)} |")
+    if arguments.out:
+        write_json(arguments.out, results)
+
+
+if __name__ == "__main__":
+    main()
