@@ -11,6 +11,7 @@ from . import _library
 _library.load()
 
 from . import cells, ops, reference  # noqa: E402  (the ops exist only after the library is loaded)
+from . import families as _families  # noqa: E402,F401  (each says which layers an adapter is made for)
 from ._build_info import build_info  # noqa: E402
 from ._version import __version__  # noqa: E402
 

@@ -14,7 +14,8 @@ from torch import nn
 from .._machine import device_name
 from ..coarse import Adapter
 from ..coarse.adapter_file import named_tensors
-from ..coarse.base_weights import check_fingerprint, fingerprint, unwrap
+from ..coarse.base_weights import check_fingerprint, fingerprint
+from ..coarse.patch_layers import unwrap
 from .preset import Preset, PresetError
 
 TRAINING_FREE = "training-free"

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from . import adapter_file
-from .base_weights import AdapterError, feed_forward_layers, fingerprint, read_base
-from .base_weights import layers_of as _layers_of
+from .base_weights import feed_forward_layers, fingerprint, read_base
+from .errors import AdapterError
+from .patch_layers import layers_of
 from .scale_spec import Positions, ScaleSpec, Start
 from .scale_weights import ScaleWeights
 
@@ -152,7 +153,7 @@ class Adapter(nn.Module):
         **choices: Any,
     ) -> Adapter:
         base = read_base(transformer)
-        patch = _layers_of(transformer).patch
+        patch = layers_of(transformer).patch
         width, in_channels = base.embed_weight.shape[:2]
         out_channels = base.deembed_weight.shape[0]
         specs = [

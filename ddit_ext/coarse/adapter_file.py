@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .._version import __version__
-from .base_weights import AdapterError, check_fingerprint
+from .base_weights import check_fingerprint
+from .errors import AdapterError
 from .scale_spec import spec_from_json
 from .scale_weights import ScaleWeights
 

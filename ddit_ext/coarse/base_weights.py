@@ -8,97 +8,15 @@ time.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .errors import AdapterError
+from .patch_layers import Order, layers_of, unwrap
 from .quantised import FOUR_BITS, unpacked
-
-
-class AdapterError(ValueError):
-    """An adapter, or a model for one, is not what was expected; the text names both."""
-
-
-@dataclass(frozen=True)
-class PatchLayers:
-    """The facts about one transformer class."""
-
-    name: str
-    embedding: (
-        str  # dotted name of the patch embedding: C_in·p·p features, channel-major, linear or a convolution
-    )
-    output: str  # dotted name of the output projection, a linear layer
-    output_order: Literal["channel_major", "channel_fastest"]  # of its rows: (c, dy, dx) or (dy, dx, c)
-    patch: int  # p, the side of a base patch in latent pixels
-    feed_forward: str  # regular expression of the modules that take a LoRA
-    identity: tuple[str, ...]  # config keys that tell one model from another
-    samples: tuple[str, ...]  # layers whose weights are sampled into the fingerprint
-
-
-_WAN = PatchLayers(
-    name="wan",
-    embedding="patch_embedding",
-    output="proj_out",
-    output_order="channel_fastest",
-    patch=2,
-    feed_forward=r"blocks\.\d+\.ffn\.net\.(0\.proj|2)",
-    identity=(
-        "in_channels",
-        "out_channels",
-        "num_layers",
-        "attention_head_dim",
-        "num_attention_heads",
-        "text_dim",
-        "freq_dim",
-        "ffn_dim",
-        "image_dim",
-        "added_kv_proj_dim",
-    ),
-    samples=(
-        "patch_embedding",
-        "proj_out",
-        "condition_embedder.text_embedder.linear_1",
-        "condition_embedder.time_embedder.linear_1",
-    ),
-)
-
-LAYERS = {
-    "FluxTransformer2DModel": PatchLayers(
-        name="flux",
-        embedding="x_embedder",
-        output="proj_out",
-        output_order="channel_major",
-        patch=2,  # packed by the pipeline; the config's patch_size of 1 counts packed tokens
-        feed_forward=(
-            r"transformer_blocks\.\d+\.(ff|ff_context)\.net\.(0\.proj|2)"
-            # A single-stream block has its feed-forward layers fused with the attention's output.
-            r"|single_transformer_blocks\.\d+\.(proj_mlp|proj_out)"
-        ),
-        identity=(
-            "in_channels",
-            "out_channels",
-            "num_layers",
-            "num_single_layers",
-            "attention_head_dim",
-            "num_attention_heads",
-            "joint_attention_dim",
-            "pooled_projection_dim",
-            "guidance_embeds",
-            "axes_dims_rope",
-        ),
-        samples=("x_embedder", "proj_out", "context_embedder", "time_text_embed.timestep_embedder.linear_1"),
-    ),
-    "WanTransformer3DModel": _WAN,
-    "WanVACETransformer3DModel": replace(
-        _WAN,
-        name="wan-vace",
-        feed_forward=r"(vace_)?" + _WAN.feed_forward,
-        identity=(*_WAN.identity, "vace_in_channels", "vace_layers"),
-    ),
-    "WanAnimateTransformer3DModel": replace(_WAN, name="wan-animate"),
-}
 
 
 @dataclass(frozen=True)
@@ -109,23 +27,6 @@ class BaseWeights:
     embed_bias: Tensor  # [D]
     deembed_weight: Tensor  # [C_out, p, p, D]
     deembed_bias: Tensor  # [C_out, p, p]
-
-
-def unwrap(transformer: nn.Module) -> nn.Module:
-    """The model itself, out of a ``torch.compile`` wrapper."""
-    return getattr(transformer, "_orig_mod", transformer)
-
-
-def layers_of(transformer: nn.Module) -> PatchLayers:
-    """The facts about ``transformer``'s class; raises :class:`AdapterError` for a class that is not
-    supported.
-    """
-    for cls in type(unwrap(transformer)).__mro__:
-        if cls.__name__ in LAYERS:
-            return LAYERS[cls.__name__]
-    raise AdapterError(
-        f"transformer must be one of {sorted(LAYERS)}, got {type(unwrap(transformer)).__name__}"
-    )
 
 
 def read_tensor(module: nn.Module, name: str) -> Tensor | None:
@@ -154,7 +55,7 @@ def read_layer(transformer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     """
     module = unwrapped_layer(transformer, name)
     weight, bias = read_tensor(module, "weight"), read_tensor(module, "bias")
-    if isinstance(module, nn.Conv3d):
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
         shape: tuple[int, ...] = (module.out_channels, module.in_channels, *module.kernel_size)
     else:
         shape = (module.out_features, module.in_features)
@@ -192,18 +93,21 @@ def read_base(transformer: nn.Module) -> BaseWeights:
             raise AdapterError(
                 f"{name} must have a multiple of {p * p} features (patches of {p}×{p}), got {features}"
             )
-    if layers.output_order == "channel_fastest":
-        deembed_weight = deembed_weight.unflatten(0, (p, p, -1)).permute(2, 0, 1, 3)
-        deembed_bias = deembed_bias.unflatten(0, (p, p, -1)).permute(2, 0, 1)
-    else:
-        deembed_weight = deembed_weight.unflatten(0, (-1, p, p))
-        deembed_bias = deembed_bias.unflatten(0, (-1, p, p))
+    deembed_weight = _in_order(deembed_weight, p, layers.output_order)
+    deembed_bias = _in_order(deembed_bias, p, layers.output_order)
     return BaseWeights(
-        embed_weight=embed_weight.unflatten(1, (-1, p, p)),
+        embed_weight=_in_order(embed_weight.t(), p, layers.embedding_order).permute(3, 0, 1, 2).contiguous(),
         embed_bias=embed_bias,
-        deembed_weight=deembed_weight.contiguous(),
-        deembed_bias=deembed_bias.contiguous(),
+        deembed_weight=layers.sign * deembed_weight.contiguous(),
+        deembed_bias=layers.sign * deembed_bias.contiguous(),
     )
+
+
+def _in_order(features: Tensor, patch: int, order: Order) -> Tensor:
+    """Features [C·p·p, ...] of a patch, in the model's order, as [C, p, p, ...]."""
+    if order == "channel_fastest":
+        return features.unflatten(0, (patch, patch, -1)).movedim(2, 0)
+    return features.unflatten(0, (-1, patch, patch))
 
 
 def feed_forward_layers(transformer: nn.Module) -> dict[str, tuple[int, int]]:
@@ -237,7 +141,7 @@ def fingerprint(transformer: nn.Module) -> dict[str, Any]:
         flat = weight.flatten()
         samples[name] = [round(value, 6) for value in flat[:: max(1, flat.numel() // 16)][:16].tolist()]
     identity = {key: _plain(getattr(config, key, None)) for key in layers.identity}
-    return {"family": layers.name, "config": identity, "weights": samples}
+    return {"family": layers.family, "config": identity, "weights": samples}
 
 
 def check_fingerprint(expected: dict[str, Any], transformer: nn.Module, tolerance: float = 0.1) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, get_args
 
-from .base_weights import AdapterError
+from .errors import AdapterError
 
 Start = Literal["noise_matched", "pi_resize", "blended"]
 Positions = Literal["centre", "grid"]

@@ -1,22 +1,41 @@
-"""What is particular to one model family: its grid, its positions, and which modules a coarse call swaps."""
+"""One file a model family: what is particular to its transformers, found by the names of their classes."""
 
-from torch import nn
+from typing import Any
 
 from .base import Family
+from .encoder import Encoder
 from .flux import FluxFamily
 from .grid import Grid
+from .model import WITHOUT_SUPPORT, ModelFamily, class_of, family_for, known, supported
+from .published import Published
 from .wan import WanFamily
 
-FAMILIES: tuple[type[Family], ...] = (FluxFamily, WanFamily)
-"""One class a family; a further family is added here and in `coarse/base_weights.py`."""
+__all__ = [
+    "WITHOUT_SUPPORT",
+    "Family",
+    "FluxFamily",
+    "Grid",
+    "ModelFamily",
+    "WanFamily",
+    "class_of",
+    "encoder_for",
+    "family_for",
+    "published",
+    "supported",
+]
 
-__all__ = ["FAMILIES", "Family", "FluxFamily", "Grid", "WanFamily", "family_for"]
+
+def published() -> dict[str, Published]:
+    """The models on the hub whose configuration or licence is known, by their names there."""
+    return {name: model for family in known(Family) for name, model in family.PUBLISHED.items()}
 
 
-def family_for(transformer: nn.Module) -> Family:
-    """What the family of the transformer knows of it; TypeError for a class that no family has."""
-    for family in FAMILIES:
-        if isinstance(transformer, family.MODELS):
-            return family(transformer)
-    known = ", ".join(model.__name__ for family in FAMILIES for model in family.MODELS)
-    raise TypeError(f"transformer must be one of {known}, got {type(transformer).__name__}")
+def encoder_for(pipe: Any, max_sequence_length: int) -> Encoder:
+    """The encoder of the pipeline's family; ValueError for a family that the trainer has no data for."""
+    family = class_of(pipe.transformer)
+    if family is None or not hasattr(family, "ENCODER"):
+        trained = ", ".join(kind.NAME for kind in known(Family) if hasattr(kind, "ENCODER"))
+        raise ValueError(
+            f"training data: expected a model of the families {trained}, got a {type(pipe.transformer).__name__}"
+        )
+    return family.ENCODER(pipe, max_sequence_length, family(pipe.transformer).patch_size)

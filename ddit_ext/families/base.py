@@ -1,129 +1,99 @@
-"""What coarse calls of all model families share: binding, checks, swapping, low-rank additions.
+"""What families with larger patches share: the coarse call, its checks, and what training needs.
 
-A family (`flux.py`, `wan.py`) says where latent, grid and noise level are in a call, and how the call is rewritten.
+A family's own file says where latent, grid and noise level are in a call, and how the call is rewritten.
 """
 
 from __future__ import annotations
 
-import inspect
-import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..modules.blocks import Own
-from ..modules.context_parallel import Ranks, check_inference, ranks_of
-from ..modules.low_rank import LowRankLayers
+from ..coarse import patch_layers
+from ..coarse.coarse_step import CoarseStep
+from ..coarse.patch_layers import PatchLayers
+from ..coarse.scale_weights import ScaleWeights
+from ..modules.context_parallel import check_inference
 from ..modules.swap import swapped
-from .grid import Grid
+from .encoder import Encoder
+from .grid import Grid, pool_tokens
+from .model import ModelFamily, needed
+from .published import Published
 
-if TYPE_CHECKING:
-    from ..coarse.coarse_step import CoarseStep
-    from ..coarse.scale_weights import ScaleWeights
 
+class Family(ModelFamily, ABC):
+    """How a coarse call of one transformer is made from outside."""
 
-class Family(ABC):
-    """How a coarse call of one transformer is made from outside.
+    # 2. What larger patches need: the methods below, and by class of transformers the layers that they replace.
+    PATCHES: ClassVar[Mapping[str, PatchLayers]] = {}
+    CHANNELS: ClassVar[int] = 1  # the dimension of the latents along which conditions follow the noisy latent
 
-    It keeps a weak reference to the transformer, so that a hook on the transformer may own a family.
-    Raises TypeError for a transformer of another class.
-    """
+    RESIDUALS: ClassVar[tuple[str, ...]] = ()  # arguments with ControlNet's lists of residuals [B, N, D]
 
-    FAMILY: ClassVar[str]  # as users call it
-    MODELS: ClassVar[tuple[type[nn.Module], ...]]
-    REPLACED: ClassVar[tuple[str, str]]  # the patch embedding and the output projection
-    BLOCKS: ClassVar[tuple[str, ...]]  # lists of blocks that a model may have, that of the first block first
-    CHANNELS: ClassVar[int]  # the dimension of hidden_states along which conditions follow the noisy latent
-    TIMESTEP: ClassVar[float]  # what a call's timestep is at noise level 1
-    SHARED: ClassVar[frozenset[str]]  # modules where diffusers' context parallelism splits or gathers tokens
+    # 3. What training needs beside `training_call` and `example_call`.
+    ENCODER: ClassVar[type[Encoder]]
+    TEXT: ClassVar[tuple[str, ...]] = (
+        "encoder_hidden_states",
+    )  # a call's arguments that `Encoder.text` gives
+    DEPTHS: ClassVar[tuple[str, ...]] = (
+        "num_layers",
+        "num_single_layers",
+    )  # config keys with numbers of blocks
+    PUBLISHED: ClassVar[Mapping[str, Published]] = {}
 
-    patch_size: int  # latent pixels along a side of a base patch
     in_channels: int  # of the latent that the transformer reads: noisy latent and clean conditions
     out_channels: int  # of the noisy latent
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        cls.MODELS = cls.MODELS or tuple(cls.PATCHES)
+        for model, layers in cls.PATCHES.items():
+            patch_layers.register(model, layers)
+        super().__init_subclass__(**options)
+
     def __init__(self, transformer: nn.Module) -> None:
-        if not isinstance(transformer, self.MODELS):
-            known = " or ".join(model.__name__ for model in self.MODELS)
-            raise TypeError(f"transformer must be a {known}, got {type(transformer).__name__}")
-        self._transformer = weakref.ref(transformer)
-        self._parameters = tuple(inspect.signature(type(transformer).forward).parameters)[1:]
-        self._merged = {name: _adapter_state(transformer, name) for name in self.REPLACED}
-        self.low_rank = LowRankLayers()
-        self._ranks: tuple[Any, Ranks | None] = (None, None)
+        super().__init__(transformer)
+        layers = patch_layers.layers_of(transformer)
+        self.patch_size = layers.patch  # latent pixels along a side of a base patch
+        self.replaced = (layers.embedding, layers.output)
+        self.sign = layers.sign
+        self._merged = {name: _adapter_state(transformer, name) for name in self.replaced}
         self._view: partial[Tensor] | None = None
+        embedding, output = (_unwrapped(transformer, name) for name in self.replaced)
+        inside = embedding.in_channels if hasattr(embedding, "in_channels") else embedding.in_features
+        if not hasattr(embedding, "in_channels"):
+            inside = self._per_pixel(inside, "in_channels")
+        self.in_channels = inside
+        self.out_channels = self._per_pixel(output.out_features, "out_channels")
 
-    @property
-    def transformer(self) -> nn.Module:
-        """The transformer this belongs to."""
-        transformer = self._transformer()
-        if transformer is None:
-            raise RuntimeError(f"the transformer that this {type(self).__name__} was made for is gone")
-        return transformer
-
-    @property
-    def width(self) -> int:
-        """D: features of a token inside the transformer."""
-        config = self.transformer.config
-        return config.num_attention_heads * config.attention_head_dim
-
-    @property
-    def ranks(self) -> Ranks | None:
-        """The ranks that share the transformer's tokens, None where there is no context parallelism.
-
-        NotImplementedError for a transformer that is parallel in another way.
-        """
-        config = getattr(self.transformer, "_parallel_config", None)
-        if config is not self._ranks[0]:
-            self._ranks = (config, ranks_of(self.transformer, self.SHARED))
-        return self._ranks[1]
-
-    @property
-    def own_tokens(self) -> Own:
-        """A rank's part of the tokens that go into the first block, None where that does not part them."""
-        ranks = self.ranks
-        if ranks is None or f"{self.BLOCKS[0]}.0" not in self.SHARED:
-            return None
-        return partial(ranks.part, dim=1)
-
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of a call by name, however they were passed; TypeError as Python itself raises it."""
-        if not args:
-            return dict(kwargs)
-        if len(args) > len(self._parameters):
-            raise TypeError(f"transformer takes at most {len(self._parameters)} arguments, got {len(args)}")
-        named = dict(zip(self._parameters, args, strict=False))
-        twice = named.keys() & kwargs.keys()
-        if twice:
-            raise TypeError(f"transformer got multiple values for argument {sorted(twice)[0]!r}")
-        return named | kwargs
-
-    def told(self, timestep: Tensor) -> float:
-        """σ in [0, 1] as a call's `timestep` states it, the highest of the call; on a GPU this waits for it."""
-        return float(timestep.detach().reshape(-1)[0]) / self.TIMESTEP
+    def _per_pixel(self, features: int, name: str) -> int:
+        pixels = self.patch_size**2
+        if features % pixels:
+            raise ValueError(
+                f"transformer: {name} must be a multiple of {pixels} (packed {self.patch_size}x{self.patch_size} "
+                f"latent pixels), got {features}"
+            )
+        return features // pixels
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The `timestep` of a call at noise level sigma [B], float32."""
         return sigma.float() * self.TIMESTEP
 
-    def noise_level(self, arguments: dict[str, Any], level: float | None = None) -> Tensor:
-        """[B] float32: the noise level of a call.
+    def coarse_timestep(self, arguments: dict[str, Any], step: CoarseStep) -> Tensor:
+        """The `timestep` of the coarse latent, in the dtype of the call's own where that is a floating one."""
+        own = needed(arguments, self.TIME)
+        return self.timestep(step.timestep).to(own.dtype if own.is_floating_point() else torch.float32)
 
-        level: σ as the sampler has it; None: as the call states it, which is rounded in bf16.
-        """
-        latents = needed(arguments, "hidden_states")
-        if level is not None:
-            return torch.full((latents.shape[0],), level, dtype=torch.float32, device=latents.device)
-        timestep = needed(arguments, "timestep")
-        return timestep.detach().float().reshape(-1).expand(latents.shape[0]) / self.TIMESTEP
-
-    @abstractmethod
-    def noisy(self, hidden_states: Tensor) -> Tensor:
-        """The noisy latent among a call's `hidden_states`, without clean conditions: a view."""
+    def pooled(self, arguments: dict[str, Any], grid: Grid, scale: int) -> dict[str, Any]:
+        """ControlNet's residuals, averaged over merged cells."""
+        given = [name for name in self.RESIDUALS if arguments.get(name) is not None]
+        if given and self.ranks is not None:
+            raise NotImplementedError(f"context parallelism: {given[0]} is not supported with coarse patches")
+        return {name: [pool_tokens(sample, grid, scale) for sample in arguments[name]] for name in given}
 
     @abstractmethod
     def tokens(self, arguments: dict[str, Any], scale: int) -> int:
@@ -167,6 +137,14 @@ class Family(ABC):
     def training_call(self, latents: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
         """Arguments of a call on clean latents x0, from a training batch."""
 
+    def state(self, arguments: dict[str, Any]) -> Tensor:
+        """The latents of a call's first sample, as `training_call` takes them."""
+        return self.latents(arguments)[0]
+
+    @abstractmethod
+    def example_call(self, frames: int, rows: int, columns: int, text: int, like: Tensor) -> dict[str, Any]:
+        """Arguments of a call of one sample of so many cells and text tokens, empty, on the device of `like`."""
+
     @abstractmethod
     def _rewrite(
         self, arguments: dict[str, Any], weights: ScaleWeights, grid: Grid, step: CoarseStep
@@ -193,7 +171,7 @@ class Family(ABC):
                 )
         if weights.patch_size != self.patch_size:
             raise ValueError(
-                f"weights: made for patch size {weights.patch_size}, {self.FAMILY} has {self.patch_size}"
+                f"weights: made for patch size {weights.patch_size}, {self.NAME} has {self.patch_size}"
             )
 
     def check_ranks(self, grid: Grid, scale: int) -> None:
@@ -226,17 +204,9 @@ class Family(ABC):
         self.check_ranks(grid, weights.scale)
         step = weights.prepare(self.cells(arguments, grid), sigma)
         changes, replacements = self._rewrite(arguments, weights, grid, step)
-        replacements |= self.low_rank.of(self.transformer, weights)
+        replacements |= self.low_rank.of(self.transformer, weights, weights.lora)
         with swapped(self.transformer, replacements):
             yield arguments | changes
-
-
-def needed(arguments: dict[str, Any], name: str) -> Tensor:
-    """A tensor among a call's arguments; TypeError by name where it is missing."""
-    value = arguments.get(name)
-    if not isinstance(value, Tensor):
-        raise TypeError(f"transformer: {name} must be a tensor, got {type(value).__name__}")
-    return value
 
 
 def on_grid(cells: Tensor, grid: Grid, channels: int) -> Tensor:
@@ -261,6 +231,11 @@ def _is_moved(module: nn.Module) -> bool:
     """Whether a hook of accelerate or diffusers brings the module's own weights to where it is called."""
     registry = vars(module).get("_diffusers_hook")
     return hasattr(module, "_hf_hook") or "group_offloading" in getattr(registry, "hooks", {})
+
+
+def _unwrapped(transformer: nn.Module, name: str) -> nn.Module:
+    module = transformer.get_submodule(name)
+    return getattr(module, "base_layer", module)
 
 
 def _adapter_state(transformer: nn.Module, name: str) -> str:

@@ -8,33 +8,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TENSORS = (
-    "hidden_states",
-    "encoder_hidden_states",
-    "encoder_hidden_states_image",  # Wan
-    "pooled_projections",
-    "timestep",
-    "guidance",
-)
-LISTS = ("controlnet_block_samples", "controlnet_single_block_samples")
+from .model import ModelFamily
+
+OF_ATTENTION = ("joint_attention_kwargs", "attention_kwargs")
 ATTENTION = ("ip_adapter_image_embeds", "ip_hidden_states")
-SHARED = ("img_ids", "txt_ids", "controlnet_blocks_repeat", "return_dict")
 
 
-def take(arguments: dict[str, Any], samples: Sequence[int]) -> dict[str, Any]:
+def take(family: ModelFamily, arguments: dict[str, Any], samples: Sequence[int]) -> dict[str, Any]:
     """A call's arguments (by name) for some samples of its batch, in the order of `samples`.
 
-    NotImplementedError names an argument that may belong to the samples in a way that is not known here.
+    NotImplementedError names an argument that may belong to the samples in a way that the family doesn't know.
     """
-    batch = arguments["hidden_states"].shape[0]
-    index = torch.tensor(list(samples), device=arguments["hidden_states"].device)
+    latents = family.latents(arguments)
+    batch = latents.shape[0]
+    index = torch.tensor(list(samples), device=latents.device)
     taken: dict[str, Any] = {}
     for name, value in arguments.items():
-        if name in TENSORS or name in LISTS:
+        if name in family.ENTRIES and value is not None:
+            taken[name] = _entries(name, value, samples, batch)
+        elif name in family.ROWS:
             taken[name] = _rows(name, value, index, batch)
-        elif name == "joint_attention_kwargs" and value is not None:
-            taken[name] = {key: _attention(key, item, index, batch) for key, item in value.items()}
-        elif name in SHARED or not _has_tensors(value):
+        elif name in OF_ATTENTION and value is not None:
+            taken[name] = {key: _attention(name, key, item, index, batch) for key, item in value.items()}
+        elif name in family.WHOLE or not _has_tensors(value):
             taken[name] = value
         else:
             raise NotImplementedError(f"batch='split': {name} is not known to be splittable by sample")
@@ -47,6 +43,9 @@ def join(parts: Sequence[tuple[Sequence[int], Any]]) -> Any:
     if isinstance(first, Tensor):
         order = torch.tensor([i for samples, _ in parts for i in samples], device=first.device)
         return torch.cat([output for _, output in parts])[torch.argsort(order)]
+    if isinstance(first, list):  # of one entry a sample
+        entries = {i: entry for samples, output in parts for i, entry in zip(samples, output, strict=True)}
+        return [entries[i] for i in sorted(entries)]
     if isinstance(first, tuple):
         return tuple(join([(samples, output[i]) for samples, output in parts]) for i in range(len(first)))
     if isinstance(first, dict):  # diffusers' BaseOutput
@@ -56,13 +55,22 @@ def join(parts: Sequence[tuple[Sequence[int], Any]]) -> Any:
     )
 
 
-def _attention(key: str, value: Any, index: Tensor, batch: int) -> Any:
-    if key in ATTENTION:
-        return _rows(f"joint_attention_kwargs[{key!r}]", value, index, batch)
-    if _has_tensors(value) or key == "attention_mask":
+def _entries(name: str, value: Any, samples: Sequence[int], batch: int) -> Any:
+    """The entries of a list that has one a sample; an entry may stand for all samples."""
+    if len(value) == 1 and batch != 1:
+        return value
+    if len(value) != batch:
         raise NotImplementedError(
-            f"batch='split': joint_attention_kwargs[{key!r}] is not known to be splittable by sample"
+            f"batch='split': {name} must have one entry a sample, {batch}, got {len(value)}"
         )
+    return [value[i] for i in samples]
+
+
+def _attention(name: str, key: str, value: Any, index: Tensor, batch: int) -> Any:
+    if key in ATTENTION:
+        return _rows(f"{name}[{key!r}]", value, index, batch)
+    if _has_tensors(value) or key == "attention_mask":
+        raise NotImplementedError(f"batch='split': {name}[{key!r}] is not known to be splittable by sample")
     return value
 
 

@@ -76,10 +76,10 @@ class Ranks:
         return shared[0]
 
 
-def ranks_of(transformer: nn.Module, hooked: frozenset[str]) -> Ranks | None:
+def ranks_of(transformer: nn.Module, hooked: frozenset[str] | None) -> Ranks | None:
     """The ranks that share a transformer's tokens, None where it is not parallel.
 
-    hooked: names of the modules that are known to split or gather. NotImplementedError for tensor parallelism and for a
+    hooked: names of the modules that are known to split or gather, None where none are. NotImplementedError for tensor parallelism and for a
     cp_plan with others.
     """
     config = getattr(transformer, "_parallel_config", None)
@@ -99,7 +99,7 @@ def ranks_of(transformer: nn.Module, hooked: frozenset[str]) -> Ranks | None:
     if found != hooked:
         raise NotImplementedError(
             f"context parallelism of {type(transformer).__name__} with a cp_plan for {sorted(found)}: coarse patches "
-            f"know {sorted(hooked) or 'none'} alone"
+            f"know {sorted(hooked or ()) or 'none'} alone"
         )
     return Ranks(shared)
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from ..coarse.scale_weights import ScaleWeights
-    from .lora import LowRank, LowRankLinear
-    from .merged_lora import MergedLinear
+from .lora import LowRank, LowRankLinear
+from .merged_lora import MergedLinear, why_not_merged
 
 
 class LowRankLayers:
@@ -29,15 +26,16 @@ class LowRankLayers:
         self.merge = False
         self.unmerged: dict[str, str] = {}
         self._remark: Callable[[str], None] | None = None
-        self._beside: WeakKeyDictionary[ScaleWeights, dict[str, LowRankLinear]] = WeakKeyDictionary()
-        self._merged: WeakKeyDictionary[ScaleWeights, dict[str, MergedLinear]] = WeakKeyDictionary()
+        self._beside: WeakKeyDictionary[nn.Module, dict[str, LowRankLinear]] = WeakKeyDictionary()
+        self._merged: WeakKeyDictionary[nn.Module, dict[str, MergedLinear]] = WeakKeyDictionary()
 
-    def of(self, transformer: nn.Module, weights: ScaleWeights) -> dict[str, nn.Module]:
-        """Dotted name -> the module that stands there in a call at this size."""
+    def of(
+        self, transformer: nn.Module, weights: nn.Module, lora: Mapping[str, LowRank]
+    ) -> dict[str, nn.Module]:
+        """Dotted name -> the module that stands there in a call with `weights`, to which `lora` belongs."""
         self.unmerged = {}
         layers = {
-            name: self._stand_in(transformer, weights, name, low_rank)
-            for name, low_rank in weights.lora.items()
+            name: self._stand_in(transformer, weights, name, low_rank) for name, low_rank in lora.items()
         }
         if self.unmerged and self._remark is not None:
             name, reason = next(iter(self.unmerged.items()))
@@ -74,7 +72,7 @@ class LowRankLayers:
         self._merged.clear()
 
     def _stand_in(
-        self, transformer: nn.Module, weights: ScaleWeights, name: str, low_rank: LowRank
+        self, transformer: nn.Module, weights: nn.Module, name: str, low_rank: LowRank
     ) -> nn.Module:
         module = transformer.get_submodule(name)
         if self.merge:
@@ -83,16 +81,12 @@ class LowRankLayers:
                 return self._merge(module, weights, name, low_rank)
             self._merged.get(weights, {}).pop(name, None)
             self.unmerged[name] = reason
-        from .lora import LowRankLinear
-
         kept = self._beside.setdefault(weights, {})
         if name not in kept or kept[name].base is not module or kept[name].low_rank is not low_rank:
             kept[name] = LowRankLinear(module, low_rank)
         return kept[name]
 
-    def _merge(self, base: nn.Linear, weights: ScaleWeights, name: str, low_rank: LowRank) -> nn.Module:
-        from .merged_lora import MergedLinear
-
+    def _merge(self, base: nn.Linear, weights: nn.Module, name: str, low_rank: LowRank) -> nn.Module:
         kept = self._merged.setdefault(weights, {})
         if name not in kept or not kept[name].is_of(base, low_rank):
             kept.pop(name, None)  # first: there may be no room for two
@@ -102,8 +96,6 @@ class LowRankLayers:
 
 def _why_not(transformer: nn.Module, module: nn.Module, low_rank: LowRank) -> str | None:
     """Why an addition can't be merged now; None where it can."""
-    from .merged_lora import why_not_merged
-
     if getattr(transformer, "_hf_hook", None) is not None:
         return "the transformer is offloaded"
     if torch.is_grad_enabled() and low_rank.a.requires_grad:

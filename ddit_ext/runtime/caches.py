@@ -122,7 +122,7 @@ class CacheContexts:
 
     def _check(self) -> None:
         transformer = self._family.transformer
-        replaced = {id(transformer.get_submodule(name)): name for name in self._family.REPLACED}
+        replaced = {id(transformer.get_submodule(name)): name for name in self._family.replaced}
         for module, hook in self._hooks:
             kinds = {manager._state_cls.__name__ for manager in _managers(hook)}
             wrong = None

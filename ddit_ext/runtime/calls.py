@@ -44,7 +44,7 @@ class SizedCalls:
         None (arguments as they are) where all of it is at size 1. Where samples differ in size, all but those of one
         size have run when this returns. skipped: without the blocks.
         """
-        groups = groups_of(sizes, arguments["hidden_states"].shape[0])
+        groups = groups_of(sizes, part.family.latents(arguments).shape[0])
         labels = {scale: _label(scale, groups) for scale in groups}
         part.caches.begin_step(run, labels, skips=self._reuse is not None)
         if len(groups) > 1:
@@ -91,7 +91,7 @@ class SizedCalls:
         labels: dict[int, str],
     ) -> dict[str, Any]:
         """Run all groups of samples but the last; the arguments of the last."""
-        call_of = {scale: take(arguments, samples) for scale, samples in groups.items()}
+        call_of = {scale: take(part.family, arguments, samples) for scale, samples in groups.items()}
         compiled = getattr(self._pipe(), part.name, None)
         if getattr(compiled, "_orig_mod", None) is module:
             module = compiled  # compiled after patching: the hook stands inside
@@ -119,7 +119,7 @@ def _at_size(
         if scale == 1:
             yield arguments
             return
-        weights = part.adapter.weights(scale, arguments["hidden_states"])
+        weights = part.adapter.weights(scale, family.latents(arguments))
         if weights.lora and torch.is_grad_enabled() and family.transformer.gradient_checkpointing:
             raise NotImplementedError(
                 "gradient checkpointing recomputes blocks after a patched call has ended: call transformer "

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..coarse import Adapter
 from ..coarse.base_weights import check_fingerprint
-from ..families import FAMILIES, Family, family_for
+from ..families import WITHOUT_SUPPORT, Family, class_of, family_for, supported
 from .caches import CacheContexts
 
 NAMES = ("transformer", "transformer_2")
@@ -52,13 +52,11 @@ def find_parts(pipe: Any) -> list[Part]:
         if module is not None or (name == NAMES[0] and held[NAMES[1]] is None)
     }
     for name, model in models.items():
-        if not any(isinstance(model, family.MODELS) for family in FAMILIES):
-            families = " or ".join(family.FAMILY for family in FAMILIES)
-            known = ", ".join(known.__name__ for family in FAMILIES for known in family.MODELS)
+        if class_of(type(model)) is None:
             found = "none" if model is None else f"a {type(model).__name__}"
             raise TypeError(
-                f"pipe must be a diffusers {families} pipeline, whose {name} is one of {known}; "
-                f"got {type(pipe).__name__} with {found}"
+                f"pipe must be a diffusers pipeline whose {name} is of a supported family: {supported()}; "
+                f"got {type(pipe).__name__} with {found}. {WITHOUT_SUPPORT}"
             )
     if not hasattr(getattr(pipe, "scheduler", None), "step"):
         raise TypeError(f"pipe must have a scheduler; got {type(pipe).__name__} without")

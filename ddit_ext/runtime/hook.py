@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..policies import SKIP, FixedSchedule
 from ..reports.report import RunRecord, StepRecord
@@ -112,10 +112,10 @@ class PatchHook:
         self.calls.leave()  # a call that was interrupted from the keyboard has had no after-hook
         self.part = part
         arguments = self.family.bind(args, kwargs)
-        hidden_states, timestep = arguments.get("hidden_states"), arguments.get("timestep")
-        if not isinstance(hidden_states, Tensor) or not isinstance(timestep, Tensor):
+        seen = self.family.seen(arguments)
+        if seen is None:
             return None  # the transformer itself says what is wrong
-        run, new = self.watch.look(hidden_states, timestep, self.family)
+        run, new = self.watch.look(*seen, self.family)
         if new:
             try:
                 self._begin_step(run, arguments)
@@ -151,7 +151,7 @@ class PatchHook:
     def _begin_step(self, run: Run, arguments: dict[str, Any]) -> None:
         # From the second step on all of the loop counts, also what runs before the transformer, such as a ControlNet.
         started = self._ended if run.index > 0 and run.sampled else self.now()
-        rows = arguments["hidden_states"].shape[0]
+        rows = self.family.latents(arguments).shape[0]
         if run.index == 0 or self.record is None:
             self._begin_run(run, arguments)
         changes, scores, usable, decision = self._choose(run, arguments)
@@ -251,7 +251,7 @@ class PatchHook:
             batch="split" if self.decider.split else "finest",
         )
         if self.check is not None:
-            samples = arguments["hidden_states"].shape[0]
+            samples = self.family.latents(arguments).shape[0]
             for difference in self.check.differences(
                 self.family.transformer, run.scheduler, run.total, self.record.grid, samples
             ):
@@ -261,7 +261,7 @@ class PatchHook:
                 self.family.check_ranks(self.family.grid(arguments), scale)
         if isinstance(self.decider.policy, Timed):
             tokens = {scale: self.family.tokens(arguments, scale) for scale in self.scales}
-            self.decider.policy.estimate(self.record.costs(tokens), arguments["hidden_states"].shape)
+            self.decider.policy.estimate(self.record.costs(tokens), self.family.latents(arguments).shape)
         self.decider.begin(run.total)
         for part in self.parts:
             part.family.low_rank.begin_run(part.family.transformer, self._remark)

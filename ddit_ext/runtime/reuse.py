@@ -61,12 +61,12 @@ class BlockReuse:
     def call(self, part: Part, number: int, skipped: bool) -> Iterator[None]:
         """Inside, call `number` of the step under way leaves out the blocks, or is seen."""
         family = part.family
-        transformer, names, own = family.transformer, family.BLOCKS, family.own_tokens
+        transformer, names, own = family.transformer, (family.BLOCKS, family.NORM), family.own_tokens
         if skipped:
-            with blocks.left_out(transformer, names, self._forecasted(number), own):
+            with blocks.left_out(transformer, *names, self._forecasted(number), own):
                 yield
             return
-        after, watching = blocks.seen(transformer, names, own)
+        after, watching = blocks.seen(transformer, *names, own)
         with watching:
             yield
         if after.added is not None:

@@ -11,7 +11,7 @@ import diffusers
 import torch
 from torch import nn
 
-from ..families import FAMILIES
+from ..families import Family, class_of, supported
 from .config import LOWEST
 from .pair import HIGH, LOW
 from .settings import ModelSettings
@@ -113,9 +113,9 @@ def _class(settings: ModelSettings, index: dict[str, Any], name: str) -> Any:
     cls = getattr(diffusers, found or "", None)
     if library != "diffusers" or cls is None:
         raise ValueError(f"model.path: {settings.path} has no {name} that diffusers knows, got {found}")
-    if not any(issubclass(cls, model) for family in FAMILIES for model in family.MODELS):
-        families = " or ".join(family.FAMILY for family in FAMILIES)
+    family = class_of(cls)
+    if family is None or not issubclass(family, Family):
         raise ValueError(
-            f"model.path: expected a {families} model, but {name} of {settings.path} is a {found}"
+            f"model.path: expected a model of the families {supported(Family)}; {name} of {settings.path} is a {found}"
         )
     return cls

@@ -9,21 +9,17 @@ import yaml
 
 from ..coarse.adapter import Adapter
 from ..coarse.adapter_file import replace_file
+from ..families import published
 from .settings import TrainSettings
 
-#: Licences of bases as their makers state them; an adapter is made from its base's weights and carries its licence.
-LICENCES = {
-    "black-forest-labs/FLUX.1-dev": {
-        "license": "other",
-        "license_name": "flux-1-dev-non-commercial-license",
-        "license_link": "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
-    },
-    "black-forest-labs/FLUX.1-schnell": {"license": "apache-2.0"},
-    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": {"license": "apache-2.0"},
-    "Wan-AI/Wan2.1-T2V-14B-Diffusers": {"license": "apache-2.0"},
-    "embedded:flux": {"license": "apache-2.0"},
-}
+EMBEDDED = {"embedded:flux": {"license": "apache-2.0"}}
 FILES = ["adapter.safetensors", "adapter.json", "README.md"]
+
+
+def licence_of(base: str) -> dict[str, str]:
+    """The licence of a base as its makers state it; an adapter is made from its base's weights and carries it."""
+    known = published()
+    return dict(known[base].licence) if base in known else EMBEDDED.get(base, {"license": "unknown"})
 
 
 def write_card(folder: Path, adapter: Adapter, settings: TrainSettings, data: str) -> None:
@@ -31,9 +27,7 @@ def write_card(folder: Path, adapter: Adapter, settings: TrainSettings, data: st
     base = settings.model.path
     hub = "/" in base and not Path(base).exists()
     licence = (
-        {"license": settings.output.licence}
-        if settings.output.licence is not None
-        else LICENCES.get(base, {"license": "unknown"})
+        {"license": settings.output.licence} if settings.output.licence is not None else licence_of(base)
     )
     head: dict[str, Any] = {"library_name": "ddit_ext", "tags": ["ddit", "diffusers", "adapter"], **licence}
     if hub:

@@ -28,46 +28,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..coarse.adapter import Adapter
-from ..coarse.base_weights import feed_forward_layers, layers_of
+from ..coarse.base_weights import feed_forward_layers
 from ..coarse.scale_spec import ScaleSpec
 from ..embedded.weights import folder
+from ..families import Family, family_for, published, supported
 from .base import EMBEDDED
 from .data.sizes import check_sizes
 from .settings import TrainSettings
-
-#: Transformers whose configuration is known here, by their names on the hub.
-KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
-    "black-forest-labs/FLUX.1-dev": (
-        "FluxTransformer2DModel",
-        {
-            "in_channels": 64,
-            "num_layers": 19,
-            "num_single_layers": 38,
-            "attention_head_dim": 128,
-            "num_attention_heads": 24,
-            "joint_attention_dim": 4096,
-            "pooled_projection_dim": 768,
-            "guidance_embeds": True,
-        },
-    ),
-    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": (
-        "WanTransformer3DModel",
-        {
-            "num_attention_heads": 12,
-            "attention_head_dim": 128,
-            "in_channels": 16,
-            "out_channels": 16,
-            "text_dim": 4096,
-            "freq_dim": 256,
-            "ffn_dim": 8960,
-            "num_layers": 30,
-            "cross_attn_norm": True,
-            "qk_norm": "rms_norm_across_heads",
-        },
-    ),
-}
-VAE_FACTOR = 8  # pixels a latent pixel, of FLUX's and Wan's VAEs; a local folder says its own
-VAE_FRAMES = 4  # frames a latent frame, of Wan's
 
 
 @dataclass(frozen=True)
@@ -118,12 +85,14 @@ def estimate(settings: TrainSettings, gpus: int, tflops: float, sharded: bool) -
     """
     with torch.device("meta"):
         transformer = _meta_transformer(settings.model.path)
-    check_sizes(settings.data.sizes, _token_side(transformer, settings))
-    adapter = _meta_adapter(transformer, settings)
+    family = family_for(transformer)
+    if not isinstance(family, Family):
+        raise ValueError(f"model.path: expected a model of the families {supported(Family)}")
+    check_sizes(settings.data.sizes, _token_side(family, settings.model.path))
+    adapter = _meta_adapter(family, settings)
     short, tokens, flops = _ShortModels(transformer), {}, {}
     for scale in (1, *sorted(settings.adapter.scales)):
-        call = _meta_call(transformer, settings, scale)
-        tokens[scale] = call.pop("tokens")
+        call, tokens[scale] = _meta_call(family, settings, scale)
         flops[scale] = float(short.flops(call))
     training, model = settings.training, settings.model
     passes = 3 if model.gradient_checkpointing else 2
@@ -143,7 +112,7 @@ def estimate(settings: TrainSettings, gpus: int, tflops: float, sharded: bool) -
         memory={
             "base": base * size / (gpus if sharded else 1),
             "adapter": trained * (20.0 if training.ema else 16.0),
-            "activations": _activations(transformer, settings, tokens, size),
+            "activations": _activations(family, settings, tokens, size),
         },
         gpus=gpus,
         tflops=tflops,
@@ -151,13 +120,13 @@ def estimate(settings: TrainSettings, gpus: int, tflops: float, sharded: bool) -
 
 
 def _meta_transformer(path: str) -> nn.Module:
-    if path in KNOWN:
-        name, config = KNOWN[path]
-        return getattr(diffusers, name)(**config).eval()
+    known = published()
+    if path in known:
+        return getattr(diffusers, known[path].transformer)(**known[path].config).eval()
     file = _folder(path) / "transformer" / "config.json"
     if not file.is_file():
         raise ValueError(
-            f"--dry-run: model.path must be a local folder, an embedded model or one of {sorted(KNOWN)}, got {path!r}"
+            f"--dry-run: model.path must be a local folder, an embedded model or one of {sorted(known)}, got {path!r}"
         )
     config = json.loads(file.read_text(encoding="utf-8"))
     return getattr(diffusers, config["_class_name"]).from_config(config).eval()
@@ -168,7 +137,7 @@ class _ShortModels:
 
     def __init__(self, transformer: nn.Module):
         config = dict(transformer.config)
-        self._depths = {name: config[name] for name in ("num_layers", "num_single_layers") if name in config}
+        self._depths = {name: config[name] for name in family_for(transformer).DEPTHS if name in config}
         least = dict.fromkeys(self._depths, 1)
         with torch.device("meta"):
             self._least = type(transformer).from_config(config | least).eval()
@@ -197,32 +166,24 @@ def _folder(path: str) -> Path:
     return Path(path)
 
 
-def _vae_factor(path: str) -> int:
-    file = _folder(path) / "vae" / "config.json"
-    if path in KNOWN or not file.is_file():
-        return VAE_FACTOR
-    levels = json.loads(file.read_text(encoding="utf-8")).get("block_out_channels")
-    return 2 ** (len(levels) - 1) if levels else VAE_FACTOR
+def _token_side(family: Family, path: str) -> int:
+    """Pixels along a side of a token at the base's own patch size; a local folder's VAE says its own factor."""
+    file, factor = _folder(path) / "vae" / "config.json", family.ENCODER.FACTOR
+    if path not in published() and file.is_file():
+        levels = json.loads(file.read_text(encoding="utf-8")).get("block_out_channels")
+        factor = 2 ** (len(levels) - 1) * family.ENCODER.PACKED if levels else factor
+    return factor * family.patch_size
 
 
-def _token_side(transformer: nn.Module, settings: TrainSettings) -> int:
-    """Pixels along a side of a token at the base's own patch size."""
-    return _vae_factor(settings.model.path) * layers_of(transformer).patch
-
-
-def _meta_adapter(transformer: nn.Module, settings: TrainSettings) -> Adapter:
-    patch, chosen = layers_of(transformer).patch, settings.adapter
-    config = transformer.config
-    width = config.num_attention_heads * config.attention_head_dim
-    packed = patch * patch if layers_of(transformer).name == "flux" else 1
-    inside, outside = config.in_channels // packed, (config.out_channels or config.in_channels) // packed
+def _meta_adapter(family: Family, settings: TrainSettings) -> Adapter:
+    chosen = settings.adapter
     specs = [
         ScaleSpec(
             scale=scale,
-            patch_size=patch,
-            width=width,
-            in_channels=inside,
-            out_channels=outside,
+            patch_size=family.patch_size,
+            width=family.width,
+            in_channels=family.in_channels,
+            out_channels=family.out_channels,
             rank=chosen.rank,
             refinement_hidden=chosen.refinement_hidden,
             refinement_knots=chosen.refinement_knots,
@@ -231,43 +192,28 @@ def _meta_adapter(transformer: nn.Module, settings: TrainSettings) -> Adapter:
         for scale in chosen.scales
     ]
     with torch.device("meta"):
-        return Adapter(specs, feed_forward_layers(transformer) if chosen.rank else {}, {})
+        return Adapter(specs, feed_forward_layers(family.transformer) if chosen.rank else {}, {})
 
 
-def _meta_call(transformer: nn.Module, settings: TrainSettings, scale: int) -> dict[str, Any]:
-    """Arguments of a call of one sample with the tokens of ``scale``: the base on a picture that much smaller."""
-    data, config = settings.data, transformer.config
-    side = _token_side(transformer, settings) * scale
+def _meta_call(family: Family, settings: TrainSettings, scale: int) -> tuple[dict[str, Any], int]:
+    """Arguments of a call of one sample with the tokens of ``scale``, and their number: the base on a picture that
+
+    much smaller.
+    """
+    data = settings.data
+    side = _token_side(family, settings.model.path) * scale
     rows, columns = (math.ceil(length / side) for length in max(data.sizes, key=math.prod))
-    empty = torch.zeros((), device="meta")
-    if layers_of(transformer).name == "flux":
-        count = rows * columns
-        call = {
-            "hidden_states": empty.new_empty(1, count, config.in_channels),
-            "encoder_hidden_states": empty.new_empty(1, data.max_sequence_length, config.joint_attention_dim),
-            "pooled_projections": empty.new_empty(1, config.pooled_projection_dim),
-            "timestep": empty.new_empty(1),
-            "img_ids": empty.new_empty(count, 3),
-            "txt_ids": empty.new_empty(data.max_sequence_length, 3),
-        }
-        if config.guidance_embeds:
-            call["guidance"] = empty.new_empty(1)
-        return call | {"tokens": count}
-    frames = (data.frames - 1) // VAE_FRAMES + 1
-    return {
-        "hidden_states": empty.new_empty(1, config.in_channels, frames, 2 * rows, 2 * columns),
-        "encoder_hidden_states": empty.new_empty(1, data.max_sequence_length, config.text_dim),
-        "timestep": empty.new_empty(1),
-        "tokens": frames * rows * columns,
-    }
+    frames = (data.frames - 1) // family.ENCODER.FRAMES + 1
+    like = torch.zeros((), device="meta")
+    call = family.example_call(frames, rows, columns, data.max_sequence_length, like)
+    return call, frames * rows * columns
 
 
-def _activations(transformer: nn.Module, settings: TrainSettings, tokens: dict[int, int], size: int) -> float:
+def _activations(family: Family, settings: TrainSettings, tokens: dict[int, int], size: int) -> float:
     """Bytes: the student's pass at its smallest patch size, or the teacher's block at work, whichever is more."""
-    blocks = sum(len(child) for child in transformer.children() if isinstance(child, nn.ModuleList))
-    width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
-    text = settings.data.max_sequence_length if layers_of(transformer).name == "flux" else 0
-    number = settings.data.batch * width * size
+    blocks = sum(len(child) for child in family.transformer.children() if isinstance(child, nn.ModuleList))
+    text, _ = family.block_cost(_meta_call(family, settings, 1)[0])
+    number = settings.data.batch * family.width * size
     student = tokens[min(settings.adapter.scales)] + text
     teacher = 20.0 * (tokens[1] + text) * number
     kept = (blocks + 20) if settings.model.gradient_checkpointing else 20 * blocks

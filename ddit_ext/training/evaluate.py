@@ -45,7 +45,7 @@ def evaluate_coarse_error(
         latents = latents.to(device)
         conditions = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in conditions.items()}
         clean = family.training_call(latents, conditions)
-        weights = adapter.weights(scale, clean["hidden_states"])
+        weights = adapter.weights(scale, family.latents(clean))
         for sigma in sigmas:
             generator = torch.Generator().manual_seed(seed + count)
             arguments = add_noise(family, clean, torch.full((latents.shape[0],), float(sigma)), generator)

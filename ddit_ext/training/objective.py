@@ -36,7 +36,7 @@ def add_noise(
     The noise is drawn on the CPU, so that a run is the same on every device; with a list of generators, from one a
     sample; with None the latents are at that level already.
     """
-    noisy = clean = arguments["hidden_states"]
+    noisy = clean = family.latents(arguments)
     level = sigma.to(clean.device)
     if generator is not None:
         noise = randn_tensor(clean.shape, generator=generator, device=torch.device("cpu")).to(clean.device)
@@ -46,28 +46,33 @@ def add_noise(
     extra = arguments.pop("condition_latents", None)
     if extra is not None:
         noisy = torch.cat([noisy, extra.to(noisy.dtype)], dim=family.CHANNELS)
-    arguments["hidden_states"] = noisy
-    arguments["timestep"] = family.timestep(level)
-    return arguments
+    return family.with_latents(arguments, noisy) | {family.TIME: family.timestep(level)}
 
 
 def teacher_velocity(transformer: nn.Module, arguments: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
     """The base's own velocity, float32 and without gradient."""
     with torch.no_grad(), autocast(arguments, dtype):
-        return transformer(**arguments, return_dict=False)[0].float()
+        return _output(transformer, arguments)
 
 
 def student_velocity(transformer: nn.Module, arguments: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
     """The velocity of a coarse call, float32; ``arguments`` come from ``Family.coarse``."""
     with autocast(arguments, dtype):
-        return transformer(**arguments, return_dict=False)[0].float()
+        return _output(transformer, arguments)
+
+
+def _output(transformer: nn.Module, arguments: dict[str, Any]) -> Tensor:
+    """[B, ...] float32, also of a model that returns a list of one tensor a sample."""
+    output = transformer(**arguments, return_dict=False)[0]
+    return (output if isinstance(output, Tensor) else torch.stack(list(output))).float()
 
 
 def autocast(arguments: dict[str, Any], dtype: torch.dtype | None) -> AbstractContextManager:
     """torch.autocast on the arguments' device, or nothing."""
     if dtype is None:
         return nullcontext()
-    return torch.autocast(arguments["hidden_states"].device.type, dtype=dtype)
+    device = next(value.device for value in arguments.values() if isinstance(value, Tensor))
+    return torch.autocast(device.type, dtype=dtype)
 
 
 def squared_errors(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 
 from ..coarse.adapter import Adapter
+from ..families import encoder_for
 from .base import Base, load_base
 from .card import push, write_card
 from .checkpoint import checkpoints
 from .config import DistillConfig
-from .data.encoders import encoder_for
 from .data.prepare import Plan, report
 from .distill import DistillResult, distill
 from .interrupt import Interrupted, Stop

@@ -219,11 +219,11 @@ def test_factors_that_are_trained_stay_beside():
     weights = trained_adapter(transformer).train().own(2)
     family = FluxFamily(transformer)
     family.low_rank.merge = True
-    stand_in = family.low_rank.of(transformer, weights)[NAME]
+    stand_in = family.low_rank.of(transformer, weights, weights.lora)[NAME]
     assert isinstance(stand_in, LowRankLinear)
     assert family.low_rank.unmerged[NAME] == "its low-rank factors are being trained"
     with torch.no_grad():
-        assert isinstance(family.low_rank.of(transformer, weights)[NAME], MergedLinear)
+        assert isinstance(family.low_rank.of(transformer, weights, weights.lora)[NAME], MergedLinear)
 
 
 def test_under_inference_mode_and_compiled():

@@ -12,6 +12,7 @@ from loops import Loop
 
 import ddit_ext
 from ddit_ext import policies
+from ddit_ext.families import FluxFamily
 from ddit_ext.families.batch import join, take
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
@@ -269,7 +270,9 @@ def test_take_knows_every_argument_of_the_transformer():
     parameters = list(inspect.signature(FluxTransformer2DModel.forward).parameters)[1:]
     arguments = arguments_of_every_kind()
     assert set(arguments) == set(parameters)
-    taken = take(arguments, [2, 0])
+    model = make_transformer()
+    family = FluxFamily(model)
+    taken = take(family, arguments, [2, 0])
     assert list(taken) == list(arguments)
     for name in ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep"):
         assert torch.equal(taken[name], arguments[name][[2, 0]])
@@ -282,7 +285,7 @@ def test_take_knows_every_argument_of_the_transformer():
     assert attention["scale"] == 0.5 and attention is not before
     assert torch.equal(attention["ip_adapter_image_embeds"][0], before["ip_adapter_image_embeds"][0][[2, 0]])
     # Ids that happen to be as long as the batch are still no samples.
-    assert take(arguments | dict(img_ids=torch.zeros(BATCH, 3)), [1])["img_ids"].shape == (BATCH, 3)
+    assert take(family, arguments | dict(img_ids=torch.zeros(BATCH, 3)), [1])["img_ids"].shape == (BATCH, 3)
 
 
 @pytest.mark.parametrize(
@@ -302,8 +305,9 @@ def test_take_knows_every_argument_of_the_transformer():
     ],
 )
 def test_what_cannot_be_split_raises_by_name(change, text):
+    model = make_transformer()
     with pytest.raises(NotImplementedError, match=rf"batch='split': {text}"):
-        take(arguments_of_every_kind() | change, [0])
+        take(FluxFamily(model), arguments_of_every_kind() | change, [0])
 
 
 def test_join_restores_the_order():
@@ -313,8 +317,8 @@ def test_join_restores_the_order():
     assert torch.equal(join([(samples, (part,)) for samples, part in parts])[0], rows)
     objects = [(samples, Transformer2DModelOutput(sample=part)) for samples, part in parts]
     assert torch.equal(join(objects).sample, rows)
-    with pytest.raises(NotImplementedError, match="output is a list"):
-        join([([0], [rows])])
+    with pytest.raises(NotImplementedError, match="output is a set"):
+        join([([0], {1})])
 
 
 def test_guidance_in_one_call_of_twice_the_batch():

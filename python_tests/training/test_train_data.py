@@ -16,10 +16,10 @@ from wan_pipelines import make_text
 from wan_pipelines import size as wan_size
 
 from ddit_ext.coarse import Adapter
+from ddit_ext.families.wan import WanEncoder
 from ddit_ext.training import DistillConfig, distill
 from ddit_ext.training.data import prepare
 from ddit_ext.training.data.cache import CachedData
-from ddit_ext.training.data.encoders import WanEncoder
 from ddit_ext.training.data.generate import run_states
 from ddit_ext.training.data.pixels import read_pixels
 from ddit_ext.training.data.prepare import Plan, report
@@ -247,7 +247,7 @@ def generated(tmp_path, pipe, **changes):
 
 def test_states_are_what_the_pipeline_had_at_their_noise_level(tmp_path, wan):
     settings = generated(tmp_path, wan, generate=GenerateSettings(steps=4, states=4)).settings
-    states = run_states(wan, "a cat", settings, seed=3)
+    states = run_states(WanEncoder(wan, 6, 2), "a cat", settings, seed=3)
     seen = []
 
     def keep(pipe, step, timestep, tensors):
@@ -287,7 +287,7 @@ def test_a_wan_is_trained_on_its_own_runs(tmp_path, wan):
 
 
 def test_wans_latents_are_normalised_as_its_pipeline_undoes_it(wan):
-    encoder = WanEncoder(wan, 6)
+    encoder = WanEncoder(wan, 6, 2)
     pixels = torch.rand(1, 3, 5, 32, 32) * 2 - 1
     config = wan.vae.config
     mean, std = list(range(16)), [0.5 + 0.1 * i for i in range(16)]

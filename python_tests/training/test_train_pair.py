@@ -97,9 +97,9 @@ def test_what_a_pair_cannot_have_is_said(tmp_path, model, capsys):
     assert main(["train", str(config(tmp_path, broken))]) == 1
     assert "two transformers, but boundary_ratio of its pipeline" in capsys.readouterr().err
     (broken / "model_index.json").write_text(
-        json.dumps(index | {"transformer": ["diffusers", "SD3Transformer2DModel"]})
+        json.dumps(index | {"transformer": ["diffusers", "MochiTransformer3DModel"]})
     )
     assert main(["train", str(config(tmp_path, broken))]) == 1
     said = capsys.readouterr().err
-    assert "model.path: expected a FLUX or Wan model, but transformer of" in said
-    assert "is a SD3Transformer2DModel" in said
+    assert "model.path: expected a model of the families FLUX (FluxTransformer2DModel); " in said
+    assert "is a MochiTransformer3DModel" in said

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...families import family_for
+from ...families.encoder import Encoder
 from ..settings import DataSettings
 
 
@@ -22,12 +23,12 @@ class States:
 
 
 @torch.no_grad()
-def run_states(pipe: Any, prompt: str, settings: DataSettings, seed: int) -> States:
-    """Run the pipeline once and keep ``generate.states`` of its states, one in each of so many equal stretches.
+def run_states(encoder: Encoder, prompt: str, settings: DataSettings, seed: int) -> States:
+    """Run the encoder's pipeline once and keep ``generate.states`` of its states, one in each of so many equal stretches.
 
     A step's first call is the one with the prompt; a second one, for guidance, has the same latents.
     """
-    generate = settings.generate
+    generate, pipe = settings.generate, encoder.pipe
     chosen = _stretches(generate.steps, generate.states, seed)
     family = family_for(pipe.transformer)
     states: dict[int, tuple[Tensor, float]] = {}
@@ -38,13 +39,9 @@ def run_states(pipe: Any, prompt: str, settings: DataSettings, seed: int) -> Sta
         if step not in chosen or step in states:
             return
         arguments = family.bind(args, kwargs)
-        states[step] = (arguments["hidden_states"][0].cpu(), float(pipe.scheduler.sigmas[step]))
+        states[step] = (family.state(arguments).cpu(), float(pipe.scheduler.sigmas[step]))
         if not text:
-            for name in ("encoder_hidden_states", "pooled_projections"):
-                if isinstance(arguments.get(name), Tensor):
-                    text[name] = arguments[name][:1].cpu()
-            if isinstance(arguments.get("img_ids"), Tensor):  # of packed latents, one for all
-                text["img_ids"] = arguments["img_ids"].float().cpu()[None]
+            text.update(encoder.rows({name: arguments.get(name) for name in family.TEXT}))
 
     call = {"num_frames": settings.frames} if settings.frames > 1 else {}
     if generate.guidance_scale is not None:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ...coarse.base_weights import fingerprint
+from ...families import encoder_for
 from ..processes import Processes
 from ..settings import DataSettings, ModelSettings
 from .cache import CachedData, Shard, build, cache_key, complete, join
-from .encoders import encoder_for, told_guidance
 from .generate import run_states
 from .pixels import read_pixels
 from .records import Broken, DataError, Record, read_records
@@ -105,7 +105,7 @@ class Plan:
             together=together,
             empty_share=settings.empty_share,
             seed=settings.seed,
-            extra=lambda count: told_guidance(transformer, settings.guidance, count),
+            extra=lambda count: _guidance(transformer, settings.guidance, count),
         )
         data.broken = [*self.broken, *data.broken]
         return data
@@ -131,11 +131,18 @@ class Plan:
         for index, (prompt, (height, width)) in enumerate(self.runs[first : first + self._per_shard]):
             seed = self.settings.generate.seed + first + index
             settings = replace(self.settings, height=height, width=width, buckets=())
-            states = run_states(encoder.pipe, prompt, settings, seed)
+            states = run_states(encoder, prompt, settings, seed)
             like = parts[name_of((height, width))]
             kept = {"latents": states.latents, "noise_level": states.noise_level} | states.text
             like.append(kept | _row(len(like), len(states.latents)))
         return Shard({like: join(rows) for like, rows in parts.items()}, [])
+
+
+def _guidance(transformer: nn.Module, guidance: float, count: int) -> dict[str, Tensor]:
+    """The guidance argument [count] of a guidance-distilled model; nothing for others."""
+    if not getattr(transformer.config, "guidance_embeds", False):
+        return {}
+    return {"guidance": torch.full((count,), float(guidance))}
 
 
 def _row(index: int, count: int = 1) -> dict[str, Tensor]:

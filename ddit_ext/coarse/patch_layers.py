@@ -1,0 +1,52 @@
+"""The layers of a transformer class that weights of larger patches are made from; families register theirs here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from .errors import AdapterError
+
+Order = Literal["channel_major", "channel_fastest"]
+"""Of the features of a patch: (c, dy, dx) or (dy, dx, c)."""
+
+
+@dataclass(frozen=True)
+class PatchLayers:
+    """The facts about one transformer class."""
+
+    family: str  # its name in adapter files
+    embedding: str  # dotted name of the patch embedding, linear or a convolution that does not overlap
+    output: str  # dotted name of the output projection, a linear layer
+    patch: int  # p, the side of a base patch in latent pixels
+    feed_forward: str  # regular expression of the modules that take a LoRA
+    identity: tuple[str, ...]  # config keys that tell one model from another
+    samples: tuple[str, ...]  # layers whose weights are sampled into the fingerprint
+    embedding_order: Order = "channel_major"
+    output_order: Order = "channel_major"
+    sign: int = 1  # the model's output over the velocity ε - x
+
+
+_KNOWN: dict[str, PatchLayers] = {}
+
+
+def register(model: str, layers: PatchLayers) -> None:
+    """Say which layers transformers of the class named `model` have."""
+    _KNOWN[model] = layers
+
+
+def unwrap(transformer: nn.Module) -> nn.Module:
+    """The model itself, out of a ``torch.compile`` wrapper."""
+    return getattr(transformer, "_orig_mod", transformer)
+
+
+def layers_of(transformer: nn.Module) -> PatchLayers:
+    """The layers of ``transformer``'s class or of a base of it; AdapterError for one that has no larger patches."""
+    for cls in type(unwrap(transformer)).__mro__:
+        if cls.__name__ in _KNOWN:
+            return _KNOWN[cls.__name__]
+    raise AdapterError(
+        f"transformer must be one of {sorted(_KNOWN)} for larger patches, got {type(unwrap(transformer)).__name__}"
+    )

@@ -1,0 +1,153 @@
+"""Families whose pipelines pack a picture's latent into tokens [B, N, C·p·p], clean reference tokens behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import cells as cell_views
+from ..coarse.coarse_step import CoarseStep
+from ..coarse.scale_weights import ScaleWeights
+from ..modules.context_parallel import Ranks
+from .base import Family, on_grid
+from .grid import Grid
+
+
+class PackedEmbedding(nn.Module):
+    """Stands in the patch embedding: tokens of merged cells for the latent, base tokens for the references."""
+
+    def __init__(self, step: CoarseStep, base: nn.Module, grid: Grid, ranks: Ranks | None) -> None:
+        super().__init__()
+        self.step = step
+        self.base = base
+        self.own = grid.tokens
+        self.references = grid.references
+        self.ranks = ranks
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        tokens = self.step.tokens()
+        if self.ranks is not None:  # hidden_states is a rank's part of the base tokens
+            return self.ranks.part(tokens, 1)
+        if self.references:
+            base = self.base(hidden_states[:, self.own :])
+            tokens = torch.cat([tokens.to(base.dtype), base], dim=1)
+        return tokens
+
+
+class PackedProjection(nn.Module):
+    """Stands in the output projection: tokens of merged cells back to packed base tokens [B, N, C_out·p·p]."""
+
+    def __init__(self, step: CoarseStep, base: nn.Module, grid: Grid, ranks: Ranks | None) -> None:
+        super().__init__()
+        self.step = step
+        self.base = base
+        self.references = grid.references
+        self.ranks = ranks
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.ranks is not None:
+            tokens = self.ranks.whole(tokens, 1)
+        own = tokens.shape[1] - self.references
+        velocity = self.step.velocity(tokens[:, :own])
+        packed = velocity.flatten(4).flatten(1, 3).to(tokens.dtype)
+        if self.references:
+            packed = torch.cat([packed, self.base(tokens[:, own:]).to(packed.dtype)], dim=1)
+        return packed
+
+
+class PackedFamily(Family):
+    """What packed families share. A family's own file says where the grid and the positions are."""
+
+    CHANNELS = -1
+
+    def noisy(self, latents: Tensor) -> Tensor:
+        """Packed tokens [B, N, C_out·p·p], references among them."""
+        return latents[..., : self.features]
+
+    @property
+    def features(self) -> int:
+        """C_out·p·p: of a packed token of the noisy latent."""
+        return self.out_channels * self.patch_size**2
+
+    def tokens(self, arguments: dict[str, Any], scale: int) -> int:
+        """Image and reference tokens of a sample; for scale 1 without a look at the positions."""
+        if scale == 1:
+            return self.latents(arguments).shape[1]
+        grid = self.grid(arguments)
+        return grid.coarse_tokens(scale) + grid.references
+
+    def cells(self, arguments: dict[str, Any], grid: Grid) -> Tensor:
+        """A view [B, 1, h, w, C_in, p, p] of the latent's own tokens, the noisy channels first."""
+        own = self.latents(arguments)[:, : grid.tokens]
+        return cell_views.from_packed(own, grid.rows, grid.columns, self.patch_size)
+
+    def signal_view(self, arguments: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+        """As `Family.signal_view`, for packed tokens [B, N, >= C_out·p·p] or pictures [B, C_out, H, W]."""
+        return self._kept_view(_cells_of, self.grid(arguments), self.out_channels, self.patch_size)
+
+    def stand_ins(self, step: CoarseStep, grid: Grid) -> dict[str, nn.Module]:
+        """The modules of a coarse call that replace the embedding and the output projection."""
+        embedding, output = self.replaced
+        module = self.transformer.get_submodule
+        return {
+            embedding: PackedEmbedding(step, module(embedding), grid, self.ranks),
+            output: PackedProjection(step, module(output), grid, self.ranks),
+        }
+
+    def training_call(self, latents: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of a call, without noise yet, from a training batch.
+
+        Args:
+            latents: clean latents x0, packed [B, N, C·p·p] or as an image [B, C, H, W] of whole patches.
+            conditions: the call's other arguments by name. Those that say where the tokens of an image lie may be
+                left out. `condition_latents` [B, N, K] is appended to the noisy latent.
+        """
+        arguments, p = dict(conditions), self.patch_size
+        if latents.ndim == 4:
+            batch, channels, height, width = latents.shape
+            if height % p or width % p:
+                even = "even sides" if p == 2 else f"sides that are multiples of {p}"
+                raise ValueError(f"latents [B, C, H, W] must have {even}, got {tuple(latents.shape)}")
+            rows, columns = height // p, width // p
+            packed = latents.view(batch, channels, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5)
+            latents = packed.reshape(batch, rows * columns, channels * p * p)
+            arguments = self.places(batch, rows, columns, latents) | arguments
+        elif latents.ndim != 3:
+            raise ValueError(
+                f"latents must have shape [B, N, C·{p * p}] or [B, C, H, W], got {tuple(latents.shape)}"
+            )
+        return self.finished(arguments | {self.LATENTS: latents})
+
+    def state(self, arguments: dict[str, Any]) -> Tensor:
+        """As `Family.state`: an image [C, H, W], with the clean conditions' channels."""
+        cells = self.cells(arguments, self.grid(arguments))[0, 0]
+        return cells.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+
+    def places(self, batch: int, rows: int, columns: int, like: Tensor) -> dict[str, Any]:
+        """The arguments that say where the tokens of a picture lie, on the device of `like`."""
+        raise NotImplementedError
+
+    def finished(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """A training call with the arguments that follow from the others."""
+        return arguments
+
+    def check(self, arguments: dict[str, Any], weights: ScaleWeights) -> None:
+        """As `Family.check`; attention masks count tokens of the base size."""
+        super().check(arguments, weights)
+        for name in ("joint_attention_kwargs", "attention_kwargs"):
+            if "attention_mask" in (arguments.get(name) or {}):
+                raise NotImplementedError(f"{name}['attention_mask']: not for coarse patches")
+
+
+def _cells_of(grid: Grid, channels: int, patch: int, latents: Tensor) -> Tensor:
+    if latents.ndim == 3 and latents.shape[1] >= grid.tokens:
+        own = latents[:, : grid.tokens, : channels * patch**2]
+        return on_grid(cell_views.from_packed(own, grid.rows, grid.columns, patch), grid, channels)
+    if latents.ndim != 4:
+        raise ValueError(
+            f"latents of shape {tuple(latents.shape)} don't lie on a grid of {grid.tokens} tokens"
+        )
+    return on_grid(cell_views.from_latents(latents, patch), grid, channels)
