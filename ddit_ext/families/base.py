@@ -19,7 +19,7 @@ from ..coarse.coarse_step import CoarseStep
 from ..coarse.patch_layers import PatchLayers
 from ..coarse.scale_weights import ScaleWeights
 from ..modules.context_parallel import check_inference
-from ..modules.swap import swapped
+from ..modules.swap import Changes
 from .encoder import Encoder
 from .grid import Grid, pool_tokens
 from .model import ModelFamily, needed
@@ -199,14 +199,25 @@ class Family(ModelFamily, ABC):
                 f"{type(self.transformer._cache_config).__name__}: a cache holds tokens of one patch size; "
                 "call transformer.disable_cache() to use coarse patches without ddit_ext.patch"
             )
+        changes = Changes()
+        try:
+            yield self.enter_coarse(changes, arguments, weights, sigma)
+        finally:
+            changes.undo()
+
+    def enter_coarse(
+        self, changes: Changes, arguments: dict[str, Any], weights: ScaleWeights, sigma: Tensor
+    ) -> dict[str, Any]:
+        """As `coarse`: the rewritten arguments; the modules stay swapped until `changes.undo()`."""
         self.check(arguments, weights)
         grid = self.grid(arguments)
         self.check_ranks(grid, weights.scale)
         step = weights.prepare(self.cells(arguments, grid), sigma)
-        changes, replacements = self._rewrite(arguments, weights, grid, step)
-        replacements |= self.low_rank.of(self.transformer, weights, weights.lora)
-        with swapped(self.transformer, replacements):
-            yield arguments | changes
+        rewritten, replacements = self._rewrite(arguments, weights, grid, step)
+        changes.swap(
+            self.transformer, replacements | self.low_rank.of(self.transformer, weights, weights.lora)
+        )
+        return arguments | rewritten
 
 
 def on_grid(cells: Tensor, grid: Grid, channels: int) -> Tensor:

@@ -10,12 +10,9 @@ Several ranks may share the tokens. Each keeps what was added to its own; where 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
-
-from .swap import swapped
 
 Own = Callable[[Tensor], Tensor] | None
 """A rank's part of the tokens [B, N, D] that go into the first block; None where they are not parted in there."""
@@ -69,20 +66,20 @@ class InsteadOfBlocks(nn.Module):
 
 def seen(
     transformer: nn.Module, blocks: Sequence[str], norm: str, own: Own = None
-) -> tuple[AfterBlocks, AbstractContextManager[None]]:
-    """`added` of the first is, after a call inside the second, what the blocks added in it.
+) -> tuple[AfterBlocks, dict[str, nn.Module]]:
+    """`added` of the first is, after a call with the second in place, what the blocks added in it.
 
     blocks: names of the transformer's lists of blocks, in the order of their calls; norm: the name of what it calls
     once, on the output of its last block.
     """
     first = FirstBlock(transformer.get_submodule(f"{blocks[0]}.0"), own)
     after = AfterBlocks(transformer.get_submodule(norm), first)
-    return after, swapped(transformer, {f"{blocks[0]}.0": first, norm: after})
+    return after, {f"{blocks[0]}.0": first, norm: after}
 
 
 def left_out(
     transformer: nn.Module, blocks: Sequence[str], norm: str, added: Tensor, own: Own = None
-) -> AbstractContextManager[None]:
-    """Inside, a call of `transformer` runs no block; `added`, as `seen` has it, is added to what would have gone in."""
+) -> dict[str, nn.Module]:
+    """With these in place a call of `transformer` runs no block; `added`, as `seen` has it, stands for them."""
     lists = {name: nn.ModuleList() for name in blocks if name in transformer._modules}
-    return swapped(transformer, lists | {norm: InsteadOfBlocks(transformer.get_submodule(norm), added, own)})
+    return lists | {norm: InsteadOfBlocks(transformer.get_submodule(norm), added, own)}

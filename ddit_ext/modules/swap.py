@@ -1,29 +1,54 @@
-"""Putting other modules in the place of some of a model's, for a while.
+"""Changes to a model that last for one call: other modules in the place of its own, and whatever else lies in a dictionary.
 
-`_modules` is written directly: no parameter is registered, renamed or copied, no hook is run, and the
-originals (with whatever hooks, wrappers or offloading they carry) come back as the very same objects.
+`_modules` is written directly: no parameter is registered, renamed or copied, no hook is run, and the originals (with
+whatever hooks, wrappers or offloading they carry) come back as the very same objects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
+
+
+class Changes:
+    """Entries of dictionaries that are other than they were, until `undo`.
+
+    Each entry is noted before it is changed, and forgotten after it is back. So `undo` may be interrupted at any point, and
+    called again it does the rest.
+    """
+
+    def __init__(self) -> None:
+        self._noted: list[tuple[dict[str, Any], str, Any]] = []
+
+    def put(self, where: dict[str, Any], key: str, value: Any) -> None:
+        """Change one entry that exists, such as an attribute in `vars(object)`."""
+        self._noted.append((where, key, where[key]))
+        where[key] = value
+
+    def swap(self, root: nn.Module, replacements: Mapping[str, nn.Module]) -> None:
+        """Put `replacements` (by dotted name) where `root` holds its own modules."""
+        for name, module in replacements.items():
+            parent, _, leaf = name.rpartition(".")
+            self.put(root.get_submodule(parent)._modules, leaf, module)
+
+    def undo(self) -> None:
+        """Everything as it was; again is no error."""
+        noted = self._noted
+        while noted:
+            where, key, was = noted[-1]
+            where[key] = was
+            noted.pop()
 
 
 @contextmanager
 def swapped(root: nn.Module, replacements: Mapping[str, nn.Module]) -> Iterator[None]:
     """Inside, `root` holds `replacements` (by dotted name); on leaving, however, the originals."""
-    done: list[tuple[dict[str, nn.Module | None], str, nn.Module | None]] = []
+    changes = Changes()
     try:
-        for name, module in replacements.items():
-            parent, _, leaf = name.rpartition(".")
-            modules = root.get_submodule(parent)._modules
-            original = modules[leaf]
-            done.append((modules, leaf, original))
-            modules[leaf] = module
+        changes.swap(root, replacements)
         yield
     finally:
-        for modules, leaf, original in reversed(done):
-            modules[leaf] = original
+        changes.undo()

@@ -10,12 +10,12 @@ A whole call at size 1 has the states that the hooks have without a patch. No cl
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from diffusers.hooks import hooks as diffusers_hooks
 
+from ..modules.swap import Changes
 from .sampler_watch import Run
 
 if TYPE_CHECKING:
@@ -84,17 +84,14 @@ class CacheContexts:
         self._keep(wanted & self._labels)
         self._labels = wanted
 
-    @contextmanager
-    def at(self, label: str, call: int) -> Iterator[None]:
-        """Inside, the hooks see the states of `label`; call: how many the step has had before this one."""
-        with ExitStack() as undo:
-            for manager in self._managers:
-                self._enter_context(manager, label, call, undo)
-            if label != WHOLE:
-                for place, (_, hook) in enumerate(self._hooks):
-                    if _kind(hook) in BY_HOOK:
-                        self._enter_state(place, hook, label, call, undo)
-            yield
+    def enter(self, changes: Changes, label: str, call: int) -> None:
+        """Until `changes.undo()` the hooks see the states of `label`; call: how many the step has had before this one."""
+        for manager in self._managers:
+            self._enter_context(changes, manager, label, call)
+        if label != WHOLE:
+            for place, (_, hook) in enumerate(self._hooks):
+                if _kind(hook) in BY_HOOK:
+                    self._enter_state(changes, place, hook, label, call)
 
     def drop(self) -> None:
         """Forget the states of all labels but a whole call's at size 1."""
@@ -158,14 +155,14 @@ class CacheContexts:
                     if self._steps > 0:
                         _full_pass_next(hook)
 
-    def _enter_context(self, manager: StateManager, label: str, call: int, undo: ExitStack) -> None:
+    def _enter_context(self, changes: Changes, manager: StateManager, label: str, call: int) -> None:
         """Let the manager find the states of the label, beside the branch that the pipeline names."""
         own = manager._context
         # img2img, inpaint, Kontext and others name no branch; the calls of a step tell them apart as well.
         branch = diffusers_hooks.CacheContext(f"call {call}") if own is None else own
-        undo.callback(manager.set_context, own)
-        manager.set_context(dataclasses.replace(branch, name=branch.name + label))
-        if manager.context.name in manager._state_cache:
+        context = dataclasses.replace(branch, name=branch.name + label)
+        changes.put(vars(manager), "_context", context)
+        if context.name in manager._state_cache:
             return
         state = manager.get_state()
         # What these count is steps of the run, not of the size.
@@ -175,15 +172,13 @@ class CacheContexts:
             state.current_step = self._steps - 1
             for _, hook in self._hooks:
                 if _kind(hook) == "TaylorSeerCacheHook" and hook.state_manager is manager:
-                    undo.callback(setattr, hook, "disable_cache_before_step", hook.disable_cache_before_step)
-                    hook.disable_cache_before_step = max(hook.disable_cache_before_step, self._steps + 1)
+                    before = max(hook.disable_cache_before_step, self._steps + 1)
+                    changes.put(vars(hook), "disable_cache_before_step", before)
 
-    def _enter_state(self, place: int, hook: Any, label: str, call: int, undo: ExitStack) -> None:
-        own = hook.state
+    def _enter_state(self, changes: Changes, place: int, hook: Any, label: str, call: int) -> None:
         key = (place, label, call)
-        undo.callback(setattr, hook, "state", own)
         known = key in self._states
-        hook.state = self._states.setdefault(key, type(own)())
+        changes.put(vars(hook), "state", self._states.setdefault(key, type(hook.state)()))
         if not known:
             _full_pass_next(hook)
 

@@ -1,24 +1,23 @@
-"""The two hooks on a pipeline's transformer: before a call choose its patch sizes, after it put all back.
+"""What happens when a patched transformer is called: which step it is, its sizes, the call itself.
 
 A pipeline with two transformers (Wan 2.2) has them on both, with one schedule, history and report.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
-import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
+from ..modules.swap import Changes
 from ..policies import SKIP, FixedSchedule
 from ..reports.report import RunRecord, StepRecord
-from .calls import SizedCalls
+from .calls import SizedCall
 from .corrector import Corrector, fitting
 from .denoisers import Part
-from .forward_hooks import AfterCall, BeforeCall
+from .patched_call import PatchedCall, install
 from .policy import Decider, Decision, Scores
 from .reuse import BlockReuse
 from .sampler_watch import Run, SamplerWatch
@@ -62,17 +61,16 @@ class PatchHook:
         self.corrector = Corrector(corrector) if corrector else None
         from_sampler = decider.needs_signal and decider.source != "input"
         self.watch = SamplerWatch(pipe, from_sampler, self._stepped, decider.source, decider.order)
-        self.pipe = weakref.ref(pipe)
         self.check = check
         self.target_speedup = target_speedup
         self.full_steps = full_steps
         self.record: RunRecord | None = None
         self.now: Callable[[], float] = time.perf_counter
         self._sizes = [1]  # of the step under way: one for all samples, or one a sample
-        self.calls = SizedCalls(self.pipe, self.reuse)
+        self.lock = threading.RLock()  # a call changes the model: one at a time
         self._started = 0.0  # of the step under way
         self._ended = 0.0  # the last sampler step
-        self._handles: list[Any] = []
+        self._entries: list[PatchedCall] = []
 
     @property
     def family(self) -> Family:
@@ -80,36 +78,27 @@ class PatchHook:
         return self.part.family
 
     def install(self) -> None:
-        """Hook each transformer, or what torch.compile made of it (then outside of the graph)."""
+        """Come between each transformer, or what torch.compile made of it (then outside of the graph), and its callers."""
         for part in self.parts:
-            self._handles += [
-                part.module.register_forward_pre_hook(BeforeCall(self, part), with_kwargs=True),
-                part.module.register_forward_hook(AfterCall(self), always_call=True),
-            ]
+            self._entries += install(self, part)
 
     def remove(self) -> None:
-        """Everything as it was found."""
-        self.calls.leave()
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self.watch.remove()
-        self._forget()
-        for part in self.parts:
-            part.caches.drop()
-            part.adapter = None  # a handle that is kept for its report keeps no weights
-            part.family.low_rank.clear()
+        """Everything as it was found. A call under way in another thread ends first."""
+        with self.lock:
+            for entry in self._entries:
+                entry.remove()
+            self._entries = []
+            self.watch.remove()
+            self._forget()
+            for part in self.parts:
+                part.caches.drop()
+                part.adapter = None  # a handle that is kept for its report keeps no weights
+                part.family.low_rank.clear()
 
-    def before(
-        self, part: Part, module: nn.Module, args: tuple, kwargs: dict[str, Any]
-    ) -> tuple[tuple, dict[str, Any]] | None:
-        """The rewritten arguments of a coarse call, None (nothing touched) for a call at size 1.
-
-        Where samples differ in size, all but those of one size have run when this returns.
-        """
-        if self.calls.nested:
-            return None
-        self.calls.leave()  # a call that was interrupted from the keyboard has had no after-hook
+    def begin_call(
+        self, changes: Changes, part: Part, args: tuple, kwargs: dict[str, Any]
+    ) -> SizedCall | None:
+        """How a call is to be made; None: as it is. changes: what is undone after the call."""
         self.part = part
         arguments = self.family.bind(args, kwargs)
         seen = self.family.seen(arguments)
@@ -123,7 +112,7 @@ class PatchHook:
                 self.watch.drop()
                 raise
         if self._sizes != [SKIP]:
-            return self.calls.enter(part, module, run, arguments, self._sizes)
+            return SizedCall(changes, part, run, arguments, self._sizes, self.reuse)
         assert self.reuse is not None
         skipped = self.reuse.has(part, run.repeats)
         if not skipped:
@@ -131,15 +120,7 @@ class PatchHook:
                 f"step {run.index} was skipped, but its call {run.repeats} (from 0) had nothing to use again and was "
                 "computed: the last computed step had fewer calls"
             )
-        return self.calls.enter(part, module, run, arguments, [self.reuse.scale], skipped)
-
-    def after(self, output: Any) -> Any:
-        """The output of a split call put together; None where it is what the transformer returned."""
-        if self.calls.nested:
-            return None
-        joined = self.calls.finish(output)
-        self.clock()
-        return joined
+        return SizedCall(changes, part, run, arguments, [self.reuse.scale], self.reuse, skipped)
 
     def clock(self) -> float:
         """The step under way has lasted until now, which is returned."""
@@ -288,7 +269,6 @@ class PatchHook:
 
     def _stepped(self, run: Run) -> None:
         """After a sampler step."""
-        self.calls.leave()
         if run.finished:
             self._forget()
             for part in self.parts:

@@ -15,8 +15,8 @@ from ..policies import Stacked
 from ..reports.report import Report
 from . import arguments
 from .denoisers import find_parts, give_weights
-from .forward_hooks import find_hook
 from .hook import PatchHook
+from .patched_call import find_hook
 from .policy import DEFAULT_SCALES, Decider, Schedule, always_fine, make_policy
 from .timed import Timed
 from .timed_budget import TimedBudget

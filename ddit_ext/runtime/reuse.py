@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..modules import blocks
+from ..modules.blocks import AfterBlocks
+from ..modules.swap import Changes
 from .denoisers import Part
 
 
@@ -57,18 +58,22 @@ class BlockReuse:
         self._part = None
         self._steps.clear()
 
-    @contextmanager
-    def call(self, part: Part, number: int, skipped: bool) -> Iterator[None]:
-        """Inside, call `number` of the step under way leaves out the blocks, or is seen."""
-        family = part.family
-        transformer, names, own = family.transformer, (family.BLOCKS, family.NORM), family.own_tokens
+    def enter(self, changes: Changes, part: Part, number: int, skipped: bool) -> AfterBlocks | None:
+        """Before call `number` of the step under way: its blocks are left out, or what is returned sees them."""
+        transformer, names, own = (
+            part.family.transformer,
+            (part.family.BLOCKS, part.family.NORM),
+            part.family.own_tokens,
+        )
         if skipped:
-            with blocks.left_out(transformer, *names, self._forecasted(number), own):
-                yield
-            return
-        after, watching = blocks.seen(transformer, *names, own)
-        with watching:
-            yield
+            changes.swap(transformer, blocks.left_out(transformer, *names, self._forecasted(number), own))
+            return None
+        after, replacements = blocks.seen(transformer, *names, own)
+        changes.swap(transformer, replacements)
+        return after
+
+    def keep(self, number: int, after: AfterBlocks) -> None:
+        """After call `number`, where it was computed: what its blocks added."""
         if after.added is not None:
             self._steps[0][number] = (self.level, after.added)
 

@@ -16,6 +16,7 @@ from ddit_ext.calibration.pictures import as_uint8
 from ddit_ext.calibration.search import Search
 from ddit_ext.coarse import Adapter
 from ddit_ext.fidelity import psnr
+from ddit_ext.runtime.patched_call import find_hook
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 STEPS = 10
@@ -118,7 +119,7 @@ def test_where_it_was_made(pipe, preset):
 
 
 def test_the_pipeline_is_as_it_was(pipe, preset):
-    assert not pipe.transformer._forward_pre_hooks and "step" not in pipe.scheduler.__dict__
+    assert find_hook(pipe.transformer) is None and "step" not in pipe.scheduler.__dict__
     assert pipe._progress_bar_config == {"disable": True}  # as make_pipeline has set it
 
 
@@ -138,7 +139,7 @@ def test_what_cannot_be_reached(pipe):
         ValueError, match=r"target_speedup=3 .*at most 2.05 .*4 steps: first 3 at 4p.*4p takes 0.32"
     ):
         calibrate(pipe, steps=4, count=1, target_speedup=3.0)
-    assert not pipe.transformer._forward_pre_hooks
+    assert find_hook(pipe.transformer) is None
 
 
 def test_coarse_steps_that_save_nothing(pipe):
@@ -146,7 +147,7 @@ def test_coarse_steps_that_save_nothing(pipe):
     clock.per_call_only()
     with pytest.raises(ValueError, match="at most 1.00 can.*2p takes 1.00, 4p takes 1.00"):
         calibrate(pipe, steps=4, count=1, clock=clock)
-    assert not pipe.transformer._forward_pre_hooks
+    assert find_hook(pipe.transformer) is None
 
 
 def test_an_adapter(pipe, tmp_path):
@@ -166,7 +167,7 @@ def test_an_error_in_a_run_leaves_the_pipeline_unpatched(pipe):
     with pytest.raises(ArithmeticError):
         calibrate(pipe, steps=4, count=1)
     hook.remove()
-    assert not pipe.transformer._forward_pre_hooks
+    assert find_hook(pipe.transformer) is None
 
 
 def test_training_free_is_told(pipe):
@@ -205,7 +206,7 @@ def test_bad_arguments(pipe, settings, error, text):
     prompts = settings.pop("prompts", ["a cat"])
     with pytest.raises(error, match=text):
         ddit_ext.calibrate(pipe, prompts, progress=False, **settings)
-    assert not pipe.transformer._forward_pre_hooks
+    assert find_hook(pipe.transformer) is None
 
 
 def test_a_patched_pipeline(pipe):
@@ -285,4 +286,4 @@ def test_a_target_that_runs_miss_does_not_cost_the_others(pipe, slow_at_2_4):
 def test_no_target_that_is_reached(pipe, slow_at_2_4, target):
     with pytest.raises(ValueError, match="^target_speedup=2.4 was not reached"):
         calibrate(pipe, count=1, scales=(1,), target_speedup=target)
-    assert not pipe.transformer._forward_pre_hooks
+    assert find_hook(pipe.transformer) is None

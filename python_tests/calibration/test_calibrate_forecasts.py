@@ -18,6 +18,7 @@ from ddit_ext.calibration.measure import Meter, quiet
 from ddit_ext.calibration.schedules import spread
 from ddit_ext.calibration.search import Full, Search
 from ddit_ext.coarse import Adapter
+from ddit_ext.runtime.patched_call import find_hook
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 SIZE = dict(rows=4, columns=4)
@@ -31,8 +32,9 @@ def pipe():
 @pytest.fixture(autouse=True)
 def unpatched(pipe):
     yield
-    for hook in list(pipe.transformer._forward_pre_hooks.values()):
-        hook.hook.remove()
+    hook = find_hook(pipe.transformer)
+    if hook is not None:
+        hook.remove()
 
 
 def calibrate(pipe, steps, target):
@@ -90,7 +92,7 @@ def test_not_beside_a_cache_of_diffusers():
     pipe = make_pipeline()
     pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=1e-9))
     assert tried_alone(pipe, calls(make_call, 1, **SIZE), 10) == (None, [])
-    assert not pipe.transformer._forward_pre_hooks
+    assert find_hook(pipe.transformer) is None
 
 
 @pytest.mark.parametrize(("kind", "guidance"), [("text", 1.0), ("text", 4.0), ("two", 1.0)])
@@ -141,7 +143,7 @@ def test_what_a_preset_says_can_not_be_said_twice(pipe, share):
     for choice in (forecasts(12, 6, 0.75, 1.75), None):
         with pytest.raises(ValueError, match=f"preset or forecast, not both.*got forecast={share}"):
             ddit_ext.patch(pipe, preset=make_preset(pipe, choice), forecast=share)
-    assert not pipe.transformer._forward_pre_hooks
+    assert find_hook(pipe.transformer) is None
 
 
 def test_the_file(pipe, tmp_path):

@@ -9,6 +9,7 @@ from wan_pipelines import KINDS, TEXT, TEXT_WIDTH, make_call, make_pipeline, mak
 import ddit_ext
 from ddit_ext import cells, ops
 from ddit_ext.coarse import Adapter
+from ddit_ext.runtime.patched_call import find_hook
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
@@ -112,7 +113,7 @@ def test_a_schedule_goes_on_across_the_switch_of_transformers():
     assert levels[switched - 1] >= 0.8 > levels[switched]
     handle.unpatch()
     for name in ("transformer", "transformer_2"):
-        assert not getattr(pipe, name)._forward_pre_hooks and not getattr(pipe, name)._forward_hooks
+        assert find_hook(getattr(pipe, name)) is None
 
 
 def test_each_of_two_transformers_has_its_own_weights(tmp_path):
@@ -140,7 +141,7 @@ def test_each_of_two_transformers_has_its_own_weights(tmp_path):
     ):
         with pytest.raises(error, match=text):
             ddit_ext.patch(pipe, wrong, schedule=2)
-        assert not pipe.transformer._forward_pre_hooks and not pipe.transformer_2._forward_pre_hooks
+        assert find_hook(pipe.transformer) is None and find_hook(pipe.transformer_2) is None
 
 
 def test_only_the_transformer_for_low_noise():

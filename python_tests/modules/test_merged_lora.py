@@ -13,6 +13,7 @@ import ddit_ext
 from ddit_ext.coarse import Adapter
 from ddit_ext.modules.lora import LowRank, LowRankLinear
 from ddit_ext.modules.merged_lora import MergedLinear, why_not_merged
+from ddit_ext.runtime.patched_call import find_hook
 
 NAME = "transformer_blocks.0.ff.net.2"
 
@@ -244,4 +245,4 @@ def test_the_argument_is_checked():
     pipe = make_pipeline()
     with pytest.raises(ValueError, match="lora must be 'beside' or 'merged', got 'fused'"):
         ddit_ext.patch(pipe, lora="fused")
-    assert not pipe.transformer._forward_pre_hooks
+    assert find_hook(pipe.transformer) is None

@@ -23,6 +23,7 @@ from ranks_process import (
 
 import ddit_ext
 from ddit_ext.modules.context_parallel import Ranks
+from ddit_ext.runtime.patched_call import find_hook
 
 pytest.importorskip("diffusers.hooks.context_parallel", reason="diffusers' context parallelism")
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext")
@@ -202,4 +203,4 @@ def test_a_plan_of_ones_own_raises_before_anything_is_patched(family):
     pipe.transformer._parallel_config = SimpleNamespace(context_parallel_config=SimpleNamespace())
     with pytest.raises(NotImplementedError, match=r"cp_plan for \[\]: coarse patches know .*proj_out"):
         ddit_ext.patch(pipe)
-    assert not pipe.transformer._forward_pre_hooks
+    assert find_hook(pipe.transformer) is None

@@ -17,6 +17,7 @@ from flux_pipelines import make_call, make_pipeline, make_scheduler, make_transf
 import ddit_ext
 from ddit_ext import cells, ops
 from ddit_ext.families import FluxFamily
+from ddit_ext.runtime.patched_call import find_hook
 from ddit_ext.runtime.sampler_watch import SamplerWatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
@@ -194,7 +195,7 @@ def test_the_history_is_freed_at_the_end_of_a_run():
     kept = []
 
     def look(pipe, index, t, kwargs):
-        watch = next(iter(pipe.transformer._forward_pre_hooks.values())).hook.watch
+        watch = find_hook(pipe.transformer).watch
         kept.append((len(watch.run.history), [weakref.ref(latent) for latent in watch.run.history._latents]))
         return kwargs
 

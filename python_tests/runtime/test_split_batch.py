@@ -14,6 +14,7 @@ import ddit_ext
 from ddit_ext import policies
 from ddit_ext.families import FluxFamily
 from ddit_ext.families.batch import join, take
+from ddit_ext.runtime.patched_call import find_hook
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
@@ -98,7 +99,7 @@ def test_guidance_embedded_and_outputs_as_objects():
     loop = Loop(pipe, batch=BATCH)
     loop.arguments |= dict(return_dict=True, guidance=torch.tensor([1.0, 4.0, 9.0]))
     call = dict(loop.arguments, hidden_states=loop.latents, timestep=torch.full((BATCH,), 0.7))
-    hook = next(iter(pipe.transformer._forward_pre_hooks.values())).hook
+    hook = find_hook(pipe.transformer)
 
     def output(sizes):
         pipe.transformer(**call)  # a step begins, at size 1; its second call is at the sizes set here
@@ -365,7 +366,7 @@ def test_a_call_with_another_number_of_rows_raises():
     pipe = make_pipeline()
     ddit_ext.patch(pipe, schedule=ByScore(), batch="split")
     assert isinstance(pipe.transformer, FluxTransformer2DModel)
-    hook = next(iter(pipe.transformer._forward_pre_hooks.values())).hook
+    hook = find_hook(pipe.transformer)
     loop = Loop(pipe, batch=3)
     loop.call(0.9)
     hook._sizes = [1, 2]

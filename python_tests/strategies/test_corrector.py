@@ -13,6 +13,7 @@ import ddit_ext
 from ddit_ext import policies
 from ddit_ext.calibration.choices import forecasts
 from ddit_ext.runtime.corrector import Corrector
+from ddit_ext.runtime.patched_call import find_hook
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
@@ -167,7 +168,7 @@ def test_bad_arguments(settings, error, text):
     pipe = make_pipeline()
     with pytest.raises(error, match=text):
         ddit_ext.patch(pipe, **({"schedule": SIZES, "corrector": 1.0} | settings))
-    assert not pipe.transformer._forward_pre_hooks
+    assert find_hook(pipe.transformer) is None
 
 
 def test_half_precision_and_inference_mode():

@@ -6,6 +6,7 @@ from flux_pipelines import make_call, make_pipeline, run
 import ddit_ext
 from ddit_ext import policies
 from ddit_ext.coarse import Adapter
+from ddit_ext.runtime.patched_call import find_hook
 
 ignore_training_free = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
@@ -98,7 +99,7 @@ def test_a_users_own_policy(pipe, patched):
     assert [step["scale"] for step in steps] == [1, 1, 1, 1, 2, 2, 1]
     assert [step["scales"] for step in steps[3:6]] == [[1, 1], [2, 1], [2, 1]]
     assert own.asked == []
-    used = next(iter(pipe.transformer._forward_pre_hooks.values())).hook.decider.policy._own
+    used = find_hook(pipe.transformer).decider.policy._own
     assert used.runs == [7] and [step for step, _ in used.asked] == [4, 5]
     assert [scores for _, scores in used.asked] == [steps[4]["scores"], steps[5]["scores"]]
 
@@ -185,7 +186,7 @@ def test_a_policy_of_ones_own_brings_its_attributes(pipe, patched):
 def test_attributes_that_do_not_fit(pipe, own, beside, error, text):
     with pytest.raises(error, match=text):
         ddit_ext.patch(pipe, schedule=Bringing(**own), **beside)
-    assert not pipe.transformer._forward_pre_hooks
+    assert find_hook(pipe.transformer) is None
 
 
 class Unfit:
@@ -225,7 +226,7 @@ def unfit(**attributes):
 def test_bad_policies(pipe, arguments, error, text):
     with pytest.raises(error, match=text):
         ddit_ext.patch(pipe, **arguments)
-    assert not pipe.transformer._forward_pre_hooks
+    assert find_hook(pipe.transformer) is None
 
 
 @ignore_training_free

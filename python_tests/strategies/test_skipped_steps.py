@@ -17,6 +17,7 @@ from ddit_ext import policies
 from ddit_ext.coarse import Adapter
 from ddit_ext.families import family_for
 from ddit_ext.families.base import check_here
+from ddit_ext.modules.swap import Changes
 from ddit_ext.runtime.denoisers import Part
 from ddit_ext.runtime.reuse import BlockReuse
 
@@ -81,13 +82,16 @@ def test_on_a_constant_input_a_skipped_call_gives_what_was_computed(family, kind
 
     def output(skipped):
         given = calls[0] | {"return_dict": False}
-        if scale == 1:
-            with torch.no_grad(), reuse.call(part, 0, skipped):
-                return pipe.transformer(**given)[0]
-        sigma = family.noise_level(given)
-        with torch.no_grad(), family.coarse(given, weights, sigma) as rewritten:
-            with reuse.call(part, 0, skipped):
-                return pipe.transformer(**rewritten)[0]
+        changes = Changes()
+        if scale == 2:
+            given = family.enter_coarse(changes, given, weights, family.noise_level(given))
+        seen = reuse.enter(changes, part, 0, skipped)
+        with torch.no_grad():
+            result = pipe.transformer(**given)[0]
+        changes.undo()
+        if seen is not None:
+            reuse.keep(0, seen)
+        return result
 
     computed = output(skipped=False)
     assert counts == [1] * len(counts) and reuse.has(part, 0)

@@ -11,6 +11,7 @@ from test_signal_options import by_hand
 
 import ddit_ext
 from ddit_ext import policies
+from ddit_ext.runtime.patched_call import find_hook
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
@@ -182,4 +183,4 @@ def test_what_cannot_work_says_so():
         ddit_ext.patch(pipe, schedule=policies.Stacked(ALWAYS, paper), scales=(1, 2))
     with pytest.raises(TypeError, match="schedule must be None, an int"):
         ddit_ext.patch(pipe, schedule=policies.Stacked(ALWAYS, "coarse"))
-    assert not pipe.transformer._forward_pre_hooks
+    assert find_hook(pipe.transformer) is None
