@@ -73,7 +73,5 @@ def _embedded() -> str:
 
 def _works(gpu: bool, kernels: bool) -> str:
     if gpu and not kernels:
-        return (
-            "forecasts; larger patches only on the CPU (they need the CUDA kernels: install again where nvcc is)"
-        )
+        return "forecasts; larger patches only on the CPU (they need the CUDA kernels: install again where nvcc is)"
     return "forecasts and larger patches" + (", on the GPU" if gpu else ", on the CPU")
