@@ -43,7 +43,7 @@ class LowRank(nn.Module):
         """``y + self(x)``: [..., out] and [..., in] -> [..., out]; the sum is one product that accumulates.
 
         in_place: whether the result may be written over ``y``, as it is where nothing has to be kept for a
-        backward. Then nothing of the size of ``y`` is allocated; docs/feed-forward-lora.md counts the bytes.
+        backward. Then nothing of the size of ``y`` is allocated; docs/design/feed-forward-lora.md counts the bytes.
         """
         a, b = self._factors(x)
         low = F.linear(x, a)

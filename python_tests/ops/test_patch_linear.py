@@ -79,7 +79,7 @@ def test_ranks(impl, op, rank):
 @both_ops
 def test_an_infinity_stays_one(impl, op):
     """Nothing beyond the LoRA's rank is multiplied with it: that would be NaN."""
-    for dtype in (torch.bfloat16, torch.float16):  # float32 on a GPU makes it NaN: docs/cuda-patch-kernels.md
+    for dtype in (torch.bfloat16, torch.float16):  # float32 on a GPU makes it NaN: docs/design/cuda-patch-kernels.md
         arguments = MAKE[op]((1, 1, 5, 4), 2, rank=3, dtype=dtype, device=impl.device)
         arguments = {k: v.abs() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
         arguments[next(iter(arguments))].view(-1)[7] = torch.inf  # cells or tokens
