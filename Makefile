@@ -20,10 +20,10 @@ demo: setup
 demo-video: setup
 	$(BIN)/python examples/demo_video.py --out demo_video_output
 
-# The last line: what nvcc makes of the kernels, where there is one. No register may be spilled.
+# The last line: what nvcc makes of the kernels, where there is one, and how their launches fill a GPU.
 test: setup cpp-tests $(EMULATION)
 	DDIT_REQUIRE_EMULATION=$(if $(EMULATION),1,0) $(BIN)/python -m pytest -q python_tests
-	$(BIN)/python scripts/check_cuda_resources.py
+	$(BIN)/python scripts/check_cuda_kernels.py
 
 # What takes longer than `make test` may: slow builds, a training killed at many moments, sanitizers, fuzzers (with clang,
 # which is installed where that is allowed), the oldest torch's headers (a download of 1 GB), the emulation's other modes, its
@@ -52,7 +52,7 @@ cpp-tests: setup
 	$(BIN)/cmake --build build/cpp-tests -j $(MAX_JOBS)
 	$(BIN)/ctest --test-dir build/cpp-tests --output-on-failure
 
-# The CUDA kernels compiled for the CPU, and the tests of what runs them there: docs/design/emulation.md
+# The CUDA kernels compiled for the CPU, and the tests of what runs them there: docs/emulation.md
 emulation: setup
 	$(BIN)/cmake -S . -B build/emulation -G Ninja -DDDIT_EXT_EMULATION=ON -DDDIT_EXT_TESTS=ON -DDDIT_EXT_CUDA=OFF \
 	  -DPython_EXECUTABLE=$(abspath $(BIN))/python

@@ -20,7 +20,7 @@ KERNEL_FILES = (
     "test_acceleration_quantiles*.py",
     "test_patch_embed*.py",
     "test_patch_deembed*.py",
-    "test_patch_linear*.py",
+    "test_patch_sizes*.py",
 )
 
 # With -v: "file::test PASSED [ 12%]"; of an xdist worker: "[gw1] [ 12%] PASSED file::test".

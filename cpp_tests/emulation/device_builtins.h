@@ -162,6 +162,9 @@ T atomicMin(T* target, T value) {
 }
 template <class T>
 T __ldg(const T* source) {
+  if (reinterpret_cast<uintptr_t>(source) % sizeof(T) != 0) {
+    ddit_emulation::fail("a read of " + std::to_string(sizeof(T)) + " bytes is not aligned to them");
+  }
   return *source;
 }
 template <class T>

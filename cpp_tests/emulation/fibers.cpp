@@ -45,7 +45,6 @@ struct SharedMemory {
 
 struct Block {
   uint3 index{};
-  unsigned long serial = 0;  // of all blocks since the program began
   bool running = false;
   std::vector<Thread> threads;
   std::vector<Warp> warps;
@@ -149,9 +148,7 @@ void step(size_t block_slot, size_t warp_index) {
 // ------------------------------------------------------------------------------------------------------
 
 void start(Block& block, size_t slot, const Stacks& stacks, uint3 index, size_t dynamic_shared_bytes) {
-  static unsigned long serial = 0;
   block.index = index;
-  block.serial = ++serial;
   block.running = true;
   block.stopped = block.barriers = block.warp_operations = 0;
   block.shared.clear();
@@ -283,10 +280,6 @@ const uint64_t* warp_exchange(WarpOperation operation, unsigned mask, uint64_t v
 }
 
 int linear_thread() { return static_cast<int>(running->current_thread); }
-
-ThreadPlace thread_place() {
-  return {running->current_block * kMostThreads + running->current_thread, current_block().serial};
-}
 
 void* dynamic_shared_memory() { return current_block().dynamic_shared.get(); }
 

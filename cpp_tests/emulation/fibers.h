@@ -38,7 +38,7 @@ void run_grid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, const std::fun
 // __syncthreads. The place is compared: threads that meet at different barriers are an error.
 void block_barrier(const char* file, int line);
 
-enum class WarpOperation : unsigned char { kSync, kShuffle, kVote, kReduce, kMatch, kTensorCore };
+enum class WarpOperation : unsigned char { kSync, kShuffle, kVote, kReduce };
 
 // Waits for the lanes in `mask`, which must all call the same operation, and returns the values that they
 // brought: [kWarp], valid until the caller's next operation. A lane outside the mask has brought kNoValue.
@@ -47,13 +47,6 @@ const uint64_t* warp_exchange(WarpOperation operation, unsigned mask, uint64_t v
 
 // Index of the calling thread in its block, x fastest.
 int linear_thread();
-
-// Where the calling thread lives: `place` is shared with threads of earlier blocks, `block` tells them apart.
-struct ThreadPlace {
-  size_t place;  // below 4 * 1024
-  unsigned long block;
-};
-ThreadPlace thread_place();
 
 // Memory of the block at hand, filled with a pattern when the block starts: reading what nobody wrote shows.
 void* dynamic_shared_memory();

@@ -1,7 +1,7 @@
 """A pytest plugin: the emulated tests in one mode of the emulation after the other, in one process.
 
 Importing torch takes longer than most tests. The emulation reads its mode from the environment at each launch
-(docs/design/emulation.md). DDIT_MUTANT_MODES=one is the first mode alone.
+(docs/emulation.md). DDIT_MUTANT_MODES=one is the first mode alone.
 """
 
 import os
@@ -13,8 +13,7 @@ MODES = (
     {"DDIT_EMULATION_ORDER": "1", "DDIT_EMULATION_BLOCKS": "3"},
     {},
     {"DDIT_EMULATION_ORDER": "reverse"},
-    {"DDIT_EMULATION_COPIES": "eager"},
-    {"DDIT_EMULATION_ORDER": "2", "DDIT_EMULATION_BLOCKS": "2", "DDIT_EMULATION_COPIES": "eager"},
+    {"DDIT_EMULATION_ORDER": "2", "DDIT_EMULATION_BLOCKS": "2"},
     {"DDIT_EMULATION_ORDER": "3", "DDIT_EMULATION_BLOCKS": "4"},
 )
 

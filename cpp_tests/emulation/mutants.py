@@ -27,8 +27,6 @@ COPIED = ("CMakeLists.txt", "cmake", "csrc", "cpp_tests/emulation", "ddit_ext/_v
 REMOVALS = (
     (re.compile(r"__syncthreads\(\);"), ";"),
     (re.compile(r"__syncwarp\([^()]*\);"), ";"),
-    (re.compile(r"\b(?:cuda::)?wait_copies<[^<>]*>\(\);"), ";"),
-    (re.compile(r"\b(?:cuda::)?commit_copies\(\);"), ";"),
     (re.compile(r"__threadfence(?:_block)?\(\);"), ";"),
     (re.compile(r"\batomic[A-Z]\w*\("), "ddit_emulation::not_done("),
     (re.compile(r"\b(?:cuda::)?add_acquire_release\("), "ddit_emulation::not_done("),

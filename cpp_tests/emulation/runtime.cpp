@@ -1,8 +1,10 @@
 // The emulated GPU as the CUDA runtime shows it, and what it fails with on demand.
 #include <cuda_runtime.h>
+#include <dlfcn.h>
 
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <map>
 
 namespace {
@@ -79,6 +81,19 @@ size_t most_dynamic_shared(const void* kernel) {
   return found == most_shared.end() ? size_t{48} * 1024 : found->second;
 }
 
+bool recorded(const void* kernel, const cudaLaunchConfig_t& config) {
+  const char* file = std::getenv("DDIT_EMULATION_LAUNCHES");
+  if (!file || !*file) return false;
+  Dl_info library{};
+  dladdr(kernel, &library);
+  const auto count = [](dim3 size) { return uint64_t{size.x} * size.y * size.z; };
+  std::ofstream(file, std::ios::app) << reinterpret_cast<uintptr_t>(kernel) -
+                                            reinterpret_cast<uintptr_t>(library.dli_fbase)
+                                     << ' ' << count(config.gridDim) << ' ' << count(config.blockDim) << ' '
+                                     << config.dynamicSmemBytes << '\n';
+  return true;
+}
+
 }  // namespace ddit_emulation
 
 cudaError_t cudaGetDevice(int* device) {
@@ -89,7 +104,8 @@ cudaError_t cudaGetDevice(int* device) {
 // Few multiprocessors, so that tiles made for many blocks are chosen at sizes that can be emulated.
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr /*multiprocessors*/, int /*device*/) {
   const cudaError_t status = query_status();
-  if (status == cudaSuccess) *value = 2;
+  const char* text = std::getenv("DDIT_EMULATION_MULTIPROCESSORS");
+  if (status == cudaSuccess) *value = text && *text ? std::atoi(text) : 2;
   return status;
 }
 

@@ -8,6 +8,12 @@
 // Only CUDA builds of torch have it. Weak, so that this library loads into the others, too; there it is null.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device,
                                                                                    void** stream);
+// The dispatcher's own addmm takes Scalars, which the stable ABI can't pass.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_cuda_addmm_out(AtenTensorHandle out,
+                                                                          AtenTensorHandle self,
+                                                                          AtenTensorHandle a,
+                                                                          AtenTensorHandle b, double beta,
+                                                                          double alpha);
 
 namespace ddit::ops {
 
@@ -28,6 +34,13 @@ void* CudaCall::stream() const {
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_->index, &stream));
   return stream;
+}
+
+void CudaCall::addmm_out(const torch::stable::Tensor& out, const torch::stable::Tensor& self,
+                         const torch::stable::Tensor& a, const torch::stable::Tensor& b, double beta,
+                         double alpha) const {
+  ops::check(&aoti_torch_cuda_addmm_out != nullptr, op_, ": this torch was built without CUDA");
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_addmm_out(out.get(), self.get(), a.get(), b.get(), beta, alpha));
 }
 
 }  // namespace ddit::ops

@@ -20,6 +20,12 @@ class CudaCall {
   // torch's current stream on that device, a cudaStream_t.
   void* stream() const;
 
+  // out = beta * self + alpha * a b by torch's library, on that stream. `self` may be a row; beta = 0 ignores
+  // it, also NaN in it.
+  void addmm_out(const torch::stable::Tensor& out, const torch::stable::Tensor& self,
+                 const torch::stable::Tensor& a, const torch::stable::Tensor& b, double beta,
+                 double alpha) const;
+
   // Throws, naming the op, where a kernel's status is not success: what this build holds and the GPU or its
   // driver lacks, or that a kernel before this one has failed.
   void check(int status) const;

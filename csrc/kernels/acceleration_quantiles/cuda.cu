@@ -76,9 +76,9 @@ Task plan_launch(const Params& params, int64_t first) {
     if (l < task.level_count) continue;
     CudaLevel& level = task.levels[task.level_count++];
     level.scale = scale;
-    level.rows = static_cast<int>(ceil_div(rows, scale));
-    level.columns = static_cast<int>(ceil_div(columns, scale));
-    level.patches = static_cast<uint32_t>(frames * level.rows * level.columns);
+    level.rows = cuda::FastDiv(ceil_div(rows, scale));
+    level.columns = cuda::FastDiv(ceil_div(columns, scale));
+    level.patches = static_cast<uint32_t>(frames * ceil_div(rows, scale) * ceil_div(columns, scale));
     level.first = add_variances(scale);
     level.coarse = scale != 1 && scale != 2 && scale != kTile;
     coarse = coarse || level.coarse;

@@ -11,12 +11,12 @@ namespace ddit::kernels::acceleration_quantiles {
 //   variance = mean over cells of (the cell's variance + the squared distance of its means to the patch's /
 //   C).
 __device__ __forceinline__ void merge_patch(const Task& task, const CudaLevel& level, int64_t sample,
-                                            int64_t patch) {
+                                            uint32_t patch) {
   const int lane = threadIdx.x % 32;
-  const int column = static_cast<int>(patch % level.columns) * level.scale;
-  const int64_t line = patch / level.columns;  // of all frames
-  const int row = static_cast<int>(line % level.rows) * level.scale;
-  const int64_t frame = sample * task.frames + line / level.rows;
+  uint32_t index = patch;
+  const int column = static_cast<int>(level.columns.split(index)) * level.scale;
+  const int row = static_cast<int>(level.rows.split(index)) * level.scale;
+  const int64_t frame = sample * task.frames + index;
   const int height = min(level.scale, task.rows - row), width = min(level.scale, task.columns - column);
   const int64_t first = (frame * task.rows + row) * task.columns + column;  // of all base cells
   const double cells = static_cast<double>(height) * width;
@@ -40,7 +40,7 @@ __device__ __forceinline__ void merge_patch(const Task& task, const CudaLevel& l
   }
   // The base cells of a frame lie in their variances as they do in the means.
   const float* base = task.variances + sample * task.variances_per_sample + task.fine_first[0] +
-                      (line / level.rows * task.rows + row) * task.columns + column;
+                      (int64_t{index} * task.rows + row) * task.columns + column;
   double within = 0.0;
   for (int i = 0; i < height; ++i) {
     for (int j = lane; j < width; j += 32) within += __ldcg(base + int64_t{i} * task.columns + j);
@@ -55,7 +55,7 @@ __device__ __forceinline__ void merge_coarse_levels(const Task& task, int64_t sa
   for (int l = 0; l < task.level_count; ++l) {
     const CudaLevel& level = task.levels[l];
     if (!level.coarse) continue;
-    for (int64_t patch = threadIdx.x / 32; patch < level.patches; patch += kWarps) {
+    for (uint32_t patch = threadIdx.x / 32; patch < level.patches; patch += kWarps) {
       merge_patch(task, level, sample, patch);
     }
   }

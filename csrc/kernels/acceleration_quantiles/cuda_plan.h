@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/fast_div.cuh"
+
 namespace ddit::kernels::acceleration_quantiles {
 
 constexpr int kMostLevels = 8;  // scales of one launch; a longer list takes several
@@ -17,7 +19,7 @@ static_assert(kMostLevels <= kWarps, "a warp a level in the selection");
 struct CudaLevel {
   int64_t first;  // where its variances start among those of a sample: [F][rows][columns]
   int scale;      // no larger than the frame
-  int rows, columns;
+  cuda::FastDiv rows, columns;
   uint32_t patches;  // of all frames of a sample
   bool coarse;       // not a scale that tiles give
 };

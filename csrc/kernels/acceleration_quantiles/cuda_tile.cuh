@@ -100,11 +100,16 @@ __device__ __forceinline__ QuadMoments quad_of_any_pixels(const Task& task, cons
     if (!reads || !quad.inside(k)) continue;
     const Sources<T> cell = channel.moved(task, 2, k / 2).moved(task, 3, k % 2);
     firsts[k] = cell.difference();
-    for (int i = 1; i < task.p * task.p; ++i) {
-      const float value = cell.moved(task, 5, i / task.p).moved(task, 6, i % task.p).difference() - firsts[k];
-      const float apart = value - moments.mean[k];
-      moments.mean[k] += apart / static_cast<float>(i + 1);
-      moments.spread[k] += apart * (value - moments.mean[k]);
+    float count = 0.0f;
+    for (int y = 0; y < task.p; ++y) {
+      Sources<T> pixel = cell.moved(task, 5, y);
+      for (int x = 0; x < task.p; ++x, pixel = pixel.moved(task, 6, 1)) {
+        const float value = pixel.difference() - firsts[k];
+        const float apart = value - moments.mean[k];
+        count += 1.0f;
+        moments.mean[k] += apart / count;
+        moments.spread[k] += apart * (value - moments.mean[k]);
+      }
     }
   }
   moments.origin = __shfl_sync(kAllLanes, firsts[0], threadIdx.x % kChannelLanes);

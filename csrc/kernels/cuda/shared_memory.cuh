@@ -18,4 +18,12 @@ __device__ __forceinline__ T& block_shared() {
   return memory;
 }
 
+// A pointer to global memory that was kept in shared memory, where the compiler can't tell what it points to:
+// accesses of any memory take longer.
+template <class T>
+__device__ __forceinline__ T* global_pointer(T* pointer) {
+  __builtin_assume(__isGlobal(pointer));
+  return pointer;
+}
+
 }  // namespace ddit::kernels::cuda

@@ -16,4 +16,9 @@ T& block_shared() {
   return *static_cast<T*>(ddit_emulation::shared_memory(&key, sizeof(T)));
 }
 
+template <class T>
+T* global_pointer(T* pointer) {
+  return pointer;
+}
+
 }  // namespace ddit::kernels::cuda
