@@ -52,7 +52,7 @@ cpp-tests: setup
 	$(BIN)/cmake --build build/cpp-tests -j $(MAX_JOBS)
 	$(BIN)/ctest --test-dir build/cpp-tests --output-on-failure
 
-# The CUDA kernels compiled for the CPU, and the tests of what runs them there: docs/emulation.md
+# The CUDA kernels compiled for the CPU, and the tests of what runs them there: docs/design/emulation.md
 emulation: setup
 	$(BIN)/cmake -S . -B build/emulation -G Ninja -DDDIT_EXT_EMULATION=ON -DDDIT_EXT_TESTS=ON -DDDIT_EXT_CUDA=OFF \
 	  -DPython_EXECUTABLE=$(abspath $(BIN))/python

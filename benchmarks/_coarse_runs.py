@@ -19,7 +19,7 @@ from ddit_ext.coarse import Adapter
 from ddit_ext.coarse.noise_match import detail_gain
 from ddit_ext.embedded import scenes
 from ddit_ext.embedded.pipeline import FLUX_DEFAULTS
-from ddit_ext.families import steering_for
+from ddit_ext.families import family_for
 
 STEPS = embedded.STEPS
 
@@ -80,7 +80,7 @@ class Bench:
         self.model, self.side, self.prompts = model, side, prompts
         self.pipe = model.pipeline
         self.transformer = self.pipe.transformer
-        self.steering = steering_for(self.transformer)
+        self.family = family_for(self.transformer)
         self.rows = side // 4  # tokens a side: 2 pixels a latent pixel, 2 latent pixels a token
         text, pooled, text_ids = self.pipe.encode_prompt(
             prompts, None, max_sequence_length=FLUX_DEFAULTS["max_sequence_length"]
@@ -123,7 +123,7 @@ class Bench:
         if scale == 1 or source == "oracle":
             full = self.transformer(**call, return_dict=False)[0]
             return full if scale == 1 else self.oracle(latents, full, sigma, scale)
-        with self.steering.coarse(call, source.weights(scale, latents), level) as coarse:
+        with self.family.coarse(call, source.weights(scale, latents), level) as coarse:
             return self.transformer(**coarse, return_dict=False)[0]
 
     def oracle(self, latents: Tensor, full: Tensor, sigma: float, scale: int) -> Tensor:

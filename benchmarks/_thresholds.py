@@ -67,7 +67,7 @@ def coarse_first(steps: int, seconds: dict[int, float], target: float, mix: dict
 def both_ends(steps: int, seconds: dict[int, float], target: float) -> list[int] | None:
     """A fixed schedule as fast as ``target`` times p: fine at both ends, 2p between; None where 2p does not reach it.
 
-    Five sevenths of the fine steps come first: what was closest of all fixed orders in docs/study.md.
+    Five sevenths of the fine steps come first: what was closest of all fixed orders in docs/studies/which-rule.md.
     """
     coarse = round(steps * (1 - 1 / target) / (1 - seconds[2] / seconds[1]))
     fine = steps - coarse

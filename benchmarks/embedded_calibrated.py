@@ -32,7 +32,7 @@ CLOSE = 0.1
 BATCH = {"flux": 8, "wan": 4}
 
 NEAR, FAR = {"forecast": 0.75, "corrector": 1.0}, {"forecast": 0.5}
-"""What docs/skipped-steps.md advises for runs by themselves up to 2.5 times the speed, and beyond."""
+"""What docs/forecast.md advises for runs by themselves up to 2.5 times the speed, and beyond."""
 
 
 def calibrated(

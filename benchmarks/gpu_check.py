@@ -5,7 +5,7 @@
 
 It takes less than 8 minutes and needs nothing from a network. What is found is written at once, to one JSON file
 and the same as Markdown; a kill loses nothing. A stage that fails is reported and does not stop the next ones;
-the exit status is 0 only if none failed. docs/gpu-check.md says how to read it.
+the exit status is 0 only if none failed. docs/design/gpu-check.md says how to read it.
 """
 
 from __future__ import annotations

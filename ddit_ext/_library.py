@@ -15,7 +15,17 @@ def path() -> Path:
 
 
 def load() -> None:
+    """ImportError where the library is missing or does not load, with what to do about it."""
     library = path()
+    checkout = Path(__file__).resolve().parents[1]
+    if not library.exists() and (checkout / "CMakeLists.txt").is_file():
+        raise ImportError(
+            f"{checkout} is a checkout of ddit_ext that was not built in place, and it hides the installed package, "
+            "because Python looks into the current folder first. One of these helps:\n"
+            "  use the ddit command instead of python -m ...\n"
+            "  run Python from another folder\n"
+            "  pip install --no-build-isolation -e .    (builds the checkout in place)"
+        )
     try:
         torch.ops.load_library(str(library))
     except (OSError, RuntimeError) as error:

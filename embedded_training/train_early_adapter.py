@@ -43,7 +43,7 @@ LOWEST = {2: 0.66, 4: 0.75}  # noise levels below are not trained
 GUIDANCE = 3.5  # the pipeline's own; half of the chains have another
 GUIDANCE_RANGE = (2.0, 5.0)
 CHAINS = 8
-BATCH = 32
+BATCH = {2: 16, 4: 32}
 KEPT = 12_000  # states; older ones make room
 PER_FILE = 4
 VALIDATION = 96
@@ -265,7 +265,7 @@ def learn(teacher: Teacher, run: Path, scale: int, minutes: float, rate: float, 
                 new = States(**load_file(file))
                 states = new if states is None else states.joined(new)
         usable = (states.sigma >= LOWEST[scale]).nonzero()[:, 0]
-        batch = states.at(usable[torch.randint(len(usable), (BATCH,))])
+        batch = states.at(usable[torch.randint(len(usable), (BATCH[scale],))])
         text, pooled = teacher.encode(batch.ids)
         with torch.autocast("cpu", torch.bfloat16):
             mine, target = low_velocity(student, scale, batch, text, pooled)

@@ -65,7 +65,7 @@ def draw_all(
                 handle.unpatch()
 
     reports: list[ddit_ext.Handle | None] = []
-    # Fine at both ends and 2p between them is what comes closest at this speed by sizes alone (docs/study.md).
+    # Fine at both ends and 2p between them is what comes closest at this speed by sizes alone (docs/studies/which-rule.md).
     sizes = {"scales": (1, 2), "target_speedup": target, "protect": (steps // 9, steps // 14)}
     fewer = max(1, round(steps / target))
     # A skipped step is cheap, not free: all of them together take about as long as a computed one.

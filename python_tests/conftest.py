@@ -1,7 +1,7 @@
 """Fixtures for the tests of the ops: one test file, every implementation.
 
 cpu   the kernels of this machine
-emu   the CUDA kernels compiled for the CPU (docs/emulation.md); skipped where they are not built, unless
+emu   the CUDA kernels compiled for the CPU (docs/design/emulation.md); skipped where they are not built, unless
       DDIT_REQUIRE_EMULATION=1, then failing. DDIT_EXT_EMULATION_LIBRARY names the library, if not the usual one
 cuda  the CUDA kernels on a GPU; skipped without one, unless DDIT_REQUIRE_CUDA=1, then failing
 """

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The emulated ops in the modes that `make test` leaves out: check_modes.sh BIN (a virtual environment's bin)
-# Each shows mistakes that the others hide; docs/emulation.md says which.
+# Each shows mistakes that the others hide; docs/design/emulation.md says which.
 set -euo pipefail
 bin=$(cd "$1" && pwd)
 cd "$(dirname "$0")/../.."

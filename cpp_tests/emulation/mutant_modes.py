@@ -1,7 +1,7 @@
 """A pytest plugin: the emulated tests in one mode of the emulation after the other, in one process.
 
 Importing torch takes longer than most tests. The emulation reads its mode from the environment at each launch
-(docs/emulation.md). DDIT_MUTANT_MODES=one is the first mode alone.
+(docs/design/emulation.md). DDIT_MUTANT_MODES=one is the first mode alone.
 """
 
 import os

@@ -21,7 +21,7 @@ COARSE_FIRST, FINE_FIRST = 0.0, 1.0
 """Orders of a run's steps, beside BOTH_ENDS: the share of the fine ones that come before the coarse ones. One at least
 comes after them.
 
-BOTH_ENDS was closest at equal cost in docs/study.md, fine first next, coarse first last; on another model it may be
+BOTH_ENDS was closest at equal cost in docs/studies/which-rule.md, fine first next, coarse first last; on another model it may be
 otherwise.
 """
 

@@ -9,7 +9,7 @@ from ..policies import SKIP, growing_gaps
 
 BOTH_ENDS = 5 / 7
 """The share of a run's fine steps that come before the coarse ones where it is fine at both ends: the closest order at
-equal cost in docs/study.md."""
+equal cost in docs/studies/which-rule.md."""
 
 
 class Stretches:

@@ -30,16 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print parameters, memory and time; train nothing"
+        "--dry-run", action="store_true", help="print parameters, memory, disk and time; train nothing"
     )
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="for --dry-run (default: 1)")
     parser.add_argument("--fsdp", action="store_true", help="for --dry-run: the base is shared out")
     parser.add_argument(
         "--tflops",
         type=float,
-        default=300.0,
         metavar="N",
-        help="for --dry-run: sustained TFLOP/s of a GPU (default: %(default)s, an assumption)",
+        help="for --dry-run: sustained TFLOP/s of a GPU; default: hours for several kinds of GPU, by assumption",
     )
     parser.set_defaults(run=run)
 
@@ -52,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         from ..training.estimate import estimate
 
-        if arguments.gpus < 1 or not arguments.tflops > 0:
+        if arguments.gpus < 1 or not (arguments.tflops is None or arguments.tflops > 0):
             raise ValueError(
                 f"--gpus and --tflops must be positive, got {arguments.gpus} and {arguments.tflops}"
             )

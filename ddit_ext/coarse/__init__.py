@@ -1,4 +1,4 @@
-"""The weights of one patch size and what a coarse step does with them; see docs/coarse-step.md."""
+"""The weights of one patch size and what a coarse step does with them; see docs/design/coarse-step.md."""
 
 from .adapter import Adapter, AdapterError
 from .coarse_step import CoarseStep

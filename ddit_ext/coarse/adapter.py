@@ -74,7 +74,7 @@ class Adapter(nn.Module):
             well.
             scales: patch sizes in base patches; a 1 among them is skipped.
             start: "noise_matched" (this project's), "pi_resize" (the paper's), or "blended" (the first, but above
-                a noise level of 0.8 to 0.9 latent and timestep as they are); see docs/coarse-step.md.
+                a noise level of 0.8 to 0.9 latent and timestep as they are); see docs/design/coarse-step.md.
             positions: "centre" of the merged cells, or "grid" as if the latent were a smaller picture, which
                 suits a base that was trained on small pictures too.
             detail_variance: H per scale (see ``noise_match.measure_detail``); estimated from each latent if

@@ -1,4 +1,4 @@
-"""The adapter's two files (docs/adapter-format.md): written whole, read with suspicion."""
+"""The adapter's two files (docs/design/adapter-format.md): written whole, read with suspicion."""
 
 from __future__ import annotations
 

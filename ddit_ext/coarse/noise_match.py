@@ -16,7 +16,7 @@ and the detail that no coarse token sees, z - up(low), is given the linear least
     g(σ) = (σ - (1-σ)·H) / (σ² + (1-σ)²·H)
 
 for white noise and an independent clean detail of variance H per high-band coefficient. The derivation, and
-what of it is in the paper, stand in docs/coarse-step.md.
+what of it is in the paper, stand in docs/design/coarse-step.md.
 """
 
 from __future__ import annotations

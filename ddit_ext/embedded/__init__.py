@@ -20,6 +20,9 @@ from .weights import folder
 STEPS = 28
 """Where prompt accuracy no longer grows with steps: what "fixed p" means in the figures (benchmarks/studies/embedded_base.py)."""
 
+LARGE_SIDE = 128
+"""Pixels along a side of what "flux-128" makes: 1024 image tokens, as many as FLUX has at 512x512."""
+
 _STATISTICS_SEED = 2_000_000  # of the real ones that Fréchet distances are taken to
 
 
@@ -45,10 +48,16 @@ class _Kind:
         [int, int], tuple[np.ndarray, list[Any]]
     ]  # count, seed -> uint8 [count, *shape], what they show
     statistics: int  # of the real ones that Fréchet distances are taken to
+    others: str | None = None  # the model that has all parts but the transformer and its adapter
 
 
 _SCENE, _CLIP = (scenes.PICTURE_SIZE,) * 2 + (3,), (clips.FRAMES, *(clips.CLIP_SIZE,) * 2, 3)
-_KINDS = {"flux": _Kind(_SCENE, scenes.pictures, 1024), "wan": _Kind(_CLIP, clips.clips, 256)}
+_LARGE = (LARGE_SIDE, LARGE_SIDE, 3)
+_KINDS = {
+    "flux": _Kind(_SCENE, scenes.pictures, 1024),
+    "flux-128": _Kind(_LARGE, functools.partial(scenes.pictures, side=LARGE_SIDE), 1024, others="flux"),
+    "wan": _Kind(_CLIP, clips.clips, 256),
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,9 @@ class Embedded:
     _folder: Path
 
     def reference(self, n: int, seed: int) -> tuple[np.ndarray, list[str]]:
-        """Fresh real ones, and their prompts: uint8 ``[n, 64, 64, 3]``, of "wan" ``[n, 9, 96, 96, 3]``."""
+        """Fresh real ones, and their prompts: uint8 ``[n, 64, 64, 3]``, of "flux-128" ``[n, 128, 128, 3]``, of "wan"
+        ``[n, 9, 96, 96, 3]``.
+        """
         if n < 0:
             raise ValueError(f"n must be at least 0, got {n}")
         drawn, described = self._kind.draw(n, seed)
@@ -102,7 +113,7 @@ class Embedded:
             raise ValueError(
                 f"prompts must name one prompt a picture: {len(array)} pictures, {len(prompts)} prompts"
             )
-        looked = _look(self._folder / "classifier.safetensors", array)
+        looked = _look(_parts(self._folder.name) / "classifier.safetensors", array)
         frames = len(looked.objects) // max(1, len(array))
         asked = [prompt for prompt in prompts for _ in range(frames)]
         shares = found(looked, asked).reshape(len(array), -1).mean(axis=1)
@@ -121,7 +132,8 @@ def load(name: str = "flux") -> Embedded:
     """Loads an embedded model.
 
     Args:
-        name: ``"flux"`` (pictures) or ``"wan"`` (clips).
+        name: ``"flux"`` (pictures of 64 px), ``"flux-128"`` (of 128 px; rougher, for studies of larger patches) or
+            ``"wan"`` (clips).
 
     Raises:
         ValueError: there is no embedded model of that name.
@@ -130,12 +142,20 @@ def load(name: str = "flux") -> Embedded:
     if name not in _KINDS:
         raise ValueError(f"name must be one of {sorted(_KINDS)}, got {name!r}")
     files = folder(name)
-    from .pipeline import EmbeddedFluxPipeline, load_wan
+    from .pipeline import EmbeddedFluxPipeline, load_large_flux, load_wan
 
-    pipeline = EmbeddedFluxPipeline.from_pretrained(files) if name == "flux" else load_wan(files)
+    if name == "flux":
+        pipeline = EmbeddedFluxPipeline.from_pretrained(files)
+    else:
+        pipeline = load_wan(files) if name == "wan" else load_large_flux(files, _parts(name))
     pipeline.transformer.float()  # stored in bfloat16
     pipeline.set_progress_bar_config(disable=True)
     return Embedded(pipeline, files / "adapter", files)
+
+
+def _parts(name: str) -> Path:
+    """The folder with a model's parts apart from the transformer and its adapter, and with its classifier."""
+    return folder(_KINDS[name].others or name)
 
 
 def _as_uint8(pictures: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -157,7 +177,10 @@ def _classifier(file: Path):
 
 
 def _look(file: Path, array: np.ndarray):
-    """The classifier's verdict on each picture, or on each frame of each clip."""
+    """The classifier's verdict on each picture, or on each frame of each clip; larger pictures are halved for it."""
+    if array.shape[-2] == LARGE_SIDE:
+        blocks = array.reshape(len(array), LARGE_SIDE // 2, 2, LARGE_SIDE // 2, 2, 3)
+        array = blocks.mean((2, 4)).round().astype(np.uint8)
     return _classifier(file).look(array.reshape(-1, *array.shape[-3:]))
 
 
@@ -165,5 +188,5 @@ def _look(file: Path, array: np.ndarray):
 def _real_features(folder: Path) -> np.ndarray:
     kind = _KINDS[folder.name]
     drawn, _ = kind.draw(kind.statistics, _STATISTICS_SEED)
-    features = _look(folder / "classifier.safetensors", drawn).features
+    features = _look(_parts(folder.name) / "classifier.safetensors", drawn).features
     return features.reshape(kind.statistics, -1, features.shape[-1]).mean(axis=1)

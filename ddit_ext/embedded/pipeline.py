@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diffusers import FluxPipeline, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import (
+    FluxPipeline,
+    FluxTransformer2DModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
 from .clip_autoencoder import ClipAutoencoder
@@ -39,6 +45,14 @@ class EmbeddedFluxPipeline(FluxPipeline):
         return super().__call__(prompt, *args, **(FLUX_DEFAULTS | kwargs))
 
 
+class EmbeddedLargeFluxPipeline(EmbeddedFluxPipeline):
+    """The same for a transformer that makes pictures of 128 pixels; ``height=64, width=64`` gives small ones."""
+
+    def __call__(self, prompt: str | list[str] | None = None, *args: Any, **kwargs: Any) -> Any:
+        side = {"height": 2 * PICTURE_SIZE, "width": 2 * PICTURE_SIZE}
+        return super().__call__(prompt, *args, **(side | kwargs))
+
+
 class EmbeddedWanPipeline(WanPipeline):
     """WanPipeline with other defaults: 9 frames of 96x96, 12 text tokens, guided by two calls a step as Wan's."""
 
@@ -55,3 +69,9 @@ def load_wan(folder: Path) -> EmbeddedWanPipeline:
         scheduler=UniPCMultistepScheduler.from_pretrained(folder / "scheduler"),
         transformer=WanTransformer3DModel.from_pretrained(folder / "transformer"),
     )
+
+
+def load_large_flux(folder: Path, parts: Path) -> EmbeddedLargeFluxPipeline:
+    """The pipeline of the transformer in ``folder`` with all other parts of ``parts``."""
+    transformer = FluxTransformer2DModel.from_pretrained(folder / "transformer")
+    return EmbeddedLargeFluxPipeline.from_pretrained(parts, transformer=transformer)

@@ -84,16 +84,16 @@ def render(scene: Scene, side: int = PICTURE_SIZE) -> np.ndarray:
     return np.asarray(canvas.reduce(_SUPERSAMPLING))
 
 
-def pictures(count: int, seed: int) -> tuple[np.ndarray, list[Scene]]:
+def pictures(count: int, seed: int, side: int = PICTURE_SIZE) -> tuple[np.ndarray, list[Scene]]:
     """Fresh scenes.
 
     Returns:
-        uint8 ``[count, 64, 64, 3]`` and the scenes that they show.
+        uint8 ``[count, side, side, 3]`` and the scenes that they show.
     """
     rng = np.random.default_rng(seed)
     scenes = [random_scene(rng) for _ in range(count)]
-    drawn = [render(scene) for scene in scenes]
-    return np.stack(drawn) if drawn else np.empty((0, PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8), scenes
+    drawn = [render(scene, side) for scene in scenes]
+    return np.stack(drawn) if drawn else np.empty((0, side, side, 3), np.uint8), scenes
 
 
 @functools.cache

@@ -29,12 +29,12 @@ def root() -> Path:
 
 
 def folder(name: str) -> Path:
-    """The folder of one embedded model, in the format of a diffusers pipeline.
+    """The folder of one embedded model, in the format of a diffusers pipeline; "flux-128" has a transformer alone.
 
     Raises:
         FileNotFoundError: see :func:`root`; or the installed weights have no model of that name.
     """
     found = root() / name
-    if not (found / "model_index.json").is_file():
+    if not (found / "transformer").is_dir():
         raise FileNotFoundError(f"{root()} holds no model {name!r}: run `pip install ./embedded` again")
     return found

@@ -12,17 +12,17 @@ from .. import cells as cell_views
 from ..coarse.coarse_step import CoarseStep
 from ..coarse.scale_weights import ScaleWeights
 from ..modules.context_parallel import Ranks
+from ..modules.stand_in import StandIn
 from .base import Family, on_grid
 from .grid import Grid
 
 
-class PackedEmbedding(nn.Module):
+class PackedEmbedding(StandIn):
     """Stands in the patch embedding: tokens of merged cells for the latent, base tokens for the references."""
 
     def __init__(self, step: CoarseStep, base: nn.Module, grid: Grid, ranks: Ranks | None) -> None:
-        super().__init__()
+        super().__init__(base)
         self.step = step
-        self.base = base
         self.own = grid.tokens
         self.references = grid.references
         self.ranks = ranks
@@ -37,13 +37,12 @@ class PackedEmbedding(nn.Module):
         return tokens
 
 
-class PackedProjection(nn.Module):
+class PackedProjection(StandIn):
     """Stands in the output projection: tokens of merged cells back to packed base tokens [B, N, C_out·p·p]."""
 
     def __init__(self, step: CoarseStep, base: nn.Module, grid: Grid, ranks: Ranks | None) -> None:
-        super().__init__()
+        super().__init__(base)
         self.step = step
-        self.base = base
         self.references = grid.references
         self.ranks = ranks
 

@@ -9,21 +9,26 @@ Several ranks may share the tokens. Each keeps what was added to its own; where 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from .other_tools import other_forward
+from .stand_in import StandIn
 
 Own = Callable[[Tensor], Tensor] | None
 """A rank's part of the tokens [B, N, D] that go into the first block; None where they are not parted in there."""
 
 
-class FirstBlock(nn.Module):
+class FirstBlock(StandIn):
     """Stands in the first block: calls it as it is, and keeps what went in, of a rank its own part [B, N, D]."""
 
     def __init__(self, base: nn.Module, own: Own) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         self.own = own
         self.entered: Tensor | None = None
 
@@ -34,34 +39,67 @@ class FirstBlock(nn.Module):
         return self.base(*args, **kwargs)
 
 
-class AfterBlocks(nn.Module):
-    """Stands in the norm after the last block: keeps what the blocks added, in the dtype of their input."""
+class AfterBlocks(StandIn):
+    """Stands in the norm after the last block: keeps the blocks' residual, in the dtype of their input.
 
-    def __init__(self, base: nn.Module, first: FirstBlock) -> None:
-        super().__init__()
-        self.base = base
+    NotImplementedError where the forward has called blocks of its own in the place of the model's.
+    """
+
+    def __init__(self, base: nn.Module, first: FirstBlock, transformer: nn.Module) -> None:
+        super().__init__(base)
         self.first = first
         self.added: Tensor | None = None
+        self._why_not = partial(_own_blocks, weakref.ref(transformer))
 
     def forward(self, hidden_states: Tensor, *args: Any) -> Tensor:
         entered, self.first.entered = self.first.entered, None
+        if entered is None:
+            raise NotImplementedError(self._why_not())
         self.added = hidden_states.detach().to(entered.dtype) - entered.to(hidden_states.device)
         return self.base(hidden_states, *args)
 
 
-class InsteadOfBlocks(nn.Module):
-    """Stands in the norm where the blocks were left out: adds what they added in another call."""
+class InsteadOfBlocks(StandIn):
+    """Stands in the norm where the blocks were left out: adds the residual of another call.
 
-    def __init__(self, base: nn.Module, added: Tensor, own: Own) -> None:
-        super().__init__()
-        self.base = base
+    lists: names of the lists of blocks, and the empty ones that stand there. NotImplementedError where the forward has put
+    others in their place.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        added: Tensor,
+        own: Own,
+        transformer: nn.Module,
+        lists: dict[str, nn.ModuleList],
+    ) -> None:
+        super().__init__(base)
         self.added = added
         self.own = own
+        self._lists = lists
+        self._places = transformer._modules
+        self._why_not = partial(_own_blocks, weakref.ref(transformer))
 
     def forward(self, hidden_states: Tensor, *args: Any) -> Tensor:
+        # A compiled forward was traced as it is: looking would only add guards to its graph.
+        if not torch.compiler.is_compiling() and any(
+            self._places[name] is not empty for name, empty in self._lists.items()
+        ):
+            raise NotImplementedError(self._why_not())
         if self.own is not None:
             hidden_states = self.own(hidden_states)
         return self.base(hidden_states + self.added.to(hidden_states), *args)
+
+
+def _own_blocks(transformer: weakref.ref[nn.Module]) -> str:
+    """Says whose forward it is, so that the user knows which tool to leave out."""
+    model = transformer()
+    maker = None if model is None else other_forward(model)
+    return (
+        f"steps can't be skipped: another tool's forward{f' ({maker})' if maker else ''} calls blocks of its own in the "
+        "place of the transformer's; take that off, or use a strategy that skips no step"
+    )
 
 
 def seen(
@@ -73,7 +111,7 @@ def seen(
     once, on the output of its last block.
     """
     first = FirstBlock(transformer.get_submodule(f"{blocks[0]}.0"), own)
-    after = AfterBlocks(transformer.get_submodule(norm), first)
+    after = AfterBlocks(transformer.get_submodule(norm), first, transformer)
     return after, {f"{blocks[0]}.0": first, norm: after}
 
 
@@ -82,4 +120,5 @@ def left_out(
 ) -> dict[str, nn.Module]:
     """With these in place a call of `transformer` runs no block; `added`, as `seen` has it, stands for them."""
     lists = {name: nn.ModuleList() for name in blocks if name in transformer._modules}
-    return lists | {norm: InsteadOfBlocks(transformer.get_submodule(norm), added, own)}
+    instead = InsteadOfBlocks(transformer.get_submodule(norm), added, own, transformer, lists)
+    return lists | {norm: instead}

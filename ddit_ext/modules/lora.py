@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .stand_in import StandIn
+
 
 class LowRank(nn.Module):
     """x ↦ scale·B·(A·x), with ``a`` [r, in] and ``b`` [out, r]; B is zero at the start."""
@@ -43,7 +45,7 @@ class LowRank(nn.Module):
         """``y + self(x)``: [..., out] and [..., in] -> [..., out]; the sum is one product that accumulates.
 
         in_place: whether the result may be written over ``y``, as it is where nothing has to be kept for a
-        backward. Then nothing of the size of ``y`` is allocated; docs/feed-forward-lora.md counts the bytes.
+        backward. Then nothing of the size of ``y`` is allocated; docs/design/feed-forward-lora.md counts the bytes.
         """
         a, b = self._factors(x)
         low = F.linear(x, a)
@@ -66,25 +68,17 @@ class LowRank(nn.Module):
         return low if self.scale == 1.0 else low * self.scale
 
 
-class LowRankLinear(nn.Module):
+class LowRankLinear(StandIn):
     """``base(x) + low_rank(x)``, for the time of a coarse call in the place of ``base``.
 
-    It holds no state of its own, so gradient checkpointing may run it again after the forward has ended; and
-    it answers for the base's other attributes (``weight``, ``in_features``, …), which callers may look at.
+    It holds no state of its own, so gradient checkpointing may run it again after the forward has ended.
     """
 
     def __init__(self, base: nn.Module, low_rank: LowRank):
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         self.low_rank = low_rank
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         y = self.base(x, *args, **kwargs)
         # Whoever hooks the base may keep what it returned.
         return self.low_rank.add_to(y, x, in_place=not self.base._forward_hooks)
-
-    def __getattr__(self, name: str):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("base"), name)

@@ -1,7 +1,7 @@
 """A low-rank addition made part of a copy of the layer's weight: no arithmetic of its own, but memory.
 
 The copy stands in the layer's place for the time of a coarse call, so a size costs as much memory as the layers it
-changes and the base stays as it is. docs/feed-forward-lora.md counts both, and what one more rounding does.
+changes and the base stays as it is. docs/design/feed-forward-lora.md counts both, and what one more rounding does.
 """
 
 from __future__ import annotations

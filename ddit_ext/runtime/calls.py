@@ -8,6 +8,7 @@ import torch
 
 from ..families.batch import join, take
 from ..modules.blocks import AfterBlocks
+from ..modules.other_tools import check_caches
 from ..modules.swap import Changes
 from .caches import MARK, WHOLE
 from .denoisers import Part
@@ -86,6 +87,7 @@ def _at_size(
     part.caches.enter(changes, label, number)
     if scale == 1:
         return arguments
+    check_caches(family.transformer)
     weights = part.adapter.weights(scale, family.latents(arguments))
     if weights.lora and torch.is_grad_enabled() and family.transformer.gradient_checkpointing:
         raise NotImplementedError(

@@ -9,7 +9,7 @@ from ..policies import SKIP
 from .timed import NOTHING, Timed
 
 GROWTH = 1.75
-"""Of the gaps between computed steps: the closest in docs/skipped-steps.md."""
+"""Of the gaps between computed steps: the closest in docs/forecast.md."""
 
 IDLE = 0.02
 """Cost of a skipped step, in steps at p, until one was timed: it still embeds, projects out and takes a sampler's step."""

@@ -154,6 +154,10 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         if self._steps is None:
             raise RuntimeError("ForecastScheduler.set_begin_index: call set_timesteps first.")
         self._begin_index = begin_index
+        if not 0 <= begin_index < self.entries:
+            raise ValueError(
+                f"ForecastScheduler.set_begin_index: begin_index must be in [0, {self.entries - 1}], got {begin_index}."
+            )
         places = self.places(begin_index)
         self._run = Run(self.base, places, begin_index)
         self.base.set_begin_index(places.levels[begin_index])
@@ -176,6 +180,9 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         """
         if self._run is None:
             raise RuntimeError("ForecastScheduler.step: call set_timesteps first.")
+        if self._run.places.rewritten:
+            self._steps, self._cuts = self._steps.ending_at(self._run.places.sigmas[-1]), {}
+            self._run = Run(self.base, self.places(self._begin_index or 0), self._begin_index)
         if self._run.index is None or not self._run.takes(sample):
             self._run = Run(self.base, self._places_of(timestep), self._begin_index)
         new = self._run.step(model_output, timestep, sample, extra)
@@ -216,8 +223,13 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         """Of the current run; None before set_timesteps."""
         return None if self._run is None else self._run.places.plan
 
+    @property
+    def entries(self) -> int:
+        """How many entries of `timesteps` a pipeline counts when it begins in the middle."""
+        return 0 if self._steps is None else self._steps.entries
+
     def places(self, begin: int) -> Places:
-        """The places of a run that begins at an entry of `timesteps`."""
+        """The places of a run that begins at an entry of `timesteps`, below `entries`."""
         if begin not in self._cuts:
             self._cuts[begin] = self._steps.places(begin)
         return self._cuts[begin]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .._core import ForecastPlan
+from .history import version_of
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Places:
         levels: index in the sampler's full list, for each entry of `timesteps`; entries before `begin` are not run.
         plan: of the levels from levels[begin] on.
         timesteps, sigmas: what the pipeline sees; sigmas has one more, the end.
+        version: count of in-place changes of sigmas.
     """
 
     begin: int
@@ -25,6 +27,15 @@ class Places:
     plan: ForecastPlan
     timesteps: torch.Tensor
     sigmas: torch.Tensor
+    version: int | None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, version=version_of(state["sigmas"]))  # a copied tensor counts anew
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether a pipeline wrote into `sigmas`: Cosmos 2 sets the end."""
+        return version_of(self.sigmas) != self.version
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,11 @@ class Steps:
     settings: dict[str, Any]
     counted: bool
 
+    @property
+    def entries(self) -> int:
+        """How many entries the pipeline counts."""
+        return len(self.sigmas) - 1 if self.counted else self.calls
+
     def places(self, begin: int) -> Places:
         """The places of a run that begins at entry `begin`, which leaves its share of the calls."""
         total = len(self.sigmas) - 1
@@ -61,11 +77,17 @@ class Steps:
         plan = ForecastPlan(self.sigmas[start:], calls, **self.settings)
         levels = before + [start + step for step in plan.steps]
         timesteps, sigmas = self.base.timesteps[levels], self.base.sigmas
-        return Places(begin, levels, plan, timesteps, torch.cat([sigmas[levels], sigmas[-1:]]))
+        sigmas = torch.cat([sigmas[levels], sigmas[-1:]])
+        return Places(begin, levels, plan, timesteps, sigmas, version_of(sigmas))
 
     def with_base(self, base: Any) -> Steps:
         """The same steps in a copy of the sampler."""
         return replace(self, base=base)
+
+    def ending_at(self, sigma: torch.Tensor) -> Steps:
+        """The same steps with another end, as a pipeline wrote it into `sigmas` after set_timesteps."""
+        self.base.sigmas[-1] = sigma
+        return replace(self, sigmas=[*self.sigmas[:-1], float(sigma)])
 
 
 class Timesteps(torch.Tensor):
@@ -85,6 +107,7 @@ class Timesteps(torch.Tensor):
 
     def __getitem__(self, key: Any) -> torch.Tensor:
         plain = self.as_subclass(torch.Tensor)
-        if isinstance(key, slice) and key.stop is None and key.step is None and (key.start or 0) > 0:
+        cut = isinstance(key, slice) and key.stop is None and key.step is None and (key.start or 0) > 0
+        if cut and key.start < self.scheduler.entries:
             return self.scheduler.places(key.start).timesteps[key.start :]
         return plain[key]

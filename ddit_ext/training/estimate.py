@@ -8,7 +8,8 @@ The model, stated in full:
   as much again for the gradients of its activations (the base's weights take none), and once more where blocks are
   run again (gradient checkpointing). The adapter's own products are not counted.
 * Of several picture sizes, all samples are counted as of the largest.
-* Hours are those FLOPs at a sustained rate a GPU that you state (``--tflops``).
+* Hours are those FLOPs at a sustained rate a GPU, assumed by kind of GPU or stated (``--tflops``).
+* The cache holds the latents and text embeddings in the model's dtype.
 * Memory: the base's weights (shared out by FSDP); 20 bytes a parameter of the adapter (float32 weight, gradient, two
   moments, average); activations of one sample pass, about 20 numbers of the width a token and block, or with
   checkpointing one a block and 20 in the block at work. Text encoders and VAE are gone by then.
@@ -34,6 +35,7 @@ from ..embedded.weights import folder
 from ..families import Family, family_for, published, supported
 from .base import EMBEDDED
 from .data.sizes import check_sizes
+from .outlook import text
 from .settings import TrainSettings
 
 
@@ -48,35 +50,27 @@ class Estimate:
     flops_per_sample: float
     samples: int
     memory: dict[str, float]  # bytes a GPU
+    latent_bytes: int  # of one sample in the cache
+    text_bytes: int  # of one prompt in the cache
+    states: int  # samples that share a prompt: 1 for pictures
+    checkpointing: bool
     gpus: int
-    tflops: float
+    tflops: float | None  # None: by kind of GPU
+
+    def hours(self, tflops: float) -> float:
+        """At a sustained rate a GPU, in TFLOP/s."""
+        return self.flops_per_sample * self.samples / (tflops * 1e12 * self.gpus) / 3600
 
     @property
-    def hours(self) -> float:
-        return self.flops_per_sample * self.samples / (self.tflops * 1e12 * self.gpus) / 3600
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Image tokens that all GPUs see a second, teacher's and student's."""
-        return sum(self.tokens.values()) * self.samples / (self.hours * 3600)
+    def cache_bytes(self) -> int:
+        """What a picture with its caption takes on disk, or a run of the base with its prompt."""
+        return self.states * self.latent_bytes + self.text_bytes
 
     def __str__(self) -> str:
-        sizes = "\n".join(
-            f"  {scale}p: {self.tokens[scale]} image tokens, {self.flops[scale] / 1e12:.3g} TFLOPs a forward"
-            for scale in self.tokens
-        )
-        parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in self.memory.items())
-        return (
-            f"base: {self.base_parameters / 1e6:.1f}M parameters, frozen\n"
-            f"adapter: {self.adapter_parameters / 1e6:.1f}M parameters, trained\n{sizes}\n"
-            f"memory a GPU, estimated: {sum(self.memory.values()) / 2**30:.2f} GiB ({parts})\n"
-            f"{self.samples} samples of {self.flops_per_sample / 1e12:.3g} TFLOPs: {self.hours:.3g} hours and "
-            f"{self.tokens_per_second:.3g} image tokens a second on {self.gpus} GPUs at {self.tflops:g} TFLOP/s each, "
-            "a rate that is assumed, not measured"
-        )
+        return text(self)
 
 
-def estimate(settings: TrainSettings, gpus: int, tflops: float, sharded: bool) -> Estimate:
+def estimate(settings: TrainSettings, gpus: int, tflops: float | None, sharded: bool) -> Estimate:
     """The figures of ``settings`` on so many GPUs; nothing is downloaded and no weights are read.
 
     Raises:
@@ -102,6 +96,7 @@ def estimate(settings: TrainSettings, gpus: int, tflops: float, sharded: bool) -
     base = sum(p.numel() for p in transformer.parameters())
     trained = sum(p.numel() for p in adapter.parameters())
     size = torch.finfo(getattr(torch, model.dtype)).bits // 8
+    example, _ = _meta_call(family, settings, 1)
     return Estimate(
         base_parameters=base,
         adapter_parameters=trained,
@@ -114,6 +109,10 @@ def estimate(settings: TrainSettings, gpus: int, tflops: float, sharded: bool) -
             "adapter": trained * (20.0 if training.ema else 16.0),
             "activations": _activations(family, settings, tokens, size),
         },
+        latent_bytes=_bytes([family.latents(example)], size),
+        text_bytes=_bytes([example[name] for name in family.TEXT], size),
+        states=settings.data.generate.states if settings.data.source == "generated" else 1,
+        checkpointing=model.gradient_checkpointing,
         gpus=gpus,
         tflops=tflops,
     )
@@ -196,9 +195,9 @@ def _meta_adapter(family: Family, settings: TrainSettings) -> Adapter:
 
 
 def _meta_call(family: Family, settings: TrainSettings, scale: int) -> tuple[dict[str, Any], int]:
-    """Arguments of a call of one sample with the tokens of ``scale``, and their number: the base on a picture that
+    """Arguments of a call of one sample with the tokens of ``scale``, and their number.
 
-    much smaller.
+    It is the base's own call on a picture that much smaller.
     """
     data = settings.data
     side = _token_side(family, settings.model.path) * scale
@@ -207,6 +206,11 @@ def _meta_call(family: Family, settings: TrainSettings, scale: int) -> tuple[dic
     like = torch.zeros((), device="meta")
     call = family.example_call(frames, rows, columns, data.max_sequence_length, like)
     return call, frames * rows * columns
+
+
+def _bytes(tensors: list[Any], size: int) -> int:
+    """Of one sample's tensors, each number in `size` bytes."""
+    return sum(tensor.numel() for tensor in tensors) * size
 
 
 def _activations(family: Family, settings: TrainSettings, tokens: dict[int, int], size: int) -> float:

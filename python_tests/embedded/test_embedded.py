@@ -47,7 +47,7 @@ def test_frechet_distance_of_shifted_gaussians():
 
 
 def test_load_names_what_there_is():
-    with pytest.raises(ValueError, match=r"name must be one of \['flux', 'wan'\], got 'sdxl'"):
+    with pytest.raises(ValueError, match=r"name must be one of \['flux', 'flux-128', 'wan'\], got 'sdxl'"):
         embedded.load("sdxl")
 
 
@@ -137,3 +137,16 @@ def test_installed_weights_serve_where_there_is_no_checkout(monkeypatch, tmp_pat
     assert weights.root() == installed
     with pytest.raises(FileNotFoundError, match="holds no model 'flux': run `pip install ./embedded`"):
         weights.folder("flux")
+
+
+def test_the_large_flux_makes_pictures_of_both_sizes():
+    large = embedded.load("flux-128")
+    pictures, prompts = large.reference(2, seed=3)
+    assert pictures.shape == (2, 128, 128, 3)
+    assert large.score(pictures, prompts)["accuracy"] == 1
+    shown = large.pipeline(prompts[0], num_inference_steps=2, output_type="np").images
+    assert shown.shape == (1, 128, 128, 3)
+    small = large.pipeline(prompts[0], num_inference_steps=2, height=64, width=64, output_type="np").images
+    assert small.shape == (1, 64, 64, 3)
+    with pytest.raises(ValueError, match=r"pictures must be uint8 of shape \[n, 128, 128, 3\]"):
+        large.score(embedded.load("flux").reference(2, seed=3)[0], prompts)

@@ -135,6 +135,27 @@ def test_a_run_from_the_middle_keeps_the_share_of_calls():
     assert [c.index for c in entries.computed][0] == 14 and sum(c.levels for c in entries.computed) == 14
 
 
+def test_an_end_that_the_pipeline_writes_into_sigmas():
+    base, x = FlowMatchEulerDiscreteScheduler(shift=3.0), sample()
+    scheduler = wrap(base, calls=28)
+    for made in (base, scheduler):
+        made.set_timesteps(28)
+        made.sigmas[-1] = made.sigmas[-2]
+    y = x
+    for t in base.timesteps:
+        v, w = velocity(x, float(t) / 1000), velocity(y, float(t) / 1000)
+        x, y = base.step(v, t, x).prev_sample, scheduler.step(w, t, y).prev_sample
+    assert torch.equal(x, y)
+
+
+def test_nothing_is_left_of_the_list_beyond_its_end():
+    scheduler = wrap(BASES["euler"](), calls=7)
+    scheduler.set_timesteps(28)
+    assert len(scheduler.timesteps[28:]) == 0 and len(scheduler.timesteps[27:]) == 1
+    with pytest.raises(ValueError, match=r"begin_index must be in \[0, 27\], got 28"):
+        scheduler.set_begin_index(28)
+
+
 # ---- A run's state ---------------------------------------------------------------------------------------------
 
 
@@ -324,3 +345,11 @@ def test_runs_that_are_not_meant():
 def test_samplers_that_can_not_be_wrapped(base, error, message):
     with pytest.raises(error, match=message):
         wrap(base(), calls=4)
+
+
+@every_base
+def test_under_inference_mode(base):
+    scheduler, x = wrap(base(), calls=9), sample()
+    meant = run(scheduler, x)
+    with torch.inference_mode():
+        assert torch.equal(run(scheduler, x), meant)

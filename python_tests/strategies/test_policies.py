@@ -155,7 +155,7 @@ def scores_after(taken, at_p, error):
     [("use", [1, 1, 1] + [4, 1, 1, 1] * 5), ("hold", [1, 1, 1] + [4] * 20)],
 )
 def test_holding_ends_the_flicker_of_the_papers_rule(mixed, expected):
-    """A threshold between the scores at p and the jump that a change of size makes; docs/bistable-threshold.md."""
+    """A threshold between the scores at p and the jump that a change of size makes; docs/studies/bistable-threshold.md."""
     policy = policies.PatchScheduler([1, 4], [0.5], mixed=mixed)
     taken = []
     for step in range(23):

@@ -160,6 +160,8 @@ def test_the_estimate_counts_the_real_models_parameters():
     assert flux.flops[1] == pytest.approx(by_hand, rel=0.01)
     assert flux.flops_per_sample == flux.flops[1] + 3 * (flux.flops[2] + flux.flops[4])
     assert flux.samples == 10000 * 8 and "assumed, not measured" in str(flux)
+    # 128 x 128 latent pixels of 16 channels; 512 rows of T5 and a pooled row of CLIP, in two bytes each.
+    assert flux.cache_bytes == 2 * (16 * 128**2 + settings_for("flux_dev_80gb").data.max_sequence_length * 4096 + 768)
 
 
 def test_the_estimate_of_wan():
@@ -189,7 +191,7 @@ def test_the_estimate_counts_the_adapter_as_it_is_made():
         whole(**call)
     assert figures.tokens[1] == 256 and figures.flops[1] == counter.get_total_flops()
     assert sharded.memory["base"] == figures.memory["base"] / 8
-    assert sharded.hours == pytest.approx(figures.hours)  # eight times the samples on eight GPUs
+    assert sharded.hours(1.0) == pytest.approx(figures.hours(1.0))  # eight times the samples on eight GPUs
     assert figures.adapter_parameters == sum(p.numel() for p in made.parameters())
     assert figures.base_parameters == sum(p.numel() for p in pipe.transformer.parameters())
 
@@ -197,7 +199,8 @@ def test_the_estimate_counts_the_adapter_as_it_is_made():
 def test_a_dry_run_trains_nothing(tmp_path, capsys):
     assert main(["train", str(config(tmp_path)), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "adapter: " in said and "memory a GPU, estimated" in said and "hours" in said
+    assert "adapter: " in said and "memory a GPU, estimated" in said and "disk: the cache takes" in said
+    assert "24 GB yes, 40 GB yes" in said and "in hours: RTX 4090" in said and "before you train" in said
     assert not (tmp_path / "out").exists() and not (tmp_path / "cache").exists()
     assert main(["train", str(config(tmp_path)), "--dry-run", "--set", "model.path=some/other"]) == 1
     assert "--dry-run: model.path must be a local folder" in capsys.readouterr().err

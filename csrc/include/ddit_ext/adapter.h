@@ -23,7 +23,7 @@ struct LowRank {
   at::Tensor b;  // [out, r]
 };
 
-// The trained part of the residual; see docs/adapter-format.md.
+// The trained part of the residual; see docs/design/adapter-format.md.
 struct Refinement {
   at::Tensor knots;          // [3, K] float32, whatever the adapter's dtype: corrections to alpha, beta and g
   at::Tensor input_weight;   // [hidden, C_in, s*p, s*p]

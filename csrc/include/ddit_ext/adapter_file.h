@@ -1,4 +1,4 @@
-// The two files of a trained adapter (docs/adapter-format.md), read and checked as a whole. Free of torch;
+// The two files of a trained adapter (docs/design/adapter-format.md), read and checked as a whole. Free of torch;
 // ddit_ext/adapter.h has the same as at::Tensor.
 #pragma once
 
@@ -13,7 +13,7 @@
 
 namespace ddit {
 
-// How a coarse step begins, as docs/coarse-step.md has it; in adapter.json the names in lower case.
+// How a coarse step begins, as docs/design/coarse-step.md has it; in adapter.json the names in lower case.
 enum class Start { kNoiseMatched, kPiResize, kBlended };
 
 // The shape and the fixed choices of one patch size; the fields are those of adapter.json.

@@ -1,5 +1,5 @@
 // One coarse call of a transformer: what goes into its blocks, and the velocity from what comes out. The same
-// computation as ddit_ext/coarse/scale_weights.py; docs/coarse-step.md derives it. Has torch types.
+// computation as ddit_ext/coarse/scale_weights.py; docs/design/coarse-step.md derives it. Has torch types.
 #pragma once
 
 #include <ATen/TensorOperators.h>

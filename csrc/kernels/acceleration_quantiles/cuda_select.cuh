@@ -1,6 +1,6 @@
 // The quantile of each level of a sample, by one block, without a sort: the bits of a float that is no less
 // than zero order as the float does, so the value of a rank is found digit by digit, counting how many values
-// have each digit. docs/cuda-quantiles.md says what takes how long.
+// have each digit. docs/design/cuda-quantiles.md says what takes how long.
 #pragma once
 
 #include "kernels/acceleration_quantiles/cuda_plan.h"
