@@ -20,7 +20,7 @@ from .._version import __version__
 from ..coarse import Adapter
 from ..runtime import patch
 from ..runtime.denoisers import TRAINING_FREE, find_parts, give_weights
-from ..runtime.euler import steps_by_euler
+from ..strategies import checks
 from .match import identity, plain_config
 from .measure import Meter, quiet
 from .pictures import first_frames
@@ -82,7 +82,9 @@ def calibrate(
     """
     targets = _targets(target_speedup)
     calls = _calls(prompts, batch_size, call)
-    patch(pipe, scales=scales, quantile=quantile, schedule=1).unpatch()  # raises what patch() raises
+    scales = checks.scales("scales", scales)
+    quantile = checks.number("quantile", quantile, 0.0, 1.0)
+    patch(pipe, schedule=1).unpatch()  # raises what patch() raises
     weights = _weights(adapter, pipe, tuple(scales))
     clock = clock or clock_of(device_of(pipe))
     with quiet(pipe), tqdm(desc="calibrating", unit="run", disable=not progress) as bar:
@@ -93,8 +95,7 @@ def calibrate(
         full = Full(nominal, [first, *[None] * (len(calls) - 1)], seconds, max(targets))
         check_reach(full, device_name(device_of(pipe)))
         if not full.few:
-            full.idle = meter.skipped_seconds(nominal)
-            full.corrects = steps_by_euler(pipe.scheduler)
+            full.idle, full.corrects = 0.0, True
         presets: dict[float, Preset] = {}
         missed: list[str] = []
         for target in targets:
@@ -178,9 +179,8 @@ def _weights(adapter: Any, pipe: Any, scales: tuple[int, ...]) -> dict[str, Adap
     if adapter is None:
         warnings.warn(TRAINING_FREE, stacklevel=3)
         return {part.name: Adapter.training_free(part.family.transformer, coarse) for part in parts}
-    give_weights(parts, adapter, coarse, never_coarse=False)
+    give_weights(parts, adapter, coarse)
     weights = {part.name: part.adapter for part in parts if part.adapter is not None}
-    patch(pipe, weights, scales=scales, schedule=1).unpatch()
     return weights
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..policies import SKIP
-from .schedules import Spread, Stretches
+from ..strategies import SKIP, Budget, Fixed, Forecast, Strategy, TeaCache, Threshold
+from .schedules import computed_sizes
 from .values import number, numbers, pairs, whole, within
 
 KINDS = ("coarse_first", "fine_ends", "thresholds", "budget", "skips", "forecasts")
@@ -123,39 +123,42 @@ class Choice:
             return self
         return replace(self, settings={**self.settings, "skipped": sizes.count(0)})
 
-    def schedule(self, scales: Sequence[int]) -> Any:
-        """What `ddit_ext.patch(schedule=…)` is given; one with `scales` of its own brings them."""
-        if self.kind == "forecasts":
-            return Spread(self.steps, self.computed, self.settings["growth"], list(self.coarse.items()))
-        from .. import policies
-
-        if self.fine:
-            return policies.FixedSchedule(
-                [1], 1
-            )  # of size 1 alone: an adapter may have weights for any others
-        if self.fixed:
-            return Stretches([(1, self.before), *self.coarse.items()], self.steps)
+    def strategy(self, scales: Sequence[int], quantile: float) -> Strategy:
+        """What `ddit_ext.patch(schedule=…)` is given."""
         settings = self.settings
+        if self.kind == "forecasts":
+            sizes = computed_sizes(self.computed, list(self.coarse.items()))
+            return Forecast(
+                calls=self.computed,
+                growth=settings["growth"],
+                slope=self.forecast,
+                corrector=self.corrector,
+                sizes=Fixed(sizes, stretch=True) if self.coarse else None,
+            )
+        if self.fine:
+            return Fixed(1)
+        if self.fixed:
+            sizes = [1] * self.before + [scale for scale, count in self.coarse.items() for _ in range(count)]
+            return Fixed(sizes + [1] * (self.steps - len(sizes)), stretch=True)
         if self.kind == "skips":
-            return policies.TeaCachePolicy(
+            return TeaCache(
                 settings["threshold"],
                 coefficients=settings["coefficients"],
-                protect_first=settings["protect_first"],
-                protect_last=settings["protect_last"],
+                protect=(settings["protect_first"], settings["protect_last"]),
             )
         if self.kind == "budget":
-            return policies.BudgetPolicy(
-                list(scales),
-                settings["costs"],
+            return Budget(
                 settings["target"],
-                protect_last=1,
+                tuple(scales),
+                quantile,
+                costs=settings["costs"],
                 reference=settings["reference"],
-                mixed="hold",
             )
-        return policies.PatchScheduler(
-            list(scales),
+        return Threshold(
             settings["thresholds"],
-            protect_last=1,
+            tuple(scales),
+            quantile,
+            protect=(0, 1),
             warmup_scale=settings["warmup_scale"],
             only_finer=True,
             mixed="hold",

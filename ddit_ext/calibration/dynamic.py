@@ -54,7 +54,7 @@ def by_threshold(meter: Meter, full: Full, steps: int) -> Choice | None:
     for _ in range(BISECTIONS):
         middle = math.exp((low + high) / 2)
         choice = thresholds(steps, [middle] * (len(meter.scales) - 1), warmup)
-        done = meter.run(0, choice.schedule(meter.scales), steps, pictures=False)
+        done = meter.run(0, choice.strategy(meter.scales, meter.quantile), steps, pictures=False)
         if full.reached(_speed(full, done)):
             found, high = choice, math.log(middle)
         else:
@@ -88,7 +88,7 @@ def _scores_at_p(meter: Meter, steps: int) -> list[list[float]]:
     The first steps, which have no signal, get the scores of the first that has one. Empty without any.
     """
     never = thresholds(steps, [0.0] * (len(meter.scales) - 1), 1)
-    done = meter.run(0, never.schedule(meter.scales), steps, pictures=False)
+    done = meter.run(0, never.strategy(meter.scales, meter.quantile), steps, pictures=False)
     rows = [
         [sum(column) / len(step["scores"]) for column in zip(*step["scores"], strict=True)]
         for step in done.steps

@@ -16,6 +16,7 @@ from ..coarse import Adapter
 from ..coarse.adapter_file import named_tensors
 from ..coarse.base_weights import check_fingerprint, fingerprint
 from ..coarse.patch_layers import unwrap
+from ..schedulers import ForecastScheduler
 from .preset import Preset, PresetError
 
 TRAINING_FREE = "training-free"
@@ -95,6 +96,8 @@ class RunCheck:
     def __init__(self, preset: Preset, pipeline: str | None = None) -> None:
         """pipeline: the name of its class; None: not compared."""
         self._preset, self._pipeline = preset, pipeline
+        self.target_speedup = preset.target_speedup
+        self.full_steps = round(preset.full_steps * preset.run_steps / preset.steps)
 
     def differences(
         self,
@@ -135,6 +138,7 @@ class RunCheck:
 
     def _sampler(self, scheduler: Any) -> list[str]:
         expected = self._preset.sampler
+        scheduler = scheduler.base if isinstance(scheduler, ForecastScheduler) else scheduler
         name = type(scheduler).__name__
         if name != expected["class"]:
             return [f"the preset was calibrated with the sampler {expected['class']}, this run has {name}"]

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 
 from ..coarse import Adapter
-from ..policies import SKIP
 from ..runtime import patch
 from ..runtime.denoisers import find_parts
+from ..strategies import as_strategy
 from .pictures import as_uint8
-from .schedules import Spread
 
 REPETITIONS = 4
 """So many warm steps of each size are timed, at least."""
@@ -93,12 +92,9 @@ class Meter:
         schedule: Any,
         steps: int | None,
         *,
-        forecast: float = 0.0,
-        corrector: float = 0.0,
         pictures: bool = True,
     ) -> Measured:
-        """Call `number` with `schedule`, `forecast` and `corrector` as for `patch`; steps: num_inference_steps, None: the
-        call's own default."""
+        """Call `number` with `schedule` as for `patch`; steps: num_inference_steps, None: the call's own default."""
         arguments = dict(self.calls[number])
         arguments["generator"] = torch.Generator().manual_seed(self._seed + number)
         arguments["output_type"] = "np" if pictures else "latent"
@@ -109,11 +105,7 @@ class Meter:
             handle = patch(
                 self.pipe,
                 self.adapter,
-                scales=tuple(getattr(schedule, "scales", self.scales)),
-                quantile=self.quantile,
                 schedule=schedule,
-                forecast=forecast,
-                corrector=corrector,
             )
             handle.time_by(self._clock)
             try:
@@ -143,7 +135,7 @@ class Meter:
         cold = set(self.scales)
         turn = 0
         while min(map(len, times.values())) < REPETITIONS:
-            done = self.run(0, Turns(self.scales, turn), steps, pictures=False)
+            done = self.run(0, as_strategy(Turns(self.scales, turn), self.scales), steps, pictures=False)
             turn += len(done.steps)
             for step in done.steps:
                 if step["scale"] in cold:
@@ -151,19 +143,6 @@ class Meter:
                 else:
                     times[step["scale"]].append(step["seconds"])
         return {scale: statistics.median(taken) for scale, taken in times.items()}
-
-    def skipped_seconds(self, steps: int) -> float | None:
-        """Of a step that is forecast: the median over a run of `steps` that computes every other one.
-
-        It is not free: it embeds, projects out and takes a step of the sampler. None where steps can't be skipped.
-        """
-        every_other = Spread(steps, (steps + 1) // 2, growth=1)
-        try:
-            done = self.run(0, every_other, steps, forecast=1.0, pictures=False)
-        except NotImplementedError:  # a cache of diffusers
-            return None
-        idle = [step["seconds"] for step in done.steps if step["scale"] == SKIP]
-        return statistics.median(idle) if idle else None
 
 
 class Turns:

@@ -91,6 +91,16 @@ class Preset:
     versions: Mapping[str, str]
     pictures: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
+    @property
+    def strategy(self) -> Any:
+        """What `patch` is given."""
+        return self.choice.strategy(self.scales, self.quantile)
+
+    @property
+    def call(self) -> dict[str, int]:
+        """Keywords for the pipeline: `pipe(prompt, **preset.call)`."""
+        return {"num_inference_steps": self.steps}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in the file."""
         data = {name.name: getattr(self, name.name) for name in fields(self) if name.name != "pictures"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..fidelity import psnr
-from ..policies import SKIP
+from ..strategies import SKIP
 from . import forecasting, plan, skipping
 from .choices import Choice, cost
 from .dynamic import budgets, by_threshold, faster_dynamic
@@ -170,10 +170,8 @@ class Search:
 
         Its pictures are not kept, since clips are large and choices many; show: of each sample one is.
         """
-        schedule = choice.schedule(self.meter.scales)
-        done = self.meter.run(
-            number, schedule, choice.steps, forecast=choice.forecast, corrector=choice.corrector
-        )
+        schedule = choice.strategy(self.meter.scales, self.meter.quantile)
+        done = self.meter.run(number, schedule, choice.steps)
         pairs = psnr(done.pictures, reference.pictures)
         if show:
             self.shown[repr(choice.ran(done.scales))] = [

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..strategies import StepTimes, TeaCache
 from .choices import Choice, skips
 from .measure import Measured, Meter
 from .plan import computed_in_time
@@ -97,7 +98,7 @@ def _least(most: float, changes: Changes, count: int) -> float:
 
 def _computed(threshold: float, changes: Changes) -> int:
     """How many steps a run with these changes computes: the policy itself is asked."""
-    policy = skips(len(changes), threshold).schedule((1,))
+    policy = TeaCache(threshold).start(StepTimes())
     policy.begin(len(changes))
     return sum(policy.decide(step, scores) != 0 for step, scores in enumerate(changes))
 
@@ -113,7 +114,7 @@ def _affordable(full: Full, idle: float) -> int:
 def _changes_at_p(meter: Meter, steps: int) -> Changes:
     """Those of a run in which next to nothing is skipped; none where steps can't be skipped."""
     try:
-        done = meter.run(0, skips(steps, 1e-30).schedule(meter.scales), steps, pictures=False)
+        done = meter.run(0, skips(steps, 1e-30).strategy(meter.scales, meter.quantile), steps, pictures=False)
     except NotImplementedError:  # a cache of diffusers
         return []
     return changes_of(done)

@@ -79,10 +79,11 @@ def _schedule(preset: Preset) -> str:
         return "<p class='lead'>p, or skipped: chosen anew in each run, by how much the model's input changes.</p>"
     if not preset.choice.fixed:
         return "<p class='lead'>Chosen anew in each run, by the scores of its latents.</p>"
-    from ..calibration.schedules import sizes_of
-
-    sizes = sizes_of(preset.choice.schedule(preset.scales), preset.run_steps)
-    hints = [f"step {step}" + ("" if size else ", forecast") for step, size in enumerate(sizes)]
+    strategy = preset.choice.strategy(preset.scales, preset.quantile)
+    if preset.choice.kind == "forecasts":
+        return f"<p class='lead'>{preset.choice.words()}</p>"
+    sizes = strategy.sizes_of(preset.run_steps)
+    hints = [f"step {step}" for step in range(len(sizes))]
     return strip(sizes, [size_colour(scale, preset.scales) for scale in sizes], hints)
 
 

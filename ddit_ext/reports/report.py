@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..families import Family
+    from ..strategies import Strategy
+
+SKIP = 0
+"""In the place of a scale: the step was not computed."""
+
 
 @dataclass
 class StepRecord:
@@ -22,7 +28,8 @@ class StepRecord:
     seconds: from the end of the sampler step before to the end of its own, so that those of a run add up to its loop,
     ControlNets and callbacks included. The first step of a run, and each one of a loop without the pipeline's sampler,
     begins at its first transformer call; without the sampler it ends with its last one.
-    scale: 0 for a step that was skipped, which has no tokens in the blocks.
+    scale: 0 for a step that was skipped or forecast; a forecast one takes no time.
+    tokens: image tokens a sample in the blocks; None where the model's family is not known.
     """
 
     index: int
@@ -30,9 +37,9 @@ class StepRecord:
     scores: list[list[float]] | None
     scale: int
     scales: list[int]
-    tokens: float
+    tokens: float | None
     seconds: float = 0.0
-    changes: list[float] | None = None  # of each sample's input, where a stacked policy asked for them
+    changes: list[float] | None = None  # of each sample's input, where they were asked for beside scores
 
 
 @dataclass
@@ -42,9 +49,9 @@ class RunRecord:
     scales: tuple[int, ...]
     thresholds: tuple[float, ...]
     dynamic: bool
-    token_cost: float  # see Family.block_cost
+    token_cost: float = 1.0  # see Family.block_cost
     text_tokens: int = 0
-    fine_tokens: int = 0
+    fine_tokens: int | None = None  # image tokens at scale 1; None: not known
     grid: tuple[int, int, int] | None = None  # frames, rows and columns of base tokens
     target_speedup: float | None = None
     full_steps: int | None = None  # steps of the run that the target is against; None: as many as this one's
@@ -52,10 +59,37 @@ class RunRecord:
     batch: str = "finest"
     source: str | None = None  # what the scores are made of
     skips: bool = False  # whether steps may be skipped
-    stacked: bool = False  # by changes of the input, while the scores are of another source
+    forecasts: bool = False  # whether steps are forecast
+    compares_input: bool = False  # whether changes of the input come beside scores
     tokens_at: dict[int, int] = field(default_factory=dict)  # image tokens a sample, by size
     steps: list[StepRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, strategy: Strategy, split: bool = False) -> RunRecord:
+        """An empty record of a run by a strategy."""
+        return cls(
+            scales=tuple(strategy.scales),
+            thresholds=tuple(strategy.thresholds),
+            dynamic=strategy.source is not None,
+            target_speedup=strategy.target_speedup,
+            policy=repr(strategy),
+            batch="split" if split else "finest",
+            source=strategy.source,
+            skips=strategy.skips,
+            forecasts=strategy.sampler is not None,
+            compares_input=strategy.compares_input,
+        )
+
+    def count_tokens(self, family: Family, arguments: Mapping[str, Any]) -> None:
+        """Read grid and tokens from the arguments of a call."""
+        self.text_tokens, self.token_cost = family.block_cost(arguments)
+        self.fine_tokens = family.tokens(arguments, 1)
+        try:
+            grid = family.grid(arguments)
+        except (TypeError, ValueError):
+            return  # positions that are no grid
+        self.grid = grid.frames, grid.rows, grid.columns
 
     def arithmetic(self, tokens: int) -> float:
         """Of a block at so many image tokens, in multiplications / 2·width: `token_cost` for a token's layers, and
@@ -73,24 +107,24 @@ class Report:
     """The last run of a patched pipeline, as it stood when asked; `print(report)` gives a table."""
 
     def __init__(self, run: RunRecord | None) -> None:
-        self._run = copy.deepcopy(run) or RunRecord((1,), (), False, 1.0)  # the run may still go on
+        self._run = copy.deepcopy(run) or RunRecord((1,), (), False)  # the run may still go on
         self._steps = [asdict(step) for step in self._run.steps]
-        if not self._run.stacked:
+        if not self._run.compares_input:
             for step in self._steps:
                 del step["changes"]
-        self._warnings = self._run.warnings + _remarks(self._run)
+        self._warnings = self._run.warnings + _outcome(self._run)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data:
 
         steps: [{index, noise_level (σ in [0, 1]), scores ([[one per scale] per sample], None where there was
         no signal), scale, scales (what each sample alone would have taken), tokens (image tokens a sample),
-        seconds (see StepRecord); with `policies.Stacked` also changes (each sample's change of the input, by which a
+        seconds (see StepRecord); with `TeaCache(sizes=...)` also changes (each sample's change of the input, by which a
         step is skipped, None where there was none; a skipped step has no scores)}]. scales, thresholds (none where
         the schedule has none), steps_per_scale {scale: count}, seconds (all steps), dynamic, source (of the scores:
-        "latents", "outputs"; "input" has one score a sample, its change; None: not asked for), policy (in words), batch
+        "latents"; "input" has one score a sample, its change; None: not asked for), policy (in words), batch
         ("finest" or "split"), grid (frames, rows and columns of base tokens; None where positions are no grid), warnings.
-        A skipped step has scale 0 and no tokens. In a split batch, scales are what the samples took, scale is the
+        A skipped or forecast step has scale 0 and no tokens; a forecast one has no seconds. In a split batch, scales are what the samples took, scale is the
         finest of them, tokens their mean.
         target_speedup: what was asked for by target_speedup or a preset, or None. speedup_measured: by this run's
         own step times, against as many steps at p, or those of the preset's full run; None where too few were (the
@@ -103,7 +137,7 @@ class Report:
             "speedup_estimate": self._speedup(),
             "steps_per_scale": {
                 scale: sum(step["scale"] == scale for step in self._steps)
-                for scale in (*self._run.scales, *([0] if self._run.skips else []))
+                for scale in (*self._run.scales, *([0] if self._run.skips or self._run.forecasts else []))
             },
             "seconds": sum(step["seconds"] for step in self._steps),
             "scales": list(self._run.scales),
@@ -155,44 +189,56 @@ class Report:
         draw(self.to_dict(), Path(path))
 
     def __str__(self) -> str:
-        lines = [f"{'step':>4}  {'noise':>6}  {'size':>4}  {'tokens':>6}  {'seconds':>8}  scores"]
+        scored = any(step["scores"] is not None or step.get("changes") for step in self._steps)
+        head = f"{'step':>4}  {'sigma':>6}  {'scale':>8}  {'tokens':>6}  {'seconds':>8}"
+        lines = [*self._summary(), head + ("  scores" if scored else "")]
         for step in self._steps:
-            size = (
-                "/".join(map(str, sorted(set(step["scales"]))))
-                if self._run.batch == "split"
-                else step["scale"] or "skip"
-            )
-            changes = f"  change of the input {_short(step['changes'])}" if step.get("changes") else ""
-            scores = "-" if step["scores"] is None else "  ".join(_short(row) for row in step["scores"])
-            lines.append(
-                f"{step['index']:>4}  {step['noise_level']:>6.3f}  {size:>4}  {step['tokens']:>6.6g}  "
-                f"{step['seconds']:>8.3f}  {scores}{changes}"
-            )
+            scale = step["scale"] or ("forecast" if self._run.forecasts else "skipped")
+            if self._run.batch == "split":
+                scale = "/".join(map(str, sorted(set(step["scales"]))))
+            tokens = "-" if step["tokens"] is None else f"{step['tokens']:.6g}"
+            line = f"{step['index']:>4}  {step['noise_level']:>6.3f}  {scale:>8}  {tokens:>6}  {step['seconds']:>8.3f}"
+            if scored:
+                changes = f"  change of the input {_short(step['changes'])}" if step.get("changes") else ""
+                scores = "-" if step["scores"] is None else "  ".join(_short(row) for row in step["scores"])
+                line += f"  {scores}{changes}"
+            lines.append(line)
+        return "\n".join(lines + [f"warning: {text}" for text in self._warnings])
+
+    def _summary(self) -> list[str]:
+        """What was done and how fast, in one or two lines."""
         data = self.to_dict()
-        counts = ", ".join(
-            f"{count} at {scale}" if scale else f"{count} skipped"
-            for scale, count in data["steps_per_scale"].items()
-        )
-        lines.append(
-            f"{len(self._steps)} steps ({counts}) in {data['seconds']:.2f} s; "
-            f"speedup of the transformer by arithmetic: {data['speedup_estimate']:.2f}"
-        )
+        counts, steps = data["steps_per_scale"], len(self._steps)
+        computed = steps - counts.get(SKIP, 0)
+        shown = [f"{computed} of {steps} steps computed"] if SKIP in counts else [f"{steps} steps"]
+        if len(counts) - (SKIP in counts) > 1:
+            shown.append(", ".join(f"{count} at scale {scale}" for scale, count in counts.items() if scale))
+        shown.append(f"{data['seconds']:.2f} s")
+        shown.append(f"{data['speedup_estimate']:.2f} times less arithmetic in the transformer")
+        lines = [f"{'; '.join(shown)} ({data['policy']})"] if data["policy"] else ["; ".join(shown)]
         if data["target_speedup"] is not None:
             reached = data["speedup_measured"]
-            shown = (
-                "not known: too few steps were at p" if reached is None else f"{reached:.2f} by step times"
+            shown_speed = (
+                "not known: too few steps were at scale 1"
+                if reached is None
+                else f"{reached:.2f} by step times"
             )
-            lines.append(f"speedup asked for: {data['target_speedup']:.2f}; reached: {shown}")
-        return "\n".join(lines + [f"warning: {text}" for text in self._warnings])
+            against = ""
+            if self._run.full_steps not in (None, steps):
+                against = f", against the preset's {self._run.full_steps} steps"
+            lines.append(f"speedup asked for: {data['target_speedup']:.2f}; reached: {shown_speed}{against}")
+        return lines
 
     __repr__ = __str__
 
     def _speedup(self) -> float:
         run = self._run
+        if run.fine_tokens is None:  # a family that is not known: all computed steps are full-size
+            return len(self._steps) / max(sum(step["scale"] != SKIP for step in self._steps), 1)
         fine = len(self._steps) * run.arithmetic(run.fine_tokens)
         taken = 0.0
         for step in self._steps:
-            if step["scale"] == 0:
+            if step["scale"] == SKIP:
                 continue
             split = run.batch == "split"
             tokens = [run.tokens_at[size] for size in step["scales"]] if split else [step["tokens"]]
@@ -201,21 +247,23 @@ class Report:
 
 
 def measured_speedup(run: RunRecord) -> float | None:
-    """How much longer the full run would have taken, by the median of this run's own steps at p.
+    """How much longer the full run would have taken, by the median of this run's own full-size steps.
 
-    The full run has every step at p, and full_steps of them. Steps count from the second one; None without two at p.
+    The full run has every step at scale 1, and full_steps of them. The first step warms up, so it counts as much as the
+    median of the others at its scale. None without two full-size steps after it.
     """
-    fine = [step.seconds for step in run.steps[1:] if step.scale == 1]
-    taken = sum(step.seconds for step in run.steps[1:])
-    if len(fine) < 2 or taken <= 0 or run.batch == "split":
+    later = run.steps[1:]
+    fine = [step.seconds for step in later if step.scale == 1]
+    if len(fine) < 2 or run.batch == "split":
         return None
-    more = (run.full_steps or len(run.steps)) / len(run.steps)
-    return more * (len(run.steps) - 1) * statistics.median(fine) / taken
+    first = [step.seconds for step in later if step.scale == run.steps[0].scale]
+    taken = sum(step.seconds for step in later) + statistics.median(first or [run.steps[0].seconds])
+    return (run.full_steps or len(run.steps)) * statistics.median(fine) / taken if taken > 0 else None
 
 
-def _remarks(run: RunRecord) -> list[str]:
+def _outcome(run: RunRecord) -> list[str]:
     """What a user would want to know about a run's outcome."""
-    return _missed(run) + _sizes_taken(run) + _skipped(run)
+    return _missed(run) + _scales_taken(run) + _skipped(run)
 
 
 def _missed(run: RunRecord) -> list[str]:
@@ -228,12 +276,12 @@ def _missed(run: RunRecord) -> list[str]:
         taken = [step.seconds for step in run.steps[1:] if step.scale == scale]
         if taken:
             medians[scale] = statistics.median(taken)
-    costs = [f"at {scale}p {medians[scale] / medians[1]:.2f}" for scale in medians if scale > 1]
-    shares = f"; a step took {', '.join(costs)} of the time of one at p" if costs else ""
+    costs = [f"at scale {scale} {medians[scale] / medians[1]:.2f}" for scale in medians if scale > 1]
+    shares = f"; a step took {', '.join(costs)} of the time of one at scale 1" if costs else ""
     return [f"asked for {run.target_speedup:g} times the speed, reached {reached:.2f} by step times{shares}"]
 
 
-def _sizes_taken(run: RunRecord) -> list[str]:
+def _scales_taken(run: RunRecord) -> list[str]:
     """What is remarkable about the sizes of a dynamic run."""
     if not run.dynamic or not run.steps or run.scales == (1,):
         return []
@@ -260,12 +308,12 @@ def _sizes_taken(run: RunRecord) -> list[str]:
 
 def _skipped(run: RunRecord) -> list[str]:
     """That a schedule which skips steps skipped none."""
-    if not run.skips or not run.steps or any(step.scale == 0 for step in run.steps):
+    if not run.skips or not run.steps or any(step.scale == SKIP for step in run.steps):
         return []
-    stacked = any(step.changes is not None for step in run.steps)
-    if not run.dynamic and not stacked:
+    compared = any(step.changes is not None for step in run.steps)
+    if not run.dynamic and not compared:
         return ["no step was skipped: the schedule skips none of this run's steps"]
-    if not stacked and all(step.scores is None for step in run.steps):
+    if not compared and all(step.scores is None for step in run.steps):
         return ["no step was skipped: no step had a signal"]
     return ["no step was skipped: a larger threshold skips more"]
 

@@ -17,17 +17,20 @@ def draw(data: dict[str, Any], path: Path) -> None:
     except ImportError as error:
         raise ImportError("report.plot needs matplotlib: pip install matplotlib") from error
 
-    figure = Figure(figsize=(8, 6), layout="constrained")
+    scored = data["source"] is not None
+    figure = Figure(figsize=(8, 6 if scored else 3.5), layout="constrained")
     FigureCanvasAgg(figure)
-    scores, tokens, seconds = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1.2, 1.2))
-    _scores(scores, data)
+    heights = (3, 1.2, 1.2) if scored else (1, 1)
+    *first, tokens, seconds = axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    for axis in first:
+        _scores(axis, data)
     for axis, name in ((tokens, "tokens"), (seconds, "seconds")):
         for step in data["steps"]:
             colour = size_colour(step["scale"], data["scales"])
-            axis.bar(step["index"], step[name], width=1, color=colour, edgecolor="white", linewidth=0.6)
+            axis.bar(step["index"], step[name] or 0, width=1, color=colour, edgecolor="white", linewidth=0.6)
         axis.set_ylabel(name)
     seconds.set_xlabel("step")
-    for axis in (scores, tokens, seconds):
+    for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     _legend(figure, data)
     figure.suptitle(_title(data), fontsize=10)

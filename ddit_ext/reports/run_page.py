@@ -23,7 +23,7 @@ def run_page(
     """HTML of `Report.to_dict()`'s data; pictures: {caption: picture} or a list, PIL or uint8 [H, W, 3]."""
     steps, scales = data["steps"], data["scales"]
     counts = ", ".join(
-        f"{count} at {size_name(scale)}" if scale else f"{count} skipped"
+        f"{count} at {size_name(scale)}" if scale else f"{count} not computed"
         for scale, count in data["steps_per_scale"].items()
     )
     return page(
@@ -32,8 +32,8 @@ def run_page(
         [
             facts(_facts(data)),
             notes(data["warnings"]),
-            section("Size of each step", _strips(steps, scales)),
-            section("Scores", _scores(data)),
+            section("Scale of each step", _strips(steps, scales)),
+            section("Scores", _scores(data) if data["source"] else ""),
             section("Tokens a sample", _bars(steps, scales, "tokens", "image tokens")),
             section("Time", _bars(steps, scales, "seconds", "seconds")),
             section("Pictures", gallery(pictures)),
@@ -73,9 +73,10 @@ def _facts(data: dict[str, Any]) -> dict[str, str]:
 
 
 def _hint(step: dict[str, Any]) -> str:
+    tokens = "" if step["tokens"] is None else f"{step['tokens']} tokens, "
     return (
-        f"step {step['index']}, noise {step['noise_level']:.3f}: {size_name(step['scale'])}, "
-        f"{step['tokens']} tokens, {step['seconds']:.3f} s"
+        f"step {step['index']}, sigma {step['noise_level']:.3f}: {size_name(step['scale'])}, "
+        f"{tokens}{step['seconds']:.3f} s"
     )
 
 
@@ -111,7 +112,7 @@ def _scores(data: dict[str, Any]) -> str:
 
 
 def _bars(steps: list[dict[str, Any]], scales: list[int], name: str, label: str) -> str:
-    if not steps:
+    if not steps or any(step[name] is None for step in steps):
         return ""
     chart = Chart(f"{label} of each step", "step", label, height=150, steps=len(steps))
     for step in steps:
@@ -146,9 +147,9 @@ def _table(steps: list[dict[str, Any]]) -> str:
                 str(step["index"]),
                 f"{step['noise_level']:.3f}",
                 size_name(step["scale"]),
-                str(step["tokens"]),
+                "–" if step["tokens"] is None else str(step["tokens"]),
                 f"{step['seconds']:.3f}",
                 shown or "–",
             ]
         )
-    return table(["step", "noise", "size", "tokens", "seconds", "scores, a size each"], rows)
+    return table(["step", "sigma", "scale", "tokens", "seconds", "scores, one a scale"], rows)

@@ -145,7 +145,7 @@ def strip(scales: Sequence[int], colours: Sequence[str], hints: Sequence[str], *
     for index, (scale, colour, hint) in enumerate(zip(scales, colours, hints, strict=True)):
         x = Chart.LEFT + index * cell
         number = (
-            f'<text class="cell mid" x="{x + cell / 2:.1f}" y="22">{size_name(scale)}</text>'
+            f'<text class="cell mid" x="{x + cell / 2:.1f}" y="22">{scale or "–"}</text>'
             if cell >= 18 and scale > 0
             else ""
         )
@@ -157,8 +157,8 @@ def strip(scales: Sequence[int], colours: Sequence[str], hints: Sequence[str], *
 
 
 def size_name(scale: int) -> str:
-    """p, 2p, 4p; of a step that was skipped, whose scale is 0, that."""
-    return {0: "skipped", 1: "p"}.get(scale, f"{scale}p")
+    """In words; 0 stands for a step that was skipped or forecast."""
+    return f"scale {scale}" if scale else "not computed"
 
 
 def _mark(kind: str, points: list[Point], colour: str, hint: str, place, box: tuple) -> str:

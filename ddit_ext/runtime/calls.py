@@ -12,7 +12,7 @@ from ..modules.other_tools import check_caches
 from ..modules.swap import Changes
 from .caches import MARK, WHOLE
 from .denoisers import Part
-from .reuse import BlockReuse
+from .residual_cache import ResidualCache
 from .sampler_watch import Run
 
 
@@ -20,7 +20,7 @@ class SizedCall:
     """A call that a patched transformer is about to make: one pass for each size among its samples.
 
     changes: notes what the pass under way has changed in the model; who calls undoes it, whatever happens.
-    sizes: one, or one a sample of the sampler. reuse: of a strategy that skips steps. skipped: without the blocks.
+    sizes: one, or one a sample of the sampler. residuals: of a strategy that skips steps. skipped: without the blocks.
     """
 
     def __init__(
@@ -30,18 +30,18 @@ class SizedCall:
         run: Run,
         arguments: dict[str, Any],
         sizes: list[int],
-        reuse: BlockReuse | None = None,
+        residuals: ResidualCache | None = None,
         skipped: bool = False,
     ) -> None:
         self._changes = changes
         self._part = part
         self._run = run
-        self._reuse = reuse
+        self._residuals = residuals
         self._skipped = skipped
         self._number = run.repeats
         self._groups = groups_of(sizes, part.family.latents(arguments).shape[0])
         self._labels = {scale: _label(scale, self._groups) for scale in self._groups}
-        part.caches.begin_step(run, self._labels, skips=reuse is not None)
+        part.caches.begin_step(run, self._labels, skips=residuals is not None)
         self._arguments = {next(iter(self._groups)): arguments}
         if len(self._groups) > 1:
             self._arguments = {
@@ -61,16 +61,16 @@ class SizedCall:
         arguments = _at_size(
             self._changes, self._part, self._run, self._number, whole, scale, self._labels[scale]
         )
-        if self._reuse is not None:
+        if self._residuals is not None:
             # After the size's own modules, some of which stand inside of the first block.
-            self._seen = self._reuse.enter(self._changes, self._part, self._number, self._skipped)
+            self._seen = self._residuals.enter(self._changes, self._part, self._number, self._skipped)
         return None if scale == 1 and len(self._groups) == 1 else arguments
 
     def leave(self, scale: int, output: Any) -> None:
         """After the pass at `scale`: the model as it was."""
         self._changes.undo()
-        if self._seen is not None and self._reuse is not None:
-            self._reuse.keep(self._number, self._seen)
+        if self._seen is not None and self._residuals is not None:
+            self._residuals.keep(self._number, self._seen)
             self._seen = None
         self._outputs.append((self._groups[scale], output))
 

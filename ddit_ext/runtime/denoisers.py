@@ -40,6 +40,32 @@ class Part:
         self.caches = CacheContexts(self.family)
 
 
+def find_denoisers(pipe: Any) -> dict[str, nn.Module]:
+    """The modules that denoise in any pipeline, by component; TypeError for what is no pipeline with a sampler."""
+    found = {
+        name: module
+        for name in (*NAMES, "unet")
+        if isinstance(module := getattr(pipe, name, None), nn.Module)
+    }
+    if not found or isinstance(pipe, nn.Module):
+        raise TypeError(
+            f"pipe must be a diffusers pipeline with a transformer, got {type(pipe).__name__}: pass the pipeline itself, "
+            "such as ddit_ext.embedded.load(...).pipeline"
+        )
+    if not hasattr(getattr(pipe, "scheduler", None), "step"):
+        raise TypeError(f"pipe must have a scheduler; got {type(pipe).__name__} without")
+    return found
+
+
+def known_family(module: nn.Module) -> Family | None:
+    """The family that counts a denoiser's tokens, compiled or not; None where there is none for it."""
+    try:
+        family = family_for(getattr(module, "_orig_mod", module))
+    except (TypeError, ValueError):
+        return None
+    return family if isinstance(family, Family) else None
+
+
 def find_parts(pipe: Any) -> list[Part]:
     """The transformers that denoise in `pipe`. TypeError for a pipeline that is not supported,
 
@@ -66,18 +92,18 @@ def find_parts(pipe: Any) -> list[Part]:
     return parts
 
 
-def give_weights(parts: Sequence[Part], adapter: Any, scales: Sequence[int], never_coarse: bool) -> None:
-    """Put the weights of `scales` (above 1) into `parts`; none where no step can be coarse and none were given.
+def give_weights(parts: Sequence[Part], adapter: Any, scales: Sequence[int]) -> None:
+    """Put the weights of `scales` (above 1) into `parts`; none where there are no scales and no adapter.
 
     adapter: of one transformer, an Adapter or the path of what a trainer wrote. Of two, a mapping from the names of
     the components to such, or a folder with a subfolder for each. None: training-free.
     Raises TypeError, ValueError (AdapterError) as `patch` does.
     """
     if adapter is None:
-        if not scales or never_coarse:
+        if not scales:
             return
         found = [Adapter.training_free(part.family.transformer, scales) for part in parts]
-        warnings.warn(TRAINING_FREE, stacklevel=3)
+        warnings.warn(TRAINING_FREE, stacklevel=4)
     else:
         sources = _sources(parts, adapter)
         found = [_load(source, part) for part, source in zip(parts, sources, strict=True)]
@@ -87,6 +113,7 @@ def give_weights(parts: Sequence[Part], adapter: Any, scales: Sequence[int], nev
             raise ValueError(f"scales: the adapter has weights for {weights.scales}, not for {missing}")
     for part, weights in zip(parts, found, strict=True):
         part.adapter = weights
+        part.family.low_rank.merge = weights.lora == "merged"
 
 
 def _sources(parts: Sequence[Part], adapter: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The last float32 latents (or outputs) of a run, and their scores."""
+"""The last float32 latents of a run, and their scores."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from .. import ops
 
 View = Callable[[Tensor], Tensor]
 
+KEPT = 4
+"""A third difference takes four latents."""
+
 
 class History:
-    """Tensors in float32 as a sampler sees them, newest first; only their differences have a meaning.
-
-    order: of the difference that is scored, 1, 2 or 3; it takes so many + 1 tensors.
+    """Latents in float32 as a sampler sees them, newest first; only their differences have a meaning.
 
     A trajectory is kept by adding each step's difference in float32 to the first latent: rounding a latent to
     bf16 at each step would by itself give a larger third difference than the trajectory has.
 
-    The tensors are a ring: memory is taken at a run's first order + 1 steps, then the oldest tensor is written
+    The tensors are a ring: memory is taken at a run's first four steps, then the oldest tensor is written
     over. Their cells are views that are made once for all the steps that ask with the same `view`.
     """
 
-    def __init__(self, order: int = 3) -> None:
-        self.order = order
+    def __init__(self) -> None:
         self._latents: list[Tensor] = []  # newest first
-        self._steps: list[Tensor] = []  # room for the two first differences of a second one
         self._view: View | None = None
         self._cells: dict[int, Tensor] = {}  # by the id of a tensor of this ring
 
@@ -42,7 +41,7 @@ class History:
     @property
     def ready(self) -> bool:
         """Whether there are latents enough for a signal."""
-        return len(self._latents) == self.order + 1
+        return len(self._latents) == KEPT
 
     def push(self, latent: Tensor) -> None:
         """Take a copy of the newest latent as it is; latents of another shape or device are forgotten."""
@@ -73,7 +72,6 @@ class History:
     def clear(self) -> None:
         """Free the latents."""
         self._latents.clear()
-        self._steps.clear()
         self._cells.clear()
         self._view = None
 
@@ -88,23 +86,8 @@ class History:
         if view is not self._view:
             self._cells.clear()
             self._view = view
-        if self.order == 3:
-            cells = [self._cells_of(latent) for latent in self._latents]
-        else:
-            # a - 3b + 3c - d of (a, 0, 0, d) is the first difference of a and d.
-            newest, oldest = self._latents if self.order == 1 else self._first_differences()
-            a, d = self._cells_of(newest), self._cells_of(oldest)
-            nothing = a.new_zeros(()).expand(a.shape)
-            cells = [a, nothing, nothing, d]
+        cells = [self._cells_of(latent) for latent in self._latents]
         return ops.acceleration_quantiles(*cells, scales, quantile).tolist()
-
-    def _first_differences(self) -> list[Tensor]:
-        if not self._steps:
-            with torch.inference_mode(False):
-                self._steps = [torch.empty_like(self._latents[0]) for _ in range(2)]
-        for age, step in enumerate(self._steps):
-            torch.sub(self._latents[age], self._latents[age + 1], out=step)
-        return self._steps
 
     def _cells_of(self, latent: Tensor) -> Tensor:
         cells = self._cells.get(id(latent))

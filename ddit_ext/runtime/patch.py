@@ -1,39 +1,43 @@
-"""patch() and unpatch(): argument checks, and nothing half done."""
+"""patch() and unpatch(): from what a user writes to a strategy, and a strategy's hook on the pipeline."""
 
 from __future__ import annotations
 
-import math
+import difflib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .._machine import clock_of, device_of
 from ..coarse import Adapter
-from ..policies import Stacked
 from ..reports.report import Report
-from . import arguments
-from .denoisers import find_parts, give_weights
+from ..strategies import Forecast, Policy, Strategy, Threshold, as_strategy, checks
+from .denoisers import find_denoisers, find_parts, give_weights, known_family
+from .forecast_sampler import ForecastSampler
 from .hook import PatchHook
 from .patched_call import find_hook
-from .policy import DEFAULT_SCALES, Decider, Schedule, always_fine, make_policy
-from .timed import Timed
-from .timed_budget import TimedBudget
-from .timed_forecast import TimedForecast
+from .sampler_hook import SamplerHook, Watched
 
 if TYPE_CHECKING:
     from ..calibration.preset import Preset
 
-DEFAULT_THRESHOLD = 1e-3
+Schedule = int | Sequence[int] | Callable[[int], int] | Strategy | Policy | None
+BATCH = ("finest", "split")
+GONE = {
+    "forecast": "schedule=Forecast(calls=..., slope=...)",
+    "corrector": "schedule=Forecast(calls=..., corrector=...)",
+    "lora": "Adapter.load(path, transformer, lora=...)",
+}
 
 
 class Handle:
-    """What patch() returns: the way to the report and back."""
+    """What patch() returns: the way to the report and back. As a context manager it unpatches at the end."""
 
-    def __init__(self, pipe: Any, hook: PatchHook) -> None:
-        self._pipe = pipe
-        self._hook = hook
+    def __init__(self, pipe: Any, hook: PatchHook | SamplerHook, strategy: Strategy) -> None:
+        self._pipe, self._hook, self._strategy = pipe, hook, strategy
+        self._patched = True
 
     @property
     def pipe(self) -> Any:
@@ -41,9 +45,9 @@ class Handle:
         return self._pipe
 
     @property
-    def policy(self) -> Any:
-        """What decides: the pipeline's own copy of a policy that was given to patch()."""
-        return self._hook.decider.policy
+    def strategy(self) -> Strategy:
+        """What decides the steps."""
+        return self._strategy
 
     def report(self) -> Report:
         """What the last run did, or the one under way so far."""
@@ -56,62 +60,56 @@ class Handle:
     def unpatch(self) -> None:
         """Leave pipeline and transformer as they were, bit for bit. Again is no error; the report stays."""
         self._hook.remove()
+        self._patched = False
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.unpatch()
+
+    def __repr__(self) -> str:
+        state = "" if self._patched else ", unpatched"
+        return f"<ddit_ext.Handle: {type(self._pipe).__name__}, {self._strategy!r}{state}>"
 
 
 def patch(
     pipe: Any,
     adapter: str | PathLike | Adapter | Mapping[str, Any] | None = None,
     *,
-    scales: Sequence[int] = (1, 2, 4),
-    threshold: float | Sequence[float] = DEFAULT_THRESHOLD,
-    quantile: float = 0.4,
     schedule: Schedule = None,
     preset: str | PathLike | Preset | None = None,
-    target_speedup: float | None = None,
     batch: str = "finest",
-    protect: tuple[int, int] = (0, 0),
-    lora: str = "beside",
-    forecast: float = 0.0,
-    corrector: float = 0.0,
+    protect: tuple[int, int] | None = None,
+    scales: Sequence[int] | None = None,
+    threshold: float | Sequence[float] | None = None,
+    quantile: float | None = None,
+    target_speedup: float | None = None,
+    **unknown: Any,
 ) -> Handle:
-    """Make a diffusers FLUX or Wan pipeline choose the patch size of every denoising step.
+    """Make a diffusers pipeline faster: fewer model calls, or larger patches at some steps.
+
+    `patch(pipe)` is `patch(pipe, schedule=Forecast(speedup=2))`: half of the steps call the model.
+    `patch(pipe, adapter)` is the paper's rule, `Threshold()`.
 
     Args:
-        pipe: a FLUX pipeline (text-to-image, img2img, inpaint, Fill, Kontext, Control, ControlNet) or a Wan
-            pipeline (text-, image- and video-to-video, VACE, Animate; 2.1, and 2.2 with one or two transformers).
-            Pipelines that share its transformer (`from_pipe`, `components`) share the patch.
-        adapter: an Adapter, or the path of what a trainer wrote; None: training-free. For Wan 2.2's two
-            transformers a folder with the subfolders `transformer` and `transformer_2`, or a mapping from
-            these names.
-        scales: sizes in base patches, 1 first, ascending.
-        threshold: a score below it is coarse enough; one number, or one per scale above 1. For the paper's rule alone.
-        quantile: in [0, 1], over the patches of a sample.
-        schedule: None (dynamic: threshold, as in the paper), one size, a list of one size a step,
-            in which 0 skips it, callable(step) -> size, or a policy of ddit_ext.policies (or one of your own like
-            these). A policy is copied, so that one object may serve several pipelines; it brings its own scales,
-            thresholds and protected steps (one of your own those of them that it has, see policies.Policy).
-        batch: "finest": a batch takes the finest of its samples' sizes. "split": each sample decides for itself,
-            as if it ran alone; those of one size run together, so a step may take several transformer calls.
-        preset: what `calibrate` found, or its file. It says scales, quantile, schedule, forecast and corrector; model and adapter
-            must be those it was made with, and what else differs (dtype, steps, resolution, sampler) is warned about.
-            The number of steps is yours to pass: num_inference_steps=preset.steps.
-        target_speedup: times the speed of a run at p, for each run by itself, by this run's own step times. With
-            `forecast` as many steps are computed, at p, as the time allows, and the others are forecast: no adapter is
-            needed, and it was much the closer one in trials. Without it sizes follow the scores within a budget.
-            `calibrate` finds what is closest to the full sample at that speed, and may choose fewer steps.
-        protect: so many steps at the beginning and at the end of a run stay at size 1.
-        lora: how an adapter's feed-forward LoRA is computed. "beside" its layers, which stay what they are
-            (quantised, offloaded, with LoRAs of yours), or "merged" into copies of their weights: no arithmetic
-            at all, but each coarse size takes memory (FLUX.1-dev 12.2 GB in bfloat16, Wan 2.1 1.3B 1.7 GB), filled at
-            its first step. Layers that can't be merged stay beside, with a warning that says why.
-        forecast: what a skipped step adds in the place of its blocks. 0: what they added at the last computed step.
-            1: where the line through the last two computed steps of one size has come to, over the noise level.
-            Between: so much of the line's slope; 0.5 to 0.75 was closest in trials.
-        corrector: after a computed step that follows skipped ones, this share of what they got wrong is taken back: the
-            latent moves by the difference between their outputs and the line between the computed steps on both sides.
-            No further call of the model. 1 was closest in trials: with a `forecast` of 0.75 where at least a third of the
-            steps is computed, with one of 0 where fewer are. It needs a sampler of plain Euler steps (FlowMatchEulerDiscreteScheduler, FLUX's own); with another
-            one a run raises ValueError before its first step.
+        pipe: for `Forecast` every pipeline with a flow-matching sampler. For larger patches and skipped steps a FLUX
+            pipeline (text-to-image, img2img, inpaint, Fill, Kontext, Control, ControlNet) or a Wan pipeline (text-,
+            image- and video-to-video, VACE, Animate; 2.1, and 2.2 with one or two transformers). Pipelines that
+            share its transformer (`from_pipe`, `components`) share the patch; `Forecast` without `sizes` is shared by
+            those that are made from it after patching.
+        adapter: an Adapter, or the path of what a trainer wrote; None: larger patches run training-free. For two
+            transformers a folder with the subfolders `transformer` and `transformer_2`, or a mapping from these names.
+        schedule: a strategy (see `ddit_ext.strategies`), one scale, a list of one scale a step, in which 0 skips the
+            step, callable(step) -> scale, or a policy of your own (see `strategies.Policy`).
+        preset: what `calibrate` found, or its file. Model and adapter must be those it was made with; what else
+            differs (dtype, steps, resolution, sampler) is warned about. Call the pipeline with `**preset.call`.
+        batch: "finest": a batch takes the finest of its samples' scales. "split": each sample decides for itself, as
+            if it ran alone; a step may then take several transformer calls.
+        scales, threshold, quantile, protect: of `Threshold`, or beside a list, callable or policy.
+        target_speedup: short for schedule=Forecast(speedup=target_speedup).
 
     Raises:
         TypeError, ValueError: an argument, by name, with what was expected and what came.
@@ -119,109 +117,95 @@ def patch(
         NotImplementedError: a feature, by name.
     In each case the pipeline is as it was.
     """
-    parts = find_parts(pipe)
-    scales = arguments.sizes("scales", scales)
-    thresholds = arguments.thresholds("threshold", threshold, len(scales) - 1)
-    protect = arguments.protected("protect", protect)
-    if batch not in ("finest", "split"):
-        raise ValueError(f"batch must be 'finest' or 'split', got {batch!r}")
-    if lora not in ("beside", "merged"):
-        raise ValueError(f"lora must be 'beside' or 'merged', got {lora!r}")
-    for name, value in {"quantile": quantile, "forecast": forecast, "corrector": corrector}.items():
-        arguments.share(name, value)
-    if preset is not None or target_speedup is not None:
-        _alone(preset, target_speedup, schedule, batch, threshold, forecast, corrector)
+    _check_names(unknown)
+    denoisers = find_denoisers(pipe)
+    checks.one_of("batch", batch, BATCH)
+    beside = {"scales": scales, "threshold": threshold, "quantile": quantile, "protect": protect}
+    given = {name: value for name, value in beside.items() if value is not None}
+    if batch == "split":
+        given["batch"] = batch
     if preset is not None:
+        _alone("preset", given | _given(schedule=schedule, target_speedup=target_speedup))
         preset = _preset(preset)
-        if (scales, quantile, protect) != (DEFAULT_SCALES, 0.4, (0, 0)):
-            raise ValueError(
-                "preset says scales, quantile and which steps are fine: leave out scales, quantile, protect"
-            )
-        schedule, quantile = preset.choice.schedule(preset.scales), preset.quantile
-        forecast, corrector = preset.choice.forecast, preset.choice.corrector
-        scales = tuple(getattr(schedule, "scales", preset.scales))
-    if target_speedup is not None:
-        _speedup(target_speedup, scales, forecast)
-    if any(find_hook(part.module) is not None for part in parts):
-        raise RuntimeError(
-            "pipe is already patched (or shares its transformer with a pipeline that is): unpatch() it first"
+        strategy = preset.strategy
+    elif target_speedup is not None:
+        _alone(
+            "target_speedup",
+            given | _given(schedule=schedule),
+            "; for larger patches use schedule=Budget(...)",
         )
-    if target_speedup is not None:
-        target = float(target_speedup)
-        policy: Any = TimedForecast(target, protect) if forecast else TimedBudget(scales, target, protect)
+        strategy = Forecast(speedup=checks.number("target_speedup", target_speedup, 1.0, finite=True))
+    elif schedule is None:
+        given.pop("batch", None)
+        strategy = (
+            Threshold(**given) if given or adapter is not None or batch == "split" else Forecast(speedup=2)
+        )
     else:
-        sizes = schedule.sizes if isinstance(schedule, Stacked) else schedule
-        if threshold != DEFAULT_THRESHOLD and sizes is not None:
+        if threshold is not None:
             raise ValueError(
-                f"threshold={threshold!r} is for the paper's rule (schedule=None): the schedule decides without it, and a "
-                "policy object has thresholds of its own"
+                f"threshold={threshold!r} is for the paper's rule: use schedule=Threshold({threshold!r})"
             )
-        policy = make_policy(schedule, scales, thresholds, protect)
-    decider = Decider(policy, split=batch == "split")
-    for name, value in (("forecast", forecast), ("corrector", corrector)):
-        if value and not decider.skips:
-            raise ValueError(f"{name}={value} is for a schedule that skips steps, got {policy!r}")
-    give_weights(parts, adapter, decider.scales[1:], always_fine(policy))
-    check = full_steps = None
-    if preset is not None:
-        from ..calibration.match import RunCheck, check_parts
-
-        weights = {part.name: part.adapter for part in parts} if adapter is not None else None
-        for text in check_parts(preset, {part.name: part.family.transformer for part in parts}, weights):
-            warnings.warn(f"ddit_ext: {text}", stacklevel=2)
-        check, target_speedup = RunCheck(preset, type(pipe).__name__), preset.target_speedup
-        full_steps = round(preset.full_steps * preset.run_steps / preset.steps)
-    hook = PatchHook(
-        pipe,
-        parts,
-        decider,
-        tuple(getattr(policy, "thresholds", ())),
-        float(quantile),
-        check=check,
-        target_speedup=target_speedup,
-        full_steps=full_steps,
-        forecast=float(forecast),
-        corrector=float(corrector),
-    )
-    if isinstance(policy, Timed):
-        hook.now = clock_of(device_of(pipe))
-    for part in parts:
-        part.family.low_rank.merge = lora == "merged"
+        strategy = as_strategy(schedule, scales, quantile, protect)
+    if any(find_hook(module) is not None for module in denoisers.values()):
+        raise RuntimeError(
+            "pipe is already patched (or shares its transformer with a pipeline that is): take that off first, with "
+            "ddit_ext.unpatch(pipe)"
+        )
+    hook = _hook(pipe, adapter, strategy, batch == "split", preset)
+    hook.now = clock_of(device_of(pipe)) if strategy.target_speedup is not None else hook.now
     hook.install()
-    return Handle(pipe, hook)
+    return Handle(pipe, hook, strategy)
 
 
 def unpatch(pipe: Any) -> None:
     """Take the patch off a pipeline (and off those that share its transformer); RuntimeError without one."""
-    hooks = [hook for part in find_parts(pipe) if (hook := find_hook(part.module)) is not None]
+    hooks = [hook for module in find_denoisers(pipe).values() if (hook := find_hook(module)) is not None]
     if not hooks:
         raise RuntimeError("pipe is not patched")
     for hook in hooks:
         hook.remove()
 
 
-def _alone(
-    preset: Any,
-    target_speedup: Any,
-    schedule: Any,
-    batch: str,
-    threshold: Any,
-    forecast: float,
-    corrector: float,
-) -> None:
+def _hook(
+    pipe: Any, adapter: Any, strategy: Strategy, split: bool, preset: Preset | None
+) -> PatchHook | SamplerHook:
+    """The hook for a strategy, not installed yet; raises what patch() raises."""
+    if split:
+        strategy.check_split()
+    if adapter is None and not strategy.changes_calls:
+        parts = []
+    else:
+        parts = find_parts(pipe)
+        give_weights(parts, adapter, strategy.coarse)
+    check = None if preset is None else _check(preset, pipe, parts if adapter is not None else None)
+    sampler = None if strategy.sampler is None else ForecastSampler(pipe, strategy.sampler)
+    if strategy.changes_calls:
+        return PatchHook(pipe, parts, strategy, split=split, sampler=sampler, check=check)
+    watched = [Watched(module, known_family(module)) for module in find_denoisers(pipe).values()]
+    return SamplerHook(watched, strategy, sampler, check)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _alone(name: str, others: dict[str, Any], fix: str = "") -> None:
     """ValueError where what a preset or a target decides is given beside it."""
-    name = "preset" if preset is not None else "target_speedup"
-    if preset is not None and target_speedup is not None:
-        raise ValueError("give preset or target_speedup, not both: a preset has its own target")
-    if schedule is not None:
-        raise ValueError(f"give {name} or schedule, not both")
-    if threshold != DEFAULT_THRESHOLD:
-        raise ValueError(f"give {name} or threshold, not both: the sizes follow from {name}")
-    for own, value in (("forecast", forecast), ("corrector", corrector)):
-        if preset is not None and value:
-            raise ValueError(f"give preset or {own}, not both: a preset has its own; got {own}={value}")
-    if batch != "finest":
-        raise ValueError(f"{name} needs batch='finest': the time of a split step is not known beforehand")
+    for other, value in others.items():
+        raise ValueError(
+            f"give {name} or {other}, not both: {name} decides the steps; got {other}={value!r}{fix}"
+        )
+
+
+def _check_names(unknown: dict[str, Any]) -> None:
+    """TypeError for a keyword that patch() does not have, with the one that was meant."""
+    known = [name for name in patch.__annotations__ if name not in ("unknown", "return")]
+    for name in unknown:
+        near = difflib.get_close_matches(name, [*known, *GONE], 1)
+        meant = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(known)}"
+        instead = GONE.get(near[0]) if near else None
+        meant = f"; use {instead}" if instead else meant
+        raise TypeError(f"patch() got an unexpected keyword argument {name!r}{meant}")
 
 
 def _preset(preset: Any) -> Preset:
@@ -234,13 +218,11 @@ def _preset(preset: Any) -> Preset:
     return preset
 
 
-def _speedup(target: Any, scales: tuple[int, ...], forecast: float) -> None:
-    arguments.number("target_speedup", target)
-    if not 1 <= target < math.inf:
-        raise ValueError(f"target_speedup must be at least 1 and finite, got {target!r}")
-    if forecast and scales not in (DEFAULT_SCALES, (1,)):
-        raise ValueError(
-            f"target_speedup with forecast computes at size 1 alone: leave out scales; got {scales}"
-        )
-    if not forecast and len(scales) < 2:
-        raise ValueError(f"target_speedup needs a size above 1 in scales, or a forecast; got scales={scales}")
+def _check(preset: Preset, pipe: Any, parts: Any) -> Any:
+    from ..calibration.match import RunCheck, check_parts
+
+    weights = None if parts is None else {part.name: part.adapter for part in parts}
+    models = {name: getattr(module, "_orig_mod", module) for name, module in find_denoisers(pipe).items()}
+    for text in check_parts(preset, models, weights):
+        warnings.warn(f"ddit_ext: {text}", stacklevel=4)
+    return RunCheck(preset, type(pipe).__name__)

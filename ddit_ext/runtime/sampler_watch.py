@@ -15,9 +15,6 @@ import torch
 from torch import Tensor
 
 from ..families import Family
-from ..policies import SKIP
-from .corrector import Corrector, add
-from .euler import steps_by_euler
 from .history import History
 from .step_watch import StepWatch
 
@@ -35,7 +32,6 @@ class Run:
         shape: torch.Size,
         levels: list[float],
         family: Family,
-        order: int = 3,
     ) -> None:
         self.read = family.told  # σ of a call's timestep
         self.scheduler = scheduler
@@ -45,7 +41,7 @@ class Run:
         self.levels = levels  # σ of each step as the sampler has it, or empty
         self.sigmas: list[float] = []  # all of the sampler's, read at its first step in this run
         self.euler = False  # whether the sampler's steps are plain Euler ones, read at the same time
-        self.history = History(order)
+        self.history = History()
         self.sizes: dict[int, int | list[int]] = {}  # of each step: one, or one a sample
         self.index = -1  # the step of the last transformer call
         self.done = 0  # steps that are over
@@ -74,26 +70,14 @@ class Run:
 class SamplerWatch:
     """Follows the runs of one pipeline.
 
-    signal: keep what a dynamic schedule scores: float32 "latents", or the model's "outputs", which are only seen at
-    the sampler. stepped: called after each sampler step. order: of the difference that is scored.
+    signal: keep the float32 latents, which scores are computed from. stepped: called after each sampler step.
     """
 
-    def __init__(
-        self,
-        pipe: Any,
-        signal: bool,
-        stepped: Callable[[Run], None],
-        source: str = "latents",
-        order: int = 3,
-    ) -> None:
-        self.corrector: Corrector | None = None
-        """What follows the skipped steps of a run, and may change the latent after one that is computed."""
+    def __init__(self, pipe: Any, signal: bool, stepped: Callable[[Run], None]) -> None:
         self._pipe = weakref.ref(pipe)  # the hook that owns this hangs on the pipeline's transformer
         # Pipelines that share the patch step by it when `pipe` is gone.
         self._scheduler: Any = getattr(pipe, "scheduler", None)
         self._signal = signal
-        self._outputs = source == "outputs"
-        self._order = order
         self._stepped = stepped
         self._step: StepWatch | None = None
         self._wrapped: Any = None
@@ -116,7 +100,7 @@ class SamplerWatch:
             run is None
             or run.finished
             or run.scheduler is not scheduler
-            or run.timesteps is not timesteps
+            or not _same_list(run.timesteps, timesteps)
             or run.shape != latents.shape
         ):
             run = self._begin(scheduler, timesteps, latents, timestep, family)
@@ -131,7 +115,7 @@ class SamplerWatch:
         run.index = run.done
         run.timestep = timestep
         run.repeats = 0
-        if self._signal and not self._outputs and not run.sampled:
+        if self._signal and not run.sampled:
             run.history.push(family.noisy(latents))
         return run, True
 
@@ -165,7 +149,7 @@ class SamplerWatch:
                 stated = [family.told(t) for t in timesteps.cpu()]
                 first = stated.index(told) if told in stated else len(levels)
             levels = levels[first:]
-        self.run = Run(scheduler, timesteps, latents.shape, levels, family, self._order)
+        self.run = Run(scheduler, timesteps, latents.shape, levels, family)
         return self.run
 
     @staticmethod
@@ -181,7 +165,7 @@ class SamplerWatch:
         run = self.run
         if run is None or run.finished or run.scheduler is not scheduler:
             return None
-        if run.timesteps is not scheduler.timesteps:
+        if not _same_list(run.timesteps, scheduler.timesteps):
             return None  # another run has begun, and the transformer has not been called in it
         return run
 
@@ -191,15 +175,9 @@ class SamplerWatch:
             return
         if not run.sampled:
             self._take_over(run)
-        if self._signal or self.corrector is not None:
-            named = dict(zip(("model_output", "timestep", "sample"), args, strict=False)) | kwargs
-        if self.corrector is not None:
-            self._correct(run, named, result)
         if self._signal:
-            if self._outputs:
-                self._keep_output(run, named.get("model_output"))
-            else:
-                self._follow(run, named, result)
+            named = dict(zip(("model_output", "timestep", "sample"), args, strict=False)) | kwargs
+            self._follow(run, named, result)
         run.done += 1
         run.finished = bool(run.total) and run.done >= run.total
         if run.finished:
@@ -219,27 +197,6 @@ class SamplerWatch:
             # Only now it is certain where a loop without set_begin_index entered.
             run.levels = _noise_levels(run.scheduler, run.timesteps)[max(index - 1 - run.done, 0) :]
             run.total = len(run.levels)
-
-    def _correct(self, run: Run, named: dict[str, Any], result: Any) -> None:
-        """Take back what forecast steps got wrong, where this one shows it."""
-        output, length = named.get("model_output"), _euler_length(run, named)
-        assert self.corrector is not None
-        if not isinstance(output, Tensor) or length is None:
-            self.corrector.clear()
-            return
-        skipped = run.sizes.get(run.index) == SKIP
-        correction = self.corrector.step(skipped, output, run.sigmas[run.scheduler.step_index - 1], length)
-        if correction is not None:
-            add(correction, result)
-
-    @staticmethod
-    def _keep_output(run: Run, output: Any) -> None:
-        """Append the model's (combined) output of this step to the history."""
-        if not isinstance(output, Tensor):
-            return
-        if run.history.shape != output.shape:
-            run.history.clear()
-        run.history.push(output)
 
     @staticmethod
     def _follow(run: Run, named: dict[str, Any], result: Any) -> None:
@@ -265,6 +222,22 @@ def _euler_length(run: Run, named: dict[str, Any]) -> float | None:
         return None
     step = run.scheduler.step_index - 1  # the sampler has moved on
     return run.sigmas[step + 1] - run.sigmas[step]
+
+
+def steps_by_euler(scheduler: Any) -> bool:
+    """Whether a sampler's step is its length in sigma times the model's output, and nothing else."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    # The class itself: a subclass may step otherwise.
+    return type(scheduler) is FlowMatchEulerDiscreteScheduler and not scheduler.config.stochastic_sampling
+
+
+def _same_list(before: Any, now: Any) -> bool:
+    """Whether a sampler's timesteps are those of the run: the same tensor, or another view of all of it."""
+    if before is now:
+        return True
+    tensors = isinstance(before, Tensor) and isinstance(now, Tensor)
+    return tensors and before.shape == now.shape and before.data_ptr() == now.data_ptr()
 
 
 def _first_step(scheduler: Any) -> int:

@@ -105,6 +105,21 @@ class Strategy(ABC):
         return self.scales[1:]
 
     @property
+    def sampler(self) -> dict[str, Any] | None:
+        """Arguments of `ForecastScheduler.from_scheduler`, where the pipeline's sampler is to be wrapped."""
+        return None
+
+    @property
+    def changes_calls(self) -> bool:
+        """Whether calls of the transformer are made at larger patches or without their blocks."""
+        return True
+
+    @property
+    def target_speedup(self) -> float | None:
+        """Times the speed of a full run that is asked for."""
+        return None
+
+    @property
     def fixed(self) -> bool:
         """Whether the scale of every step is known before the run."""
         return self.source is None and not self.compares_input
@@ -112,6 +127,10 @@ class Strategy(ABC):
     @abstractmethod
     def start(self, times: StepTimes) -> Policy:
         """The state of a run. times: what steps have taken in this run and those before it."""
+
+    def start_sample(self, times: StepTimes) -> Policy:
+        """The state of one sample of a run with batch="split"."""
+        return self.start(times)
 
     @abstractmethod
     def words(self, steps: int) -> str:
@@ -124,6 +143,14 @@ class Strategy(ABC):
                 f"the last steps, here {self.protect[1]}, are protected, but the length of this run is not known (no "
                 "sampler of the pipeline takes part in it): let the loop step by pipe.scheduler, or protect no last "
                 "steps, by protect=(first, 0), or in a policy object by protect_last=0"
+            )
+
+    def check_split(self) -> None:
+        """Raise where the samples of a batch can't decide for themselves (batch="split")."""
+        if self.skips:
+            raise NotImplementedError(
+                f"batch='split' with a strategy that skips steps ({self!r}): samples would skip different steps; use "
+                "batch='finest'"
             )
 
     def to_dict(self) -> dict[str, Any]:

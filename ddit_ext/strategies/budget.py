@@ -68,6 +68,17 @@ class Budget(Strategy):
     def words(self, steps: int) -> str:
         return f"{steps} steps, scales by scores, for {self.speedup:.3g} times the speed of these"
 
+    @property
+    def target_speedup(self) -> float | None:
+        """Times the speed of a full run."""
+        return self.speedup
+
+    def check_split(self) -> None:
+        if self.costs is None:
+            raise ValueError(
+                f"{self!r} needs batch='finest': the time of a split step is not known beforehand"
+            )
+
     def check_length(self, total: int) -> None:
         if not total:
             raise ValueError(
@@ -91,7 +102,7 @@ class _ByTheClock(Policy):
         self._warning: str | None = None
 
     def estimate(self, costs: Mapping[int, float]) -> None:
-        self._guess = tuple(costs[scale] for scale in self._strategy.scales[1:])
+        self._guess = tuple(costs.get(scale, 1.0) for scale in self._strategy.scales[1:])
 
     def begin(self, total_steps: int) -> None:
         speedup, largest = self._strategy.speedup, self._strategy.scales[-1]

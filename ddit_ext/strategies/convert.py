@@ -60,7 +60,8 @@ def inner(sizes: Any, owner: str) -> Strategy | None:
     """
     if sizes is None:
         return None
-    checked = as_strategy(sizes)
+    plain = checks.is_whole(sizes) or checks.is_sequence(sizes)
+    checked = Fixed(sizes) if plain else as_strategy(sizes)
     if checked.skips or checked.source == "input" or type(checked).__name__ in ("Forecast", "TeaCache"):
         raise ValueError(f"sizes of {owner} must not skip steps themselves, got {checked!r}")
     return checked

@@ -39,7 +39,7 @@ class Fixed(Strategy):
         several = checks.is_sequence(self.sizes)
         found = list(checks.sequence("sizes", self.sizes)) if several else [self.sizes]
         if not found:
-            raise ValueError("sizes must hold one scale a step, got none")
+            raise ValueError("schedule: expected one scale a step, got an empty list")
         if self.scales is None:
             whole = [checks.whole("sizes", size, SKIP) for size in found]
             allowed: tuple[int, ...] = tuple(sorted({1, *whole} - {SKIP}))

@@ -69,10 +69,15 @@ class Forecast(Strategy):
         )
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def sampler(self) -> dict[str, Any]:
         """The arguments of `ForecastScheduler.from_scheduler`."""
         names = ("calls", "speedup", "target", "growth", "slope", "corrector")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def changes_calls(self) -> bool:
+        """Whether computed steps may be at larger patches."""
+        return self.sizes is not None
 
     @property
     def computed(self) -> Strategy:
@@ -90,12 +95,43 @@ class Forecast(Strategy):
         return self.computed.coarse
 
     @property
+    def target_speedup(self) -> float | None:
+        """Times the speed of a full run, where that is given."""
+        return self.speedup
+
+    @property
+    def source(self) -> str | None:
+        """What the scores of `sizes` are of."""
+        return self.computed.source
+
+    @property
+    def holds(self) -> bool:
+        """That of `sizes`."""
+        return self.computed.holds
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Those of `sizes`."""
+        return self.computed.thresholds
+
+    @property
+    def quantile(self) -> float:
+        """That of `sizes`."""
+        return self.computed.quantile
+
+    @property
     def fixed(self) -> bool:
         """Whether the scale of every step is known before the run."""
         return self.computed.fixed
 
     def start(self, times: StepTimes) -> Policy:
         return self.computed.start(times)
+
+    def check_split(self) -> None:
+        self.computed.check_split()
+
+    def check_length(self, total: int) -> None:
+        self.computed.check_length(total)
 
     def words(self, steps: int) -> str:
         calls = f"{self.calls}" if self.calls is not None else f"1 of {self.speedup:.3g}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from .._core import RunPolicy
 from . import checks
-from .base import DEFAULT_QUANTILE, DEFAULT_SCALES, Policy, Scores, Strategy, protects
+from .base import DEFAULT_QUANTILE, DEFAULT_SCALES, Native, Policy, Scores, Strategy, protects
 from .clock import StepTimes
 from .threshold import MIXED
 
@@ -21,8 +21,9 @@ OF_POLICY = "schedule: {} of the policy"
 class Own(Strategy):
     """An object with `begin` and `decide`; its attributes are described at `Policy`.
 
-    An object with a method `start()`, which returns a fresh policy, serves several runs at once and
-    batch="split". Another one serves one run after the other. C++ policies are copied for each run.
+    One object serves one run after the other, so `begin` must set all of its state. With batch="split" each sample
+    has a shallow copy. An object with a method `start()`, which returns a fresh policy, is asked for one each time,
+    and C++ policies are copied.
     """
 
     policy: Any
@@ -45,7 +46,7 @@ class Own(Strategy):
                     f"protect={protect}: a policy in schedule has its own protect_first, protect_last"
                 )
             name = OF_POLICY.format("(protect_first, protect_last)")
-            protect = checks.protected(name, [end or 0 for end in ends])
+            protect = checks.protected(name, tuple(end or 0 for end in ends))
         self._set(scales=scales, protect=protect, quantile=checks.number("quantile", self.quantile, 0.0, 1.0))
         _ = self.source, self.holds, self.thresholds  # raise
 
@@ -74,19 +75,25 @@ class Own(Strategy):
     def thresholds(self) -> tuple[float, ...]:
         """One per scale above 1, or none."""
         levels = self._said("thresholds", None)
-        if levels is None or not len(levels):
+        if levels is None or (checks.is_sequence(levels) and not len(levels)):
             return ()
         return checks.thresholds(OF_POLICY.format("thresholds"), levels, len(self.scales) - 1)
 
     @property
-    def shared(self) -> bool:
-        """Whether all runs share the one object."""
-        return not isinstance(self.policy, RunPolicy) and not callable(self._said("start", None))
+    def fixed(self) -> bool:
+        """Nobody knows what the object will answer."""
+        return False
 
     def start(self, times: StepTimes) -> Policy:
         if isinstance(self.policy, RunPolicy):
-            return _Checked(self, copy.copy(self.policy))
-        return _Checked(self, self.policy if self.shared else self.policy.start())
+            return Native(copy.copy(self.policy))
+        makes = callable(self._said("start", None))
+        return _Checked(self, self.policy.start() if makes else self.policy)
+
+    def start_sample(self, times: StepTimes) -> Policy:
+        if isinstance(self.policy, RunPolicy) or callable(self._said("start", None)):
+            return self.start(times)
+        return _Checked(self, copy.copy(self.policy))
 
     def words(self, steps: int) -> str:
         return f"{steps} steps, by {self.policy!r}"

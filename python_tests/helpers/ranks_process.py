@@ -8,6 +8,7 @@ that has everything imported and has not computed anything.
 
 import time
 import warnings
+from dataclasses import replace
 from datetime import timedelta
 from unittest import mock
 
@@ -19,7 +20,7 @@ from diffusers import ContextParallelConfig, ParallelConfig
 from processes import fork
 
 import ddit_ext
-from ddit_ext import policies
+from ddit_ext import Budget, Forecast, TeaCache, Threshold, policies
 from ddit_ext.calibration.measure import Meter
 from ddit_ext.coarse import Adapter
 from ddit_ext.families import family_for
@@ -51,19 +52,18 @@ def adapter_of(pipe):
 
 
 def budget():
-    return policies.BudgetPolicy((1, 2, 4), (0.4, 0.2), 1.7, mixed="hold")
+    return Budget(1.7, costs=(0.4, 0.2))
 
 
 def tea_cache(family, call):
     """A threshold that some sums of the changes are above and some below, from a run of one process."""
-    changes = seen(family, pipeline(family), call, schedule=policies.TeaCachePolicy(1e-30))["scores"][1:-1]
-    return policies.TeaCachePolicy(1.5 * max(score[0][0] for score in changes))
+    changes = seen(family, pipeline(family), call, schedule=TeaCache(1e-30))["scores"][1:-1]
+    return TeaCache(1.5 * max(score[0][0] for score in changes))
 
 
 def stacked(family, call):
     """The same, and what is computed is coarse where it may be."""
-    sizes = policies.PatchScheduler((1, 2), (1e9,), protect_first=2, order=1)
-    return policies.Stacked(skip=tea_cache(family, call), sizes=sizes)
+    return replace(tea_cache(family, call), sizes=Threshold(1e9, (1, 2)))
 
 
 def share(pipe, **config):
@@ -134,14 +134,14 @@ def take_part(folder, rank, processes):
         found[f"{family} at p"] = seen(family, pipe, call, schedule=1)
         found[f"{family} fixed"] = seen(family, pipe, call, adapter, schedule=SIZES)
         found[f"{family} dynamic"] = seen(family, pipe, call, adapter, schedule=budget())
-        found[f"{family} by the clock"] = seen(family, pipe, call, target_speedup=1.5)
+        found[f"{family} by the clock"] = seen(family, pipe, call, schedule=Budget(1.5))
         for one in range(processes):
             found[f"{family} rank {one} raises"] = seen(family, pipe, call, schedule=Raises(one))
         found[f"{family} after an error"] = seen(family, pipe, call, adapter, schedule=SIZES)
         found |= skipping(family, pipe, call, adapter)
     pipe, odd = share(pipeline("flux")), call_of("flux", rows=6, columns=6)
     found["indivisible fixed"] = seen("flux", pipe, odd, schedule=[1, 2, 2, 1, 1, 1, 1])
-    found["indivisible dynamic"] = seen("flux", pipe, odd)
+    found["indivisible dynamic"] = seen("flux", pipe, odd, threshold=1e-3)
     found["indivisible at p"] = seen("flux", pipe, odd, schedule=1)
     found["anything"] = seen(
         "flux", share(pipeline("flux"), ulysses_anything=True), call_of("flux"), schedule=SIZES
@@ -158,7 +158,7 @@ def take_part(folder, rank, processes):
     found |= close_to_a_threshold(rank)
     found["trained"] = trained(pipe)
     per_token, call = token_timesteps()
-    found["token timesteps"] = seen("wan", share(per_token), call, schedule=SKIPPED_SIZES, forecast=0.5)
+    found["token timesteps"] = seen("wan", share(per_token), call, schedule=SKIPPED_SIZES)
     found["measured"] = measured(pipe, call_of("flux"))
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
@@ -167,15 +167,15 @@ def take_part(folder, rank, processes):
 def skipping(family, pipe, call, adapter):
     """Runs in which steps are skipped; all but the sizes without an adapter."""
     ways = {
-        "forecast": dict(schedule=FORECAST, forecast=0.5),
+        "forecast": dict(schedule=Forecast(calls=FORECAST.count(1))),
         "used again": dict(schedule=FORECAST),
         "tea cache": dict(schedule=tea_cache(family, call)),
         "stacked": dict(schedule=stacked(family, call)),
     }
     found = {f"{family} {way}": seen(family, pipe, call, **settings) for way, settings in ways.items()}
-    found[f"{family} skipped sizes"] = seen(family, pipe, call, adapter, schedule=SKIPPED_SIZES, forecast=0.5)
+    found[f"{family} skipped sizes"] = seen(family, pipe, call, adapter, schedule=SKIPPED_SIZES)
     anything = share(pipeline(family), ulysses_anything=True)
-    found[f"{family} skipped anything"] = seen(family, anything, call, schedule=SKIPPED_SIZES, forecast=0.5)
+    found[f"{family} skipped anything"] = seen(family, anything, call, schedule=SKIPPED_SIZES)
     return found
 
 
@@ -188,9 +188,9 @@ def measured(pipe, call):
     """Two runs of a calibration, whose clock is each rank's own."""
     own = {name: value for name, value in call.items() if name not in ("generator", "output_type")}
     meter = Meter(pipe, None, [own], (1,), 0.4, 0, time.perf_counter, lambda: None)
-    done = meter.run(0, FORECAST, STEPS, forecast=0.5)
+    done = meter.run(0, Forecast(calls=FORECAST.count(1)), STEPS)
     pictures = torch.from_numpy(done.pictures)
-    return {"pictures": pictures, "seconds": done.seconds, "skipped": meter.skipped_seconds(STEPS)}
+    return {"pictures": pictures, "seconds": done.seconds}
 
 
 def trained(pipe):

@@ -1,10 +1,11 @@
-"""patch(lora="merged"): copies of the weights with the low-rank addition in them, and when they are made anew."""
+"""Adapter.load(lora="merged"): copies of the weights with the low-rank addition in them, and when they are made anew."""
 
 import warnings
 
 import accelerate
 import pytest
 import torch
+from adapters import trained_adapter
 from flux_pipelines import make_call, make_pipeline, one_thread, run
 from peft import LoraConfig
 from torch import nn
@@ -13,7 +14,6 @@ import ddit_ext
 from ddit_ext.coarse import Adapter
 from ddit_ext.modules.lora import LowRank, LowRankLinear
 from ddit_ext.modules.merged_lora import MergedLinear, why_not_merged
-from ddit_ext.runtime.patched_call import find_hook
 
 NAME = "transformer_blocks.0.ff.net.2"
 
@@ -22,15 +22,6 @@ NAME = "transformer_blocks.0.ff.net.2"
 def single_thread():
     with one_thread():
         yield
-
-
-def trained_adapter(transformer):
-    adapter = Adapter.create(transformer, rank=2)
-    generator = torch.Generator().manual_seed(5)
-    for size in adapter.sizes.values():
-        for low_rank in size.lora.values():
-            nn.init.normal_(low_rank.b, std=0.3, generator=generator)
-    return adapter.eval()
 
 
 def addition(fan_in, fan_out, rank=2, scale=0.5):
@@ -43,6 +34,7 @@ def addition(fan_in, fan_out, rank=2, scale=0.5):
 
 def reference(pipe, adapter, call, **settings):
     """What the same run gives with the addition beside its layers."""
+    adapter.lora = "beside"
     handle = ddit_ext.patch(pipe, adapter, **settings)
     result = run(pipe, call)
     handle.unpatch()
@@ -98,7 +90,8 @@ def test_runs_are_those_with_the_addition_beside():
     before = {name: tensor.clone() for name, tensor in pipe.transformer.state_dict().items()}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        handle = ddit_ext.patch(pipe, adapter, schedule=schedule, lora="merged")
+        adapter.lora = "merged"
+        handle = ddit_ext.patch(pipe, adapter, schedule=schedule)
         merged = run(pipe, call)
     torch.testing.assert_close(merged, expected)
     assert (expected - plain).abs().max() > 1e-3
@@ -111,7 +104,8 @@ def test_runs_are_those_with_the_addition_beside():
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     handle.unpatch()
     assert layers_of(handle) == []
-    fine = ddit_ext.patch(pipe, adapter, schedule=1, lora="merged")
+    adapter.lora = "merged"
+    fine = ddit_ext.patch(pipe, adapter, schedule=1)
     assert torch.equal(run(pipe, call), plain)
     fine.unpatch()
 
@@ -120,7 +114,8 @@ def test_a_users_lora_runs_beside_until_it_is_part_of_the_weights():
     """peft writes a fused LoRA past the version counter, and leaves the very layers that were there before."""
     pipe, call = make_pipeline(), make_call(steps=2)
     adapter = trained_adapter(pipe.transformer)
-    handle = ddit_ext.patch(pipe, adapter, schedule=2, lora="merged")
+    adapter.lora = "merged"
+    handle = ddit_ext.patch(pipe, adapter, schedule=2)
     without = run(pipe, call)
     config = LoraConfig(r=2, target_modules=["ff.net.2"], init_lora_weights=False)
     pipe.transformer.add_adapter(config, adapter_name="style")
@@ -130,7 +125,8 @@ def test_a_users_lora_runs_beside_until_it_is_part_of_the_weights():
     torch.testing.assert_close(styled, reference(pipe, adapter, call, schedule=2))
     assert (styled - without).abs().max() > 1e-3
 
-    handle = ddit_ext.patch(pipe, adapter, schedule=2, lora="merged")
+    adapter.lora = "merged"
+    handle = ddit_ext.patch(pipe, adapter, schedule=2)
     pipe.transformer.disable_adapters()
     layer = pipe.transformer.get_submodule(NAME).base_layer
     pipe.transformer.delete_adapters("style")
@@ -153,7 +149,8 @@ def test_a_users_lora_runs_beside_until_it_is_part_of_the_weights():
 def test_changed_factors_are_merged_again(change):
     pipe, call = make_pipeline(), make_call(steps=1)
     adapter = trained_adapter(pipe.transformer)
-    handle = ddit_ext.patch(pipe, adapter, schedule=2, lora="merged")
+    adapter.lora = "merged"
+    handle = ddit_ext.patch(pipe, adapter, schedule=2)
     before = run(pipe, call)
     low_rank = adapter.own(2).lora[NAME]
     with torch.no_grad():
@@ -172,7 +169,8 @@ def test_changed_factors_are_merged_again(change):
 def test_the_dtype_may_change_after_patching():
     pipe, call = make_pipeline(), make_call(steps=2, dtype=torch.bfloat16)
     adapter = trained_adapter(pipe.transformer)
-    handle = ddit_ext.patch(pipe, adapter, schedule=2, lora="merged")
+    adapter.lora = "merged"
+    handle = ddit_ext.patch(pipe, adapter, schedule=2)
     run(pipe, make_call(steps=2))
     pipe.to(torch.bfloat16)
     run(pipe, call)
@@ -205,7 +203,8 @@ def test_offloaded_and_cast_layers_stay_beside():
         else:
             pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
         expected = reference(pipe, adapter, call, schedule=2)
-        handle = ddit_ext.patch(pipe, adapter, schedule=2, lora="merged")
+        adapter.lora = "merged"
+        handle = ddit_ext.patch(pipe, adapter, schedule=2)
         reason = "the transformer is offloaded" if offload else "its weight is stored as float8_e4m3fn"
         with pytest.warns(UserWarning, match=f"lora='merged': 6 of 6 layers .* {reason}"):
             assert torch.equal(run(pipe, call), expected)
@@ -234,15 +233,21 @@ def test_under_inference_mode_and_compiled():
     expected = reference(pipe, adapter, call, schedule=[2, 1, 2, 4])
     graphs = []
     pipe.transformer = torch.compile(pipe.transformer, backend=lambda graph, _: graphs.append(graph) or graph)
-    ddit_ext.patch(pipe, adapter, schedule=[2, 1, 2, 4], lora="merged")
+    adapter.lora = "merged"
+    ddit_ext.patch(pipe, adapter, schedule=[2, 1, 2, 4])
     for _ in range(2):
         with torch.inference_mode():
             torch.testing.assert_close(run(pipe, call), expected)
         assert len(graphs) == 3
 
 
-def test_the_argument_is_checked():
+def test_a_loaded_adapter_says_how(tmp_path):
     pipe = make_pipeline()
+    trained_adapter(pipe.transformer).save(tmp_path)
     with pytest.raises(ValueError, match="lora must be 'beside' or 'merged', got 'fused'"):
-        ddit_ext.patch(pipe, lora="fused")
-    assert find_hook(pipe.transformer) is None
+        Adapter.load(tmp_path, pipe.transformer, lora="fused")
+    assert Adapter.load(tmp_path, pipe.transformer).lora == "beside"
+    merged = Adapter.load(tmp_path, pipe.transformer, lora="merged")
+    with ddit_ext.patch(pipe, merged, schedule=2) as handle:
+        run(pipe, make_call(steps=2))
+        assert layers_of(handle)

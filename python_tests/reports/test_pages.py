@@ -70,7 +70,7 @@ def test_page_of_a_run(handle, tmp_path):
     path = tmp_path / "run.html"
     handle.report().html(path)
     text, document = read(path)
-    assert text.count("<h1>") == 1 and "3 at p, 3 at 2p, 0 at 4p" in text
+    assert text.count("<h1>") == 1 and "3 at scale 1, 3 at scale 2, 0 at scale 4" in text
     strips = re.findall(r'aria-label="patch size of each step">(.*?)</svg>', text)
     assert len(strips) == 1  # both samples took the same
     assert re.findall(r'fill="(#\w+)"', strips[0]) == [SIZES[0]] * 3 + [SIZES[1]] * 3
@@ -78,7 +78,7 @@ def test_page_of_a_run(handle, tmp_path):
     assert len(lines) == 4 and all(
         len(line.split()) == 3 for line in lines
     )  # two samples, two sizes, three steps
-    assert "threshold of 2p: 1e+09" in text
+    assert "threshold of scale 2: 1e+09" in text
     assert document.tags.count("tr") == 7
 
 
@@ -116,7 +116,7 @@ def test_page_of_a_run_without_scores(tmp_path):
         handle.report().html(tmp_path / "run.html")
     run(pipe, make_call(steps=2))
     handle.report().html(tmp_path / "run.html")
-    assert "No step of this run had scores" in read(tmp_path / "run.html")[0]
+    assert "Scores" not in read(tmp_path / "run.html")[0]
 
 
 def test_numbers_that_cannot_be_drawn(tmp_path):

@@ -89,7 +89,7 @@ def test_steps_last_as_long_as_the_loop():
         assert (
             data["seconds"] == passed[0] - before - 0.5 - 0.25
         )  # before the first call, after the last step
-        assert data["speedup_measured"] == pytest.approx(5 * 1.75 / (3 * 1.75 + 2 * 0.75))
+        assert data["speedup_measured"] == pytest.approx(6 * 1.75 / (4 * 1.75 + 2 * 0.75))
 
 
 def test_json(handle, tmp_path):
@@ -127,10 +127,11 @@ def test_plot_of_a_run_without_scores(tmp_path):
 
 def test_table(handle):
     lines = str(handle.report()).splitlines()
-    assert lines[0].split() == ["step", "noise", "size", "tokens", "seconds", "scores"]
-    assert lines[1].split()[:4] == ["0", "1.000", "1", "30"] and lines[1].endswith("-")
-    assert lines[4].split()[2] == "2"
-    assert lines[7].startswith("6 steps (3 at 1, 3 at 2, 0 at 4)")
+    assert lines[0].startswith("6 steps; 3 at scale 1, 3 at scale 2, 0 at scale 4; ")
+    assert lines[0].endswith("in the transformer (Threshold(threshold=(1000000000.0, 0.0)))")
+    assert lines[1].split() == ["step", "sigma", "scale", "tokens", "seconds", "scores"]
+    assert lines[2].split()[:4] == ["0", "1.000", "1", "30"] and lines[2].endswith("-")
+    assert lines[5].split()[2] == "2"
 
 
 @pytest.mark.parametrize(("threshold", "text"), [(0.0, "no step was coarse"), (1e9, "largest size")])
@@ -145,7 +146,7 @@ def test_remarks(threshold, text):
 def test_no_advice_on_thresholds_where_there_are_none():
     pipe = make_pipeline()
     call = make_call(rows=8, columns=8, steps=8)
-    handle = ddit_ext.patch(pipe, target_speedup=1)
+    handle = ddit_ext.patch(pipe, schedule=ddit_ext.Budget(1))
     run(pipe, call)
     data = handle.report().to_dict()
     assert {step["scale"] for step in data["steps"]} == {1} and data["steps"][-1]["scores"]

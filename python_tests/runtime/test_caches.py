@@ -99,10 +99,11 @@ def test_two_transformers_count_their_own_steps():
 
 
 class InTurn(policies.Policy):
-    """Fixed sizes for each sample: the copies that a split batch makes are dealt the lists in turn."""
+    """Fixed sizes for each sample: the policies that a split batch asks for are dealt the lists in turn."""
 
     def __init__(self, lists):
-        self.lists, self.mine, self.copies = lists, lists[0], None
+        self.lists, self.started = lists, 0
+        self.mine = lists[0]
 
     def begin(self, total_steps):
         pass
@@ -110,14 +111,12 @@ class InTurn(policies.Policy):
     def decide(self, step, scores):
         return self.mine[step]
 
-    def __deepcopy__(self, memo):
-        copied = InTurn(self.lists)
-        if self.copies is None:  # the copy that a patch makes for itself
-            copied.copies = 0
-        else:
-            copied.mine = self.lists[self.copies]
-            self.copies += 1
-        return copied
+    def start(self):
+        """The first is the whole batch's, until there is a signal."""
+        made = InTurn(self.lists)
+        made.mine = self.lists[max(self.started - 1, 0)]
+        self.started += 1
+        return made
 
 
 def test_a_split_batch_has_states_for_each_group_of_samples():

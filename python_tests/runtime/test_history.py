@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from test_signal_options import by_hand
 
 from ddit_ext import cells, ops
 from ddit_ext.runtime.history import History
@@ -19,26 +18,17 @@ def draw(count, shape=(2, 24, 16), dtype=torch.float32):
     return [torch.randn(shape, generator=generator).to(dtype) for _ in range(count)]
 
 
-def fresh_scores(newest_first, order):
+def fresh_scores(newest_first):
     """By the op alone, from tensors of its own."""
-    if order == 3:
-        four = newest_first
-    else:
-        pairs = zip(newest_first, newest_first[1:], strict=False)
-        a, d = newest_first if order == 1 else [new - old for new, old in pairs]
-        nothing = torch.zeros(()).expand(a.shape)
-        return ops.acceleration_quantiles(
-            view(a), view(nothing), view(nothing), view(d), SCALES, 0.4
-        ).tolist()
-    return ops.acceleration_quantiles(*(view(latent.clone()) for latent in four), SCALES, 0.4).tolist()
+    views = (view(latent.clone()) for latent in newest_first)
+    return ops.acceleration_quantiles(*views, SCALES, 0.4).tolist()
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_run_longer_than_the_ring(order, dtype):
+def test_a_run_longer_than_the_ring(dtype):
     """Bit for bit, whether a latent is pushed, or comes by a difference with or without a factor."""
     first, *outputs = draw(13, dtype=dtype)
-    history = History(order)
+    history = History()
     history.push(first)
     path = [first.float()]
     kept = []
@@ -54,18 +44,18 @@ def test_a_run_longer_than_the_ring(order, dtype):
         else:
             history.push(output)
             path.append(output.float())
-        newest = path[: -order - 2 : -1]
+        newest = path[:-5:-1]
         assert all(torch.equal(held, own) for held, own in zip(history._latents, newest, strict=False))
         kept += [held.data_ptr() for held in history._latents]
-        if i + 1 < order:
+        if i < 2:
             assert not history.ready and history.scores(view, SCALES, 0.4) is None
         else:
-            assert history.scores(view, SCALES, 0.4) == fresh_scores(newest, order)
-    assert len(set(kept)) == order + 1 == len(history)
+            assert history.scores(view, SCALES, 0.4) == fresh_scores(newest)
+    assert len(set(kept)) == 4 == len(history)
 
 
 def test_a_latent_is_written_over_only_when_no_score_needs_it():
-    history, latents = History(3), draw(6)
+    history, latents = History(), draw(6)
     history.push(latents[0])
     held = history._latents[0]
     for latent in latents[1:4]:
@@ -87,7 +77,7 @@ def test_views_are_made_once_and_again_for_another_view():
     def wider(latent):
         return cells.from_packed(latent, 4, 6)
 
-    history, latents = History(3), draw(12)
+    history, latents = History(), draw(12)
     for latent in latents[:9]:
         history.push(latent)
         history.scores(counted, SCALES, 0.4)
@@ -96,23 +86,21 @@ def test_views_are_made_once_and_again_for_another_view():
     history.clear()
     for latent in latents[:4]:
         history.push(latent)
-    assert history.scores(counted, SCALES, 0.4) == fresh_scores(latents[3::-1], 3)
+    assert history.scores(counted, SCALES, 0.4) == fresh_scores(latents[3::-1])
     assert len(calls) == 8
 
 
 def test_a_view_that_copies_is_asked_again():
-    history, latents = History(2), draw(8, shape=(1, 24, 16))
+    history, latents = History(), draw(8, shape=(1, 24, 16))
     for i, latent in enumerate(latents):
         history.push(latent)
-        if i >= 2:
+        if i >= 3:
             scores = history.scores(lambda z: view(z).clone(), SCALES, 0.4)
-            assert scores == fresh_scores(latents[i : (i - 3 if i > 2 else None) : -1], 2)
-            expected = by_hand([latents[i], latents[i - 1], latents[i - 2]], 2)
-            torch.testing.assert_close(torch.tensor(scores), expected, rtol=1e-4, atol=1e-6)
+            assert scores == fresh_scores([latents[i - age] for age in range(4)])
 
 
 def test_other_shapes_begin_anew_and_a_wrong_difference_changes_nothing():
-    history = History(1)
+    history = History()
     for latent in draw(2):
         history.push(latent)
     before = [latent.clone() for latent in history._latents]
@@ -124,14 +112,14 @@ def test_other_shapes_begin_anew_and_a_wrong_difference_changes_nothing():
 
 
 def test_a_run_that_begins_in_inference_mode():
-    history, latents = History(3), draw(6)
+    history, latents = History(), draw(6)
     with torch.inference_mode():
         for latent in latents[:4]:
             history.push(latent)
         first = history.scores(view, SCALES, 0.4)
-    assert first == fresh_scores(latents[3::-1], 3)
+    assert first == fresh_scores(latents[3::-1])
     grown = latents[4].clone().requires_grad_()
     history.add(grown, 0.5)
     assert not history._latents[0].requires_grad
     path = [latents[3] + latents[4] * 0.5, latents[3], latents[2], latents[1]]
-    assert history.scores(view, SCALES, 0.4) == fresh_scores(path, 3)
+    assert history.scores(view, SCALES, 0.4) == fresh_scores(path)

@@ -12,8 +12,7 @@ from flux_pipelines import make_call, make_pipeline, one_thread, run
 from loops import Loop
 
 import ddit_ext
-from ddit_ext import cells, ops
-from ddit_ext.policies import Stacked, TeaCachePolicy
+from ddit_ext import Budget, Forecast, TeaCache, cells, ops
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
@@ -87,19 +86,17 @@ def test_last_steps_cannot_be_protected_in_a_loop_without_a_sampler():
 @pytest.mark.parametrize(
     ("refused", "text", "mended"),
     [
-        ({"target_speedup": 2.0}, "target_speedup=2: the length of this run is not known", None),
-        ({"target_speedup": 2.0, "forecast": 0.5}, "target_speedup=2: the length of this run is not", None),
-        ({"target_speedup": 2.0, "forecast": 0.5, "protect": (0, 1)}, "target_speedup=2: the length", None),
+        ({"schedule": Budget(2.0)}, r"Budget\(speedup=2\): the length of this run is not known", None),
         ({"protect": (1, 2)}, "the last steps, here 2, are protected", {"protect": (1, 0)}),
         (
-            {"schedule": TeaCachePolicy(0.25)},
+            {"schedule": TeaCache(0.25)},
             "the last steps, here 1, are protected",
-            {"schedule": TeaCachePolicy(0.25, protect_last=0)},
+            {"schedule": TeaCache(0.25, protect=(1, 0))},
         ),
         (
-            {"schedule": Stacked(TeaCachePolicy(0.25))},
+            {"schedule": TeaCache(0.25, sizes=2)},
             "the last steps, here 1, are protected",
-            {"schedule": Stacked(TeaCachePolicy(0.25, protect_last=0))},
+            {"schedule": TeaCache(0.25, sizes=2, protect=(1, 0))},
         ),
     ],
 )
@@ -125,9 +122,7 @@ def test_a_shared_patch_outlives_the_pipeline_it_was_made_on():
     second = FluxPipeline(**first.components)
     second.set_progress_bar_config(disable=True)
     gone = weakref.ref(first)
-    hook = ddit_ext.patch(
-        first, schedule=[1, 1, 0, 1, 0, 1], forecast=0.5, corrector=1.0, protect=(0, 1)
-    )._hook
+    hook = ddit_ext.patch(first, schedule=[1, 1, 0, 1, 0, 1], protect=(0, 1))._hook
     scheduler = weakref.ref(first.scheduler)
     del first
     gc.collect()
@@ -150,37 +145,11 @@ def test_fixed_schedules_in_a_loop_without_a_sampler():
         Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.2, 0.0])
 
 
-def test_a_loop_without_the_sampler_is_not_corrected():
+def test_a_loop_without_the_sampler_is_not_forecast():
     pipe = make_pipeline()
-    handle = ddit_ext.patch(pipe, schedule=[1, 0, 1], corrector=1.0)
-    with pytest.warns(UserWarning, match="nothing is corrected: the pipeline's sampler takes no part"):
-        Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.0])
-    assert [step["scale"] for step in handle.report().to_dict()["steps"]] == [1, 0, 1]
-
-
-def test_latents_off_the_grid_give_no_signal():
-    """A sampler that is stepped with something else than the transformer's latents."""
-    pipe = make_pipeline()
-    handle = ddit_ext.patch(pipe, threshold=1e9)
-    loop = Loop(pipe)
-    pipe.scheduler.set_timesteps(6, mu=0.7)
-    with pytest.warns(UserWarning, match="no signal: latents of shape"):
-        for t in pipe.scheduler.timesteps:
-            velocity = loop.call(float(t) / 1000)[..., :3, :]
-            pipe.scheduler.step(velocity, t, loop.latents[..., :3, :])
-    assert {step["scale"] for step in handle.report().to_dict()["steps"]} == {1}
-
-
-def test_a_loop_with_unpacked_latents():
-    """A sampler that is stepped with pictures [B, C, H, W] while the transformer gets packed tokens."""
-    pipe = make_pipeline()
-    handle = ddit_ext.patch(pipe, threshold=1e9)
-    loop = Loop(pipe)
-    pictures = torch.randn(1, 4, 12, 8)
-    pipe.scheduler.set_timesteps(6, mu=0.7)
-    for t in pipe.scheduler.timesteps:
-        loop.latents = pipe._pack_latents(pictures, 1, 4, 12, 8)
-        velocity = loop.call(float(t) / 1000)
-        velocity = cells.from_packed(velocity, 6, 4).permute(0, 1, 4, 2, 5, 3, 6).reshape(1, 4, 12, 8)
-        pictures = pipe.scheduler.step(velocity, t, pictures, return_dict=False)[0]
-    assert [step["scale"] for step in handle.report().to_dict()["steps"]] == [1, 1, 1, 4, 4, 4]
+    handle = ddit_ext.patch(pipe, schedule=Forecast(calls=2))
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="nothing is forecast: the pipeline's sampler takes no part"):
+            Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.0])
+        run(pipe, make_call(steps=6))
+        assert [step["scale"] for step in handle.report().to_dict()["steps"]].count(1) == 2

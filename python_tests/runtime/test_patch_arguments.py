@@ -5,15 +5,15 @@ import torch
 from flux_pipelines import make_call, make_pipeline, make_transformer, run
 
 import ddit_ext
+from ddit_ext import Forecast, Threshold
 from ddit_ext.coarse import Adapter
 from ddit_ext.families import FluxFamily
-from ddit_ext.policies import PatchScheduler, Stacked, TeaCachePolicy
+from ddit_ext.policies import PatchScheduler
 from ddit_ext.runtime.patched_call import ENTRIES
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
 PAPER = PatchScheduler((1, 2, 4), (1.0, 1.0))
-SKIPS = TeaCachePolicy(0.25)
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +45,16 @@ def assert_untouched(pipe):
         (dict(threshold=0.5, schedule=2), ValueError, "threshold=0.5 is for the paper's rule"),
         (dict(threshold=0.5, schedule=[1, 2]), ValueError, "threshold=0.5 is for the paper's rule"),
         (dict(threshold=0.5, schedule=lambda step: 1), ValueError, "threshold=0.5 is for the paper's rule"),
-        (dict(threshold=0.5, schedule=PAPER), ValueError, "threshold=0.5 .*policy object has thresholds"),
-        (dict(threshold=(1, 1), schedule=Stacked(SKIPS, PAPER)), ValueError, r"threshold=\(1, 1\) is for"),
+        (dict(threshold=0.5, schedule=PAPER), ValueError, r"use schedule=Threshold\(0.5\)"),
+        (dict(threshold=0.5, schedule=Threshold()), ValueError, "threshold=0.5 is for the paper's rule"),
+        (
+            dict(protect=(0, 1), schedule=Threshold()),
+            ValueError,
+            "give schedule or protect, not both: Threshold has",
+        ),
         (dict(quantile=1.5), ValueError, r"quantile.*\[0, 1\].*1.5"),
         (dict(quantile=float("nan")), ValueError, "quantile.*NaN"),
-        (dict(quantile=None), TypeError, "quantile.*None"),
+        (dict(quantile="0.4"), TypeError, "quantile.*'0.4'"),
         (dict(schedule=3), ValueError, r"schedule.*\(1, 2, 4\).*3"),
         (dict(schedule=0), ValueError, "schedule.*0"),
         (dict(schedule=True), TypeError, "schedule.*bool"),
@@ -68,10 +73,20 @@ def assert_untouched(pipe):
         (dict(target_speedup=0.5), ValueError, "target_speedup.*at least 1.*0.5"),
         (dict(target_speedup=float("nan")), ValueError, "target_speedup.*NaN"),
         (dict(target_speedup=float("inf")), ValueError, "target_speedup.*inf"),
-        (dict(target_speedup=2.0, scales=(1,)), ValueError, r"target_speedup.*\(1,\)"),
+        (dict(target_speedup=2.0, scales=(1, 2)), ValueError, r"target_speedup or scales.*schedule=Budget"),
         (dict(target_speedup=2.0, schedule=2), ValueError, "target_speedup or schedule"),
         (dict(target_speedup=2.0, threshold=0.1), ValueError, "target_speedup or threshold"),
-        (dict(target_speedup=2.0, batch="split"), ValueError, "target_speedup needs batch='finest'"),
+        (dict(target_speedup=2.0, batch="split"), ValueError, "target_speedup or batch, not both"),
+        (dict(schedule=ddit_ext.Budget(2), batch="split"), ValueError, "needs batch='finest'"),
+        (dict(preset="fast.json", quantile=0.4), ValueError, "give preset or quantile, not both"),
+        (
+            dict(forcast=0.5),
+            TypeError,
+            r"unexpected keyword argument 'forcast'; use schedule=Forecast\(calls",
+        ),
+        (dict(treshold=0.5), TypeError, "unexpected keyword argument 'treshold'; did you mean 'threshold'"),
+        (dict(lora="merged"), TypeError, r"use Adapter.load\(path, transformer, lora=...\)"),
+        (dict(zzz=1), TypeError, "unexpected keyword argument 'zzz'; it has pipe, adapter, schedule"),
         (dict(target_speedup=2.0, preset="fast.json"), ValueError, "preset or target_speedup"),
         (dict(adapter=3), TypeError, "adapter.*int"),
         (dict(adapter="no/such/folder"), Exception, "no/such/folder"),
@@ -88,11 +103,13 @@ def test_not_a_flux_pipeline(pipe):
         transformer = torch.nn.Linear(2, 2)
         scheduler = pipe.scheduler
 
-    for other in (None, "flux", Other(), pipe.vae):
+    for other in (None, "flux", pipe.vae, pipe.transformer):
         with pytest.raises(
-            TypeError, match="pipe must be a diffusers pipeline whose .*FLUX .*ForecastScheduler"
+            TypeError, match="pipe must be a diffusers pipeline with a transformer, got.*: pass the pip"
         ):
             ddit_ext.patch(other)
+    with pytest.raises(TypeError, match="pipe must be a diffusers pipeline whose .*FLUX .*ForecastScheduler"):
+        ddit_ext.patch(Other(), schedule=2)
     with pytest.raises(TypeError, match="pipe"):
         ddit_ext.unpatch(None)
     Other.transformer, Other.scheduler = pipe.transformer, None
@@ -111,6 +128,41 @@ def test_patching_twice_and_unpatching_twice(pipe):
         ddit_ext.unpatch(pipe)
     ddit_ext.patch(pipe, schedule=1)
     ddit_ext.unpatch(pipe)
+    assert_untouched(pipe)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "strategy"),
+    [
+        (dict(), Forecast(speedup=2)),
+        (dict(target_speedup=3), Forecast(speedup=3)),
+        (dict(target_speedup=3, adapter=True), Forecast(speedup=3)),
+        (dict(adapter=True), Threshold()),
+        (dict(threshold=1e-3), Threshold()),
+        (dict(scales=(1, 2)), Threshold(scales=(1, 2))),
+        (dict(quantile=0.4), Threshold()),
+        (dict(protect=(1, 2)), Threshold(protect=(1, 2))),
+        (dict(batch="split"), Threshold()),
+        (dict(schedule=2), ddit_ext.Fixed(2, scales=(1, 2, 4))),
+        (dict(schedule=[1, 2], scales=(1, 2), protect=(0, 1)), ddit_ext.Fixed([1, 2], (1, 2), (0, 1))),
+        (dict(schedule=Threshold(0.5)), Threshold(0.5)),
+    ],
+)
+def test_what_stands_for_which_strategy(pipe, arguments, strategy):
+    adapter = Adapter.training_free(pipe.transformer) if arguments.pop("adapter", None) else None
+    with ddit_ext.patch(pipe, adapter, **arguments) as handle:
+        assert handle.strategy == strategy
+        assert repr(handle) == f"<ddit_ext.Handle: FluxPipeline, {strategy!r}>"
+    assert repr(handle).endswith(", unpatched>")
+    assert_untouched(pipe)
+
+
+def test_a_handle_unpatches_after_an_error(pipe):
+    sampler = pipe.scheduler
+    with pytest.raises(KeyError), ddit_ext.patch(pipe):
+        assert pipe.scheduler is not sampler
+        raise KeyError
+    assert pipe.scheduler is sampler
     assert_untouched(pipe)
 
 
@@ -184,8 +236,10 @@ def test_the_training_free_message_only_where_a_step_can_be_coarse(pipe, recwarn
     ddit_ext.patch(pipe, schedule=[1, 1]).unpatch()
     ddit_ext.patch(pipe, Adapter.training_free(pipe.transformer)).unpatch()
     assert not [w for w in recwarn if "adapter" in str(w.message)]
+    ddit_ext.patch(pipe).unpatch()
+    assert not [w for w in recwarn if "adapter" in str(w.message)]
     with pytest.warns(UserWarning, match="no adapter was given"):
-        ddit_ext.patch(pipe).unpatch()
+        ddit_ext.patch(pipe, threshold=1e-3).unpatch()
 
 
 def test_family_names_what_is_wrong():

@@ -6,6 +6,7 @@ import pickle
 import accelerate
 import pytest
 import torch
+from adapters import trained_adapter
 from flux_pipelines import TEXT, make_call, make_pipeline, one_thread, run
 from peft import LoraConfig
 
@@ -15,16 +16,6 @@ from ddit_ext.coarse import Adapter
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
 FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "proj_mlp"]
-
-
-def trained_adapter(transformer, rank=2):
-    """An adapter whose additions are not zero."""
-    adapter = Adapter.create(transformer, rank=rank)
-    generator = torch.Generator().manual_seed(5)
-    for size in adapter.sizes.values():
-        for low_rank in size.lora.values():
-            torch.nn.init.normal_(low_rank.b, std=0.3, generator=generator)
-    return adapter.eval()
 
 
 def scales_of(handle):
@@ -303,7 +294,7 @@ def test_tensor_parallel_raises():
     pipe = make_pipeline()
     pipe.transformer._parallel_config = object()
     with pytest.raises(NotImplementedError, match="tensor parallel"):
-        ddit_ext.patch(pipe)
+        ddit_ext.patch(pipe, schedule=2)
     pipe.transformer._parallel_config = None
     ddit_ext.patch(pipe, schedule=2)
     pipe.transformer._parallel_config = object()

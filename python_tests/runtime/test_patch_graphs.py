@@ -23,7 +23,8 @@ def test_one_graph_a_size_and_none_in_later_runs(lora):
         pipe = make_pipeline()
         pipe.transformer = torch.compile(pipe.transformer, backend="eager", dynamic=False)
         adapter = Adapter.create(pipe.transformer._orig_mod, rank=2).eval()
-        ddit_ext.patch(pipe, adapter, schedule=SCHEDULE, lora=lora)
+        adapter.lora = lora
+        ddit_ext.patch(pipe, adapter, schedule=SCHEDULE)
         run(pipe, make_call(steps=len(SCHEDULE)))
         assert unique_graphs() == len(set(SCHEDULE))
         with torch._dynamo.config.patch(error_on_recompile=True):

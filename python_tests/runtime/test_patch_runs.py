@@ -208,7 +208,7 @@ def test_another_pipeline_with_a_sampler_of_its_own():
 
 def test_fewer_than_five_steps_warn():
     pipe = make_pipeline()
-    handle = ddit_ext.patch(pipe)
+    handle = ddit_ext.patch(pipe, threshold=1e-3)
     with pytest.warns(UserWarning, match="no signal: a run of 4 steps"):
         run(pipe, make_call(steps=4))
     report = handle.report().to_dict()

@@ -127,7 +127,7 @@ def test_the_report_of_a_split_batch():
         taken += sum((n + 6) * (192 + n + 6) for n in counts) / BATCH
     assert data["speedup_estimate"] == pytest.approx(7 * 36 * (192 + 36) / taken)
     mixed = next(step for step in data["steps"] if len(set(step["scales"])) > 1)
-    row = str(handle.report()).splitlines()[1 + mixed["index"]]
+    row = str(handle.report()).splitlines()[2 + mixed["index"]]
     assert row.split()[2] == "/".join(map(str, sorted(set(mixed["scales"]))))
 
 
@@ -165,9 +165,7 @@ def test_where_all_agree_it_is_one_call():
 
 
 class CoarseBelow(policies.Policy):
-    """Coarse where the score is below a number; a signal from the second step on."""
-
-    order = 1
+    """Coarse where the score is below a number."""
 
     def __init__(self, threshold):
         self.threshold = threshold
@@ -181,13 +179,13 @@ class CoarseBelow(policies.Policy):
 
 @pytest.mark.parametrize("how", ["before", "after"])
 def test_compiled(how):
-    """Two samples of other sizes in the second and last step: a graph for each call, no more."""
+    """Two samples of other sizes in the last step: a graph for each call, no more."""
     torch._dynamo.reset()
     pipe = make_pipeline(num_single_layers=0)  # half as much to trace
-    call = make_call(rows=5, columns=3, batch=2, steps=2)
+    call = make_call(rows=5, columns=3, batch=2, steps=4)
     handle = ddit_ext.patch(pipe, schedule=CoarseBelow(0.0))
     run(pipe, call)
-    between = sum(row[1] for row in handle.report().to_dict()["steps"][1]["scores"]) / 2
+    between = sum(row[1] for row in handle.report().to_dict()["steps"][3]["scores"]) / 2
     handle.unpatch()
     arguments = dict(schedule=CoarseBelow(between), scales=(1, 2), batch="split")
     handle = ddit_ext.patch(pipe, **arguments)
@@ -204,7 +202,7 @@ def test_compiled(how):
     if how == "before":
         handle = ddit_ext.patch(pipe, **arguments)
     torch.testing.assert_close(run(pipe, call), expected)
-    assert sorted(sizes_of(handle)[1]) == [1, 2]
+    assert sorted(sizes_of(handle)[3]) == [1, 2]
     assert len(graphs) == 3
     handle.unpatch()
 
@@ -369,6 +367,6 @@ def test_a_call_with_another_number_of_rows_raises():
     hook = find_hook(pipe.transformer)
     loop = Loop(pipe, batch=3)
     loop.call(0.9)
-    hook._sizes = [1, 2]
+    hook.state.sizes = [1, 2]
     with pytest.raises(NotImplementedError, match="batch='split': the sampler has 2 samples.* call has 3"):
         loop.call(0.9)

@@ -46,15 +46,14 @@ def test_planned_policies_in_a_pipeline(pipe, patched):
 
 
 @ignore_training_free
-def test_a_policy_object_is_copied(pipe, patched):
+def test_a_policy_of_cpp_is_copied_for_each_run(pipe, patched):
     policy = policies.BudgetPolicy([1, 2, 4], [0.4, 0.2], 2.0)
     handle = patched(schedule=policy)
     run(pipe, make_call(steps=10))
-    assert policy.spent == 0.0 and handle.policy is not policy
-    assert 5.0 - 0.8 < handle.policy.spent <= 5.0 + 1e-9
+    assert policy.spent == 0.0
     cost = {1: 1.0, 2: 0.4, 4: 0.2}
-    assert sum(cost[size] for size in taken(handle)) == pytest.approx(handle.policy.spent)
     first = taken(handle)
+    assert 5.0 - 0.8 < sum(cost[size] for size in first) <= 5.0 + 1e-9
     run(pipe, make_call(steps=10))
     assert taken(handle) == first  # nothing of the run before is left
 
@@ -98,10 +97,8 @@ def test_a_users_own_policy(pipe, patched):
     steps = handle.report().to_dict()["steps"]
     assert [step["scale"] for step in steps] == [1, 1, 1, 1, 2, 2, 1]
     assert [step["scales"] for step in steps[3:6]] == [[1, 1], [2, 1], [2, 1]]
-    assert own.asked == []
-    used = find_hook(pipe.transformer).decider.policy._own
-    assert used.runs == [7] and [step for step, _ in used.asked] == [4, 5]
-    assert [scores for _, scores in used.asked] == [steps[4]["scores"], steps[5]["scores"]]
+    assert own.runs == [7] and [step for step, _ in own.asked] == [4, 5]
+    assert [scores for _, scores in own.asked] == [steps[4]["scores"], steps[5]["scores"]]
 
 
 @ignore_training_free
@@ -148,11 +145,6 @@ def test_a_policy_of_ones_own_brings_its_attributes(pipe, patched):
     handle = patched(adapter=adapter, schedule=Bringing(protect_first=1), scales=(1, 2))
     run(pipe, make_call(steps=3))
     assert taken(handle) == [1, 2, 2] and handle.report().to_dict()["thresholds"] == []
-    handle.unpatch()
-    skip = Bringing(source="input", skips=True, protect_first=3, decide=lambda step, scores: 0)
-    handle = patched(schedule=policies.Stacked(skip, 2))
-    run(pipe, make_call(steps=5))
-    assert taken(handle) == [2, 2, 2, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -217,10 +209,8 @@ def unfit(**attributes):
             TypeError,
             "schedule must be an object, got the class LinearRamp",
         ),
-        (dict(schedule=unfit(order=4)), ValueError, r"schedule: order .*\(1, 2, 3\), got 4"),
         (dict(schedule=unfit(source="z")), ValueError, "schedule: source .*got 'z'"),
         (dict(schedule=unfit(mixed=1)), ValueError, "schedule: mixed .*got 1"),
-        (dict(schedule=unfit(lock=(i for i in ()))), TypeError, "schedule: copy.deepcopy.*Unfit.*generator"),
     ],
 )
 def test_bad_policies(pipe, arguments, error, text):

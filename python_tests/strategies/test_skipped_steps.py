@@ -8,18 +8,18 @@ import flux_pipelines
 import pytest
 import torch
 import wan_pipelines
+from adapters import trained_adapter
 from cache_cases import arguments, make, run
 from skip_cases import FAMILIES, STEPS, Given, counted, sizes_of
-from test_patch_coexists import trained_adapter
 
 import ddit_ext
-from ddit_ext import policies
+from ddit_ext import TeaCache
 from ddit_ext.coarse import Adapter
 from ddit_ext.families import family_for
 from ddit_ext.families.base import check_here
 from ddit_ext.modules.swap import Changes
 from ddit_ext.runtime.denoisers import Part
-from ddit_ext.runtime.reuse import BlockReuse
+from ddit_ext.runtime.residual_cache import ResidualCache
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
@@ -77,7 +77,7 @@ def test_on_a_constant_input_a_skipped_call_gives_what_was_computed(family, kind
     part = Part("transformer", pipe.transformer, family := family_for(pipe.transformer))
     weights = Adapter.training_free(pipe.transformer, (2,)).weights(2, calls[0]["hidden_states"])
     counts = counted(pipe.transformer)
-    reuse = BlockReuse()
+    reuse = ResidualCache()
     reuse.begin_step(part, scale)
 
     def output(skipped):
@@ -106,7 +106,7 @@ def test_nothing_is_left_over(family):
     pipe = make(family)
     expected = run(family, pipe, call)
     modules = list(pipe.transformer.named_modules(remove_duplicate=False))
-    handle = ddit_ext.patch(pipe, schedule=policies.TeaCachePolicy(math.inf))
+    handle = ddit_ext.patch(pipe, schedule=TeaCache(math.inf))
     first = run(family, pipe, call)
     assert not torch.equal(first, expected)
 
@@ -121,7 +121,7 @@ def test_nothing_is_left_over(family):
     with pytest.raises(KeyboardInterrupt):
         run(family, pipe, call | {"callback_on_step_end": stop})
     handle.unpatch()
-    assert not handle._hook.reuse._steps and handle._hook.inputs._last is None
+    assert not handle._hook.state.residuals._residuals and handle._hook.state._inputs._last is None
     assert list(pipe.transformer.named_modules(remove_duplicate=False)) == modules
     assert torch.equal(run(family, pipe, call), expected)
 
@@ -162,13 +162,14 @@ def test_a_lora_in_the_first_block_stays_in_it(lora):
     call = arguments("flux", True, 4)
     pipe = make("flux")
     adapter = trained_adapter(pipe.transformer)
-    handle = ddit_ext.patch(pipe, adapter, schedule=[1, 2, 4, 1], lora=lora)
+    adapter.lora = lora
+    handle = ddit_ext.patch(pipe, adapter, schedule=[1, 2, 4, 1])
     expected = run("flux", pipe, call)
     handle.unpatch()
-    handle = ddit_ext.patch(pipe, adapter, schedule=Given([1, 2, 4, 1]), lora=lora)
+    handle = ddit_ext.patch(pipe, adapter, schedule=Given([1, 2, 4, 1]))
     assert torch.equal(run("flux", pipe, call), expected)
     handle.unpatch()
-    ddit_ext.patch(pipe, adapter, schedule=Given([1, 2, 0, 1]), lora=lora)
+    ddit_ext.patch(pipe, adapter, schedule=Given([1, 2, 0, 1]))
     assert not torch.equal(run("flux", pipe, call), expected)
 
 
@@ -176,7 +177,7 @@ def test_a_lora_in_the_first_block_stays_in_it(lora):
 def test_sequential_offload(family):
     call = arguments(family, True, 4)
     pipe = make(family)
-    ddit_ext.patch(pipe, schedule=policies.TeaCachePolicy(math.inf))
+    ddit_ext.patch(pipe, schedule=TeaCache(math.inf))
     expected = run(family, pipe, call)
     pipe.vae = copy.deepcopy(pipe.vae)  # tests share it
     for module in (pipe.vae, pipe.transformer):  # as enable_sequential_cpu_offload does, but without a GPU
@@ -190,7 +191,7 @@ def test_weights_that_come_with_the_call_leave_a_step_without_a_signal(monkeypat
         check_here(away, torch.zeros(1))
     check_here(torch.nn.Linear(2, 2), torch.zeros(1))
     pipe = make("flux")
-    handle = ddit_ext.patch(pipe, schedule=policies.TeaCachePolicy(math.inf))
+    handle = ddit_ext.patch(pipe, schedule=TeaCache(math.inf))
     original, calls = handle._hook.family.first_input, [0]
 
     def first_input(arguments):

@@ -101,7 +101,7 @@ def test_at_the_top_level():
         (lambda: TeaCache(1, coefficients=[]), ValueError, "coefficients"),
         (lambda: Fixed(0), ValueError, r"schedule: expected one of the scales"),
         (lambda: Fixed([0, 1]), ValueError, r"schedule\[0\]: the first step can't be skipped"),
-        (lambda: Fixed([]), ValueError, "sizes must hold one scale a step, got none"),
+        (lambda: Fixed([]), ValueError, "schedule: expected one scale a step, got an empty list"),
         (
             lambda: Fixed([1, 3], scales=(1, 2)),
             ValueError,

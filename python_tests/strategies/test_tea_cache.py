@@ -11,7 +11,7 @@ from diffusers import FirstBlockCacheConfig
 from skip_cases import FAMILIES, STEPS, counted, sizes_of
 
 import ddit_ext
-from ddit_ext import policies
+from ddit_ext import Fixed, TeaCache, Threshold, cells, ops, policies
 from ddit_ext.coarse import Adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
@@ -22,7 +22,7 @@ RUNS = [(family, guided) for family in FAMILIES for guided in (False, True)]
 def middle_threshold(family, call):
     """One that some steps of a run are above and some below."""
     pipe = make(family)
-    handle = ddit_ext.patch(pipe, schedule=policies.TeaCachePolicy(1e-30))
+    handle = ddit_ext.patch(pipe, schedule=TeaCache(1e-30))
     run(family, pipe, call)
     changes = [step["scores"][0][0] for step in handle.report().to_dict()["steps"][1:]]
     return 1.5 * max(changes[:-1])
@@ -32,7 +32,7 @@ def middle_threshold(family, call):
 def test_where_nothing_is_skipped_nothing_changes(family, guided):
     call = arguments(family, guided, STEPS)
     expected = run(family, make(family), call)
-    for policy in (policies.TeaCachePolicy(0.0), policies.TeaCachePolicy(1e-30)):
+    for policy in (TeaCache(0.0), TeaCache(1e-30)):
         pipe = make(family)
         handle = ddit_ext.patch(pipe, schedule=policy)
         assert torch.equal(run(family, pipe, call), expected)
@@ -43,11 +43,11 @@ def test_where_nothing_is_skipped_nothing_changes(family, guided):
 def test_above_all_changes_only_the_ends_are_computed(family, guided):
     pipe = make(family)
     counts = counted(pipe.transformer)
-    handle = ddit_ext.patch(pipe, schedule=policies.TeaCachePolicy(math.inf, protect_first=2))
+    handle = ddit_ext.patch(pipe, schedule=TeaCache(math.inf, protect=(2, 1)))
     run(family, pipe, arguments(family, guided, STEPS))
     assert sizes_of(handle) == [1, 1, 0, 0, 0, 1]
     assert counts == [3 * (1 + guided)] * len(counts)
-    assert not handle._hook.reuse._steps and handle._hook.inputs._last is None
+    assert not handle._hook.state.residuals._residuals and handle._hook.state._inputs._last is None
 
 
 def test_the_scores_are_the_changes_of_the_modulated_input():
@@ -58,7 +58,7 @@ def test_the_scores_are_the_changes_of_the_modulated_input():
     remove = norm.register_forward_hook(lambda module, args, output: seen.append(output[0]))
     run("flux", pipe, call)
     remove.remove()
-    handle = ddit_ext.patch(pipe, schedule=policies.TeaCachePolicy(1e-30))
+    handle = ddit_ext.patch(pipe, schedule=TeaCache(1e-30))
     run("flux", pipe, call)
     scores = [step["scores"] for step in handle.report().to_dict()["steps"]]
     assert scores[0] is None
@@ -70,7 +70,7 @@ def test_the_scores_are_the_changes_of_the_modulated_input():
 def test_wan_is_compared_by_what_modulates_it():
     call = arguments("wan", True, STEPS)
     pipe = make("wan")
-    handle = ddit_ext.patch(pipe, schedule=policies.TeaCachePolicy(1e-30))
+    handle = ddit_ext.patch(pipe, schedule=TeaCache(1e-30))
     run("wan", pipe, call)
     steps = handle.report().to_dict()["steps"]
     embedder = pipe.transformer.condition_embedder
@@ -89,7 +89,7 @@ def test_steps_are_skipped_by_the_sum_of_the_changes(family):
     call = arguments(family, True, 12)
     threshold = middle_threshold(family, call)
     pipe = make(family)
-    handle = ddit_ext.patch(pipe, schedule=policies.TeaCachePolicy(threshold, coefficients=(0.5, 1.0, 0.0)))
+    handle = ddit_ext.patch(pipe, schedule=TeaCache(threshold, coefficients=(0.5, 1.0, 0.0)))
     run(family, pipe, call)
     expected, total = [], 0.0
     for step in handle.report().to_dict()["steps"]:
@@ -127,7 +127,7 @@ def test_between_skipping_and_fine_a_step_is_coarse(family):
 def test_the_second_transformer_computes_its_first_step():
     pipe = wan_pipelines.make_pipeline("two")
     counts, second = counted(pipe.transformer), counted(pipe.transformer_2)
-    handle = ddit_ext.patch(pipe, schedule=policies.TeaCachePolicy(math.inf))
+    handle = ddit_ext.patch(pipe, schedule=TeaCache(math.inf))
     wan_pipelines.run(pipe, wan_pipelines.make_call("two", steps=8))
     levels = [step["noise_level"] for step in handle.report().to_dict()["steps"]]
     switch = next(i for i, level in enumerate(levels) if level < pipe.config.boundary_ratio)
@@ -139,7 +139,7 @@ def test_a_batch_skips_only_what_all_samples_would():
     call = flux_pipelines.make_call(batch=2, steps=8)
     call["latents"] = torch.randn(2, 24, 16, generator=torch.Generator().manual_seed(9))
     pipe = make("flux")
-    handle = ddit_ext.patch(pipe, schedule=policies.TeaCachePolicy(math.inf))
+    handle = ddit_ext.patch(pipe, schedule=TeaCache(math.inf))
     flux_pipelines.run(pipe, call)
     steps = handle.report().to_dict()["steps"]
     assert all(len(step["scores"]) == 2 and step["scales"] == [0, 0] for step in steps[1:-1])
@@ -157,11 +157,11 @@ def test_report(tmp_path):
     assert [step["tokens"] for step in data["steps"]] == [24, 0, 0, 0, 0, 24]
     assert data["speedup_estimate"] == pytest.approx(3.0)
     assert data["policy"].startswith("TeaCachePolicy(threshold=inf, scales=[1, 2]")
-    assert "skip" in str(report) and "2 at 1, 0 at 2, 4 skipped" in str(report)
+    assert "skipped" in str(report) and "2 of 6 steps computed; 2 at scale 1, 0 at scale 2;" in str(report)
     assert not data["warnings"]
     report.html(tmp_path / "run.html")
     page = (tmp_path / "run.html").read_text()
-    assert "4 skipped" in page and "change of the input" in page and "threshold of" not in page
+    assert "4 not computed" in page and "change of the input" in page and "threshold of" not in page
     pytest.importorskip("matplotlib")
     report.plot(tmp_path / "run.png")
     assert (tmp_path / "run.png").stat().st_size > 0
@@ -169,19 +169,19 @@ def test_report(tmp_path):
 
 def test_a_report_says_that_nothing_was_skipped():
     pipe = make("flux")
-    handle = ddit_ext.patch(pipe, schedule=policies.TeaCachePolicy(1e-30))
+    handle = ddit_ext.patch(pipe, schedule=TeaCache(1e-30))
     run("flux", pipe, arguments("flux", False, 3))
     assert handle.report().to_dict()["warnings"] == ["no step was skipped: a larger threshold skips more"]
 
 
 def test_what_cannot_work_says_so():
     pipe = make("flux")
-    with pytest.raises(
-        NotImplementedError, match=r"batch='split' with a schedule that skips.*TeaCachePolicy"
-    ):
+    with pytest.raises(NotImplementedError, match=r"batch='split' with a strategy that skips.*TeaCache"):
         ddit_ext.patch(pipe, schedule=policies.TeaCachePolicy(0.1), batch="split")
     with pytest.raises(ValueError, match=r"scales: the policy in schedule has \(1,\), got \(1, 2\)"):
         ddit_ext.patch(pipe, schedule=policies.TeaCachePolicy(0.1), scales=(1, 2))
+    with pytest.raises(ValueError, match="give schedule or scales, not both: TeaCache has its own"):
+        ddit_ext.patch(pipe, schedule=TeaCache(0.1), scales=(1, 2))
     with pytest.raises(ValueError, match=r"scales: the adapter has weights for \(2,\), not for \[4\]"):
         ddit_ext.patch(
             pipe,
@@ -214,24 +214,103 @@ def test_words():
     assert not policies.PatchScheduler([1, 2], [1.0]).skips
 
 
-def test_a_policy_of_ones_own_stacks_it_on_sizes():
-    """Skipped by TeaCache's rule, and else at the sizes of a ramp."""
+def steps_of(pipe, family, schedule, call):
+    """Result and steps of one run."""
+    with ddit_ext.patch(pipe, schedule=schedule) as handle:
+        return run(family, pipe, call), handle.report().to_dict()["steps"]
 
-    class Stacked(policies.Policy):
-        source, skips = "input", True
 
-        def __init__(self):
-            self.skip = policies.TeaCachePolicy(math.inf, protect_first=3)
-            self.sizes = policies.LinearRamp((1, 2), 0.5)
+def sizes(steps):
+    return [step["scale"] for step in steps]
 
-        def begin(self, total_steps):
-            self.skip.begin(total_steps)
-            self.sizes.begin(total_steps)
 
-        def decide(self, step, scores):
-            return self.skip.decide(step, scores) and self.sizes.decide(step, None)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_sizes_each_alone_is_what_it_was(family):
+    """Without skipping it is the strategy of sizes, with one scale TeaCache: the same runs, bit for bit."""
+    call, pipe = arguments(family, True, STEPS), make(family)
+    paper = Threshold(1e9, scales=(1, 2))
+    alone, expected = steps_of(pipe, family, paper, call)
+    both, steps = steps_of(pipe, family, TeaCache(0.0, sizes=paper), call)
+    assert torch.equal(both, alone) and sizes(steps) == sizes(expected) == [1] * 3 + [2] * (STEPS - 3)
+    assert [step["scores"] for step in steps] == [step["scores"] for step in expected]
 
-    pipe = make("flux")
-    handle = ddit_ext.patch(pipe, schedule=Stacked(), scales=(1, 2))
-    run("flux", pipe, arguments("flux", True, STEPS))
-    assert sizes_of(handle) == [2, 2, 2, 0, 0, 1]
+    changes = [step["scores"] for step in steps_of(pipe, family, TeaCache(1e-30), call)[1]]
+    threshold = 1.5 * sorted(rows[0][0] for rows in changes[1:])[len(changes) // 2]
+    alone, expected = steps_of(pipe, family, TeaCache(threshold), call)
+    both, steps = steps_of(pipe, family, TeaCache(threshold, sizes=1), call)
+    assert torch.equal(both, alone) and sizes(steps) == sizes(expected)
+    assert 0 in sizes(steps) and 1 in sizes(steps[1:-1])
+    told = [[change for (change,) in step["scores"]] if step["scores"] else None for step in expected]
+    assert [step["changes"] for step in steps] == told and all(step["scores"] is None for step in steps)
+
+
+def test_scores_of_a_run_with_skipped_steps_are_those_of_its_trajectory():
+    """The sampler steps on at skipped steps: differences are over all steps, scored where one is computed."""
+    pipe, seen, long = make("flux"), [], 14
+    step = pipe.scheduler.step
+
+    def watched(model_output, timestep, sample, **kwargs):
+        seen.append(sample)
+        return step(model_output, timestep, sample, **kwargs)
+
+    pipe.scheduler.step = watched
+    changes = steps_of(pipe, "flux", TeaCache(1e-30), arguments("flux", False, long))[1]
+    mean = sum(step["scores"][0][0] for step in changes[1:]) / (long - 1)
+    seen.clear()
+    strategy = TeaCache(2 * mean, sizes=Threshold(0.0))
+    _, steps = steps_of(pipe, "flux", strategy, arguments("flux", False, long))
+    assert 0 in sizes(steps) and 1 in sizes(steps[3:-1])
+    total = 0.0
+    for index, step in enumerate(steps):
+        total += step["changes"][0] if step["changes"] else 0.0
+        skipped = 0 < index < long - 1 and total < 2 * mean
+        assert step["scale"] == (0 if skipped else 1)
+        assert (step["scores"] is None) == (skipped or index < 3)
+        if step["scores"]:
+            views = [cells.from_packed(latent.float(), 6, 4) for latent in seen[index - 3 : index + 1][::-1]]
+            expected = ops.acceleration_quantiles(*views, [1, 2, 4], 0.4)
+            torch.testing.assert_close(torch.tensor(step["scores"]), expected, rtol=1e-3, atol=1e-5)
+        total = total if skipped else 0.0
+
+
+def test_protected_steps_of_both():
+    pipe, call = make("flux"), arguments("flux", True, STEPS)
+    steps = steps_of(pipe, "flux", TeaCache(math.inf, sizes=[2, 2, 2, 1, 1, 1], protect=(3, 1)), call)[1]
+    assert sizes(steps) == [2, 2, 2, 0, 0, 1]
+    steps = steps_of(pipe, "flux", TeaCache(math.inf, sizes=Fixed(2, protect=(2, 2))), call)[1]
+    assert sizes(steps) == [1, 1, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (lambda step: 1 + step % 2, [1, 0, 0, 0, 0, 2]),
+        ([2, 1, 1, 1, 1, 1], [2, 0, 0, 0, 0, 1]),
+        (Threshold(1e9), [1, 0, 0, 0, 0, 4]),
+        (ddit_ext.Budget(1.5, costs=[0.4, 0.2]), [4, 0, 0, 0, 0, 1]),
+    ],
+    ids=["function", "list", "paper", "budget"],
+)
+def test_any_schedule_gives_the_sizes(given, expected):
+    steps = steps_of(make("flux"), "flux", TeaCache(math.inf, sizes=given), arguments("flux", False, STEPS))[
+        1
+    ]
+    assert sizes(steps) == expected
+
+
+def test_with_sizes_a_report_and_a_second_run():
+    pipe, call = make("flux"), arguments("flux", False, STEPS)
+    handle = ddit_ext.patch(
+        pipe, schedule=TeaCache(math.inf, sizes=Threshold(1e9, scales=(1, 2)), protect=(1, 2))
+    )
+    first = run("flux", pipe, call)
+    data = handle.report().to_dict()
+    assert torch.equal(run("flux", pipe, call), first)
+    again = handle.report().to_dict()["steps"]
+    assert [dict(step, seconds=0) for step in data["steps"]] == [dict(step, seconds=0) for step in again]
+    assert sizes_of(handle) == [1, 0, 0, 0, 2, 2]
+    assert (data["source"], data["thresholds"], data["dynamic"]) == ("latents", [1e9], True)
+    assert data["steps_per_scale"] == {1: 1, 2: 2, 0: 3}
+    assert data["steps"][0]["changes"] is None and all(step["changes"] for step in data["steps"][1:])
+    assert f"change of the input {data['steps'][4]['changes'][0]:.1e}" in str(handle.report())
+    assert not handle._hook.state.residuals._residuals and handle._hook.state._inputs._last is None

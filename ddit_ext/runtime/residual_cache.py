@@ -1,0 +1,59 @@
+"""Steps that are skipped: the blocks' residual of the last computed step is added again."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..modules import blocks
+from ..modules.blocks import AfterBlocks
+from ..modules.swap import Changes
+from .denoisers import Part
+
+
+class ResidualCache:
+    """For one run: what the blocks added at the last computed step, by call of the step (guidance makes two).
+
+    `scale` is the one of that step, and so of the skipped steps after it: tokens are of the same number.
+
+    With context parallelism, each rank caches the residual of its own tokens. What can be skipped follows from the
+    decisions so far, which the ranks have in common.
+    """
+
+    def __init__(self) -> None:
+        self.scale = 1
+        self._part: str | None = None
+        self._residuals: dict[int, Tensor] = {}
+
+    def ready(self, part: Part) -> bool:
+        """Whether the last computed step was one of this transformer, and left something."""
+        return part.name == self._part and bool(self._residuals)
+
+    def has(self, part: Part, call: int) -> bool:
+        """Whether its call number `call` did."""
+        return self.ready(part) and call in self._residuals
+
+    def begin_step(self, part: Part, scale: int) -> None:
+        """A step that is computed begins: what earlier ones left is freed."""
+        self._part, self.scale = part.name, scale
+        self._residuals.clear()
+
+    def clear(self) -> None:
+        """Free all that is kept."""
+        self._part = None
+        self._residuals.clear()
+
+    def enter(self, changes: Changes, part: Part, number: int, skipped: bool) -> AfterBlocks | None:
+        """Before call `number` of the step under way: its blocks are left out, or what is returned sees them."""
+        family = part.family
+        transformer, names, own = family.transformer, (family.BLOCKS, family.NORM), family.own_tokens
+        if skipped:
+            changes.swap(transformer, blocks.left_out(transformer, *names, self._residuals[number], own))
+            return None
+        after, replacements = blocks.seen(transformer, *names, own)
+        changes.swap(transformer, replacements)
+        return after
+
+    def keep(self, number: int, after: AfterBlocks) -> None:
+        """After call `number`, where it was computed: the residual of its blocks."""
+        if after.added is not None:
+            self._residuals[number] = after.added

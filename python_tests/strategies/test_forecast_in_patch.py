@@ -1,0 +1,238 @@
+"""patch(pipe, schedule=Forecast(...)): the bare scheduler's picture, its report, and what is left behind."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from cache_cases import arguments, make, run
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from flux_pipelines import make_call, make_pipeline, make_vae
+from flux_pipelines import run as run_flux
+
+import ddit_ext
+from ddit_ext import Fixed, Forecast, ForecastScheduler, Threshold
+from ddit_ext.runtime.patched_call import find_hook
+
+STEPS = 12
+
+
+def scales(handle):
+    return [step["scale"] for step in handle.report().to_dict()["steps"]]
+
+
+@pytest.mark.parametrize("family", ["flux", "wan"])
+@pytest.mark.parametrize(
+    "settings",
+    [dict(calls=5), dict(speedup=3), dict(calls=5, target="exact", growth=2.0, slope=0.5, corrector=0.25)],
+)
+def test_the_picture_of_the_bare_scheduler(family, settings):
+    call, pipe = arguments(family, True, STEPS), make(family)
+    own = pipe.scheduler
+    pipe.scheduler = ForecastScheduler.from_scheduler(own, **settings)
+    expected = run(family, pipe, call)
+    computed = {step.index for step in pipe.scheduler.computed}
+    pipe.scheduler = own
+    plain = run(family, pipe, call)
+    levels = own.sigmas[:STEPS].tolist()
+    with ddit_ext.patch(pipe, schedule=Forecast(**settings)) as handle:
+        for _ in range(2):
+            assert torch.equal(run(family, pipe, call), expected)
+            steps = handle.report().to_dict()["steps"]
+            assert [step["index"] for step in steps] == list(range(STEPS))
+            assert [step["scale"] for step in steps] == [int(index in computed) for index in range(STEPS)]
+            assert [step["noise_level"] for step in steps] == pytest.approx(levels)
+    assert pipe.scheduler is own and "step" not in vars(own)
+    assert find_hook(pipe.transformer) is None
+    assert torch.equal(run(family, pipe, call), plain) and not torch.equal(plain, expected)
+
+
+@pytest.mark.parametrize("family", ["flux", "wan"])
+def test_all_steps_without_slope_are_the_plain_run(family):
+    call, pipe = arguments(family, True, STEPS), make(family)
+    plain = run(family, pipe, call)
+    with ddit_ext.patch(pipe, schedule=Forecast(calls=STEPS, slope=0, corrector=0)):
+        assert torch.equal(run(family, pipe, call), plain)
+
+
+def test_the_report_of_a_forecast(tmp_path):
+    pipe = make_pipeline()
+    passed = [0.0]
+    pipe.transformer.transformer_blocks[0].register_forward_pre_hook(
+        lambda *_: passed.__setitem__(0, passed[0] + 1.0)
+    )
+    handle = ddit_ext.patch(pipe, target_speedup=2)
+    handle.time_by(lambda: passed[0])
+    run_flux(pipe, make_call(steps=8, batch=2))
+    report = handle.report()
+    data = report.to_dict()
+    assert data["steps_per_scale"] == {1: 4, 0: 4} and data["grid"] == (1, 6, 4)
+    for step in data["steps"]:
+        computed = step["scale"] == 1
+        assert step["tokens"] == 24 * computed and step["seconds"] == 1.0 * computed
+        assert step["scales"] == [step["scale"]] * 2 and step["scores"] is None
+    assert data["speedup_estimate"] == data["speedup_measured"] == 2.0
+    lines = str(report).splitlines()
+    assert lines[0].startswith("4 of 8 steps computed; 4.00 s; 2.00 times less")
+    assert lines[0].endswith("(Forecast(speedup=2.0))")
+    assert lines[1] == "speedup asked for: 2.00; reached: 2.00 by step times"
+    assert "scores" not in lines[2] and sum("forecast" in line for line in lines) == 4
+    report.html(tmp_path / "run.html")
+    assert "4 not computed" in (tmp_path / "run.html").read_text()
+    pytest.importorskip("matplotlib")
+    report.plot(tmp_path / "run.png")
+
+
+@pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
+def test_computed_steps_at_larger_patches():
+    pipe, call = make_pipeline(), make_call(steps=8)
+    with ddit_ext.patch(pipe, schedule=Forecast(calls=4, sizes=1)) as handle:
+        sized = run_flux(pipe, call)
+        assert sorted(scales(handle)) == [0] * 4 + [1] * 4
+    with ddit_ext.patch(pipe, schedule=Forecast(calls=4)):
+        assert torch.equal(run_flux(pipe, call), sized)
+    for sizes in ([2, 4, 1, 1], Fixed((2, 4, 1, 1))):
+        with ddit_ext.patch(pipe, schedule=Forecast(calls=4, sizes=sizes)) as handle:
+            coarse = run_flux(pipe, call)
+            assert [scale for scale in scales(handle) if scale] == [2, 4, 1, 1] and len(scales(handle)) == 8
+    assert not torch.equal(coarse, sized)
+    with ddit_ext.patch(pipe, schedule=Forecast(calls=7, sizes=Threshold(1e9, (1, 2)))) as handle:
+        run_flux(pipe, call)
+        assert [scale for scale in scales(handle) if scale] == [1, 1, 1, 2, 2, 2, 2]
+        assert sum(step["scores"] is not None for step in handle.report().to_dict()["steps"]) == 4
+
+
+def test_a_sampler_that_the_user_put_there_stays():
+    pipe = make_pipeline()
+    handle = ddit_ext.patch(pipe)
+    other = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.base.config)
+    pipe.scheduler = other
+    with pytest.warns(UserWarning, match="pipe.scheduler was replaced after patch"):
+        run_flux(pipe, make_call(steps=4))
+    handle.unpatch()
+    assert pipe.scheduler is other
+
+
+def test_an_interrupted_run_leaves_nothing_for_the_next():
+    pipe, call = make_pipeline(), make_call(steps=STEPS)
+    with ddit_ext.patch(pipe, schedule=Forecast(calls=5)) as handle:
+        expected = run_flux(pipe, call)
+
+        def stop(pipe, step, *_):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run_flux(pipe, call | {"callback_on_step_end": stop})
+        assert torch.equal(run_flux(pipe, call), expected)
+        assert len(scales(handle)) == STEPS and scales(handle).count(1) == 5
+
+
+def test_img2img_reports_the_steps_that_are_left():
+    pipe, call = make_pipeline("img2img"), make_call("img2img", steps=10) | {"strength": 0.6}
+    with ddit_ext.patch(pipe, schedule=1) as handle:
+        run_flux(pipe, call)
+        levels = [step["noise_level"] for step in handle.report().to_dict()["steps"]]
+    with ddit_ext.patch(pipe, schedule=Forecast(calls=5)) as handle:
+        run_flux(pipe, call)
+        assert [step["noise_level"] for step in handle.report().to_dict()["steps"]] == pytest.approx(levels)
+        assert scales(handle).count(1) == 3
+
+
+def test_a_pipeline_that_is_made_from_it_shares_the_forecast():
+    pipe, call = make_pipeline(), make_call(steps=8)
+    with ddit_ext.patch(pipe, schedule=Forecast(calls=4)) as handle:
+        expected = run_flux(pipe, call)
+        second = type(pipe)(**pipe.components)
+        second.set_progress_bar_config(disable=True)
+        assert torch.equal(run_flux(second, call), expected)
+        with pytest.raises(RuntimeError, match="already patched"):
+            ddit_ext.patch(second)
+        assert scales(handle).count(1) == 4
+
+
+def sd3():
+    """A tiny Stable Diffusion 3 pipeline, a family that larger patches don't know."""
+    torch.manual_seed(0)
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=32,
+        out_channels=4,
+    ).eval()
+    torch.nn.init.normal_(transformer.proj_out.weight)
+    nothing = dict.fromkeys(
+        ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")
+    )
+    vae: AutoencoderKL = make_vae()
+    pipe = StableDiffusion3Pipeline(
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae, **nothing
+    )
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    call = dict(
+        prompt_embeds=torch.randn(1, 6, 32, generator=generator),
+        negative_prompt_embeds=torch.randn(1, 6, 32, generator=generator),
+        pooled_prompt_embeds=torch.randn(1, 32, generator=generator),
+        negative_pooled_prompt_embeds=torch.randn(1, 32, generator=generator),
+        num_inference_steps=10,
+        height=16,
+        width=16,
+        output_type="latent",
+    )
+    return pipe, lambda: pipe(**call, generator=torch.Generator().manual_seed(0)).images
+
+
+def test_a_family_that_is_not_known():
+    pipe, draw = sd3()
+    plain = draw()
+    pipe.scheduler = ForecastScheduler.from_scheduler(own := pipe.scheduler, calls=5)
+    expected = draw()
+    pipe.scheduler = own
+    with ddit_ext.patch(pipe) as handle:
+        assert torch.equal(draw(), expected)
+        data = handle.report().to_dict()
+        assert scales(handle).count(1) == 5 and len(data["steps"]) == 10
+        assert {step["tokens"] for step in data["steps"] if step["scale"]} == {None}
+        assert data["speedup_estimate"] == 2.0 and data["grid"] is None
+        assert "5 of 10 steps computed" in str(handle.report())
+    assert torch.equal(draw(), plain)
+    with pytest.raises(
+        TypeError, match="pipe must be a diffusers pipeline whose transformer is of a supported family"
+    ):
+        ddit_ext.patch(pipe, schedule=Forecast(calls=5, sizes=2))
+    assert pipe.scheduler is own
+
+
+def test_a_sampler_that_cannot_be_wrapped():
+    pipe = make_pipeline()
+    pipe.scheduler = FlowMatchHeunDiscreteScheduler()
+    with pytest.raises(TypeError, match="FlowMatchHeunDiscreteScheduler calls the model 2 times a step"):
+        ddit_ext.patch(pipe)
+    assert isinstance(pipe.scheduler, FlowMatchHeunDiscreteScheduler)
+    assert find_hook(pipe.transformer) is None
+
+
+def test_more_calls_than_steps_raise_and_leave_a_patch_that_works():
+    pipe = make_pipeline()
+    with ddit_ext.patch(pipe, schedule=Forecast(calls=5)):
+        with pytest.raises(ValueError, match="calls=5 is more than the pipeline's 4 steps"):
+            run_flux(pipe, make_call(steps=4))
+        assert run_flux(pipe, make_call(steps=6)).isfinite().all()
+
+
+def test_something_without_a_transformer():
+    with pytest.raises(
+        TypeError, match="pipe must be a diffusers pipeline with a transformer, got SimpleNamespace"
+    ):
+        ddit_ext.patch(SimpleNamespace(scheduler=FlowMatchEulerDiscreteScheduler()))
