@@ -150,10 +150,10 @@ def test_another_sampler_and_dtype_are_told(pipe):
     [
         (dict(schedule=2), "preset or schedule"),
         (dict(threshold=0.1), "preset or threshold"),
-        (dict(scales=(1, 2)), "preset says scales"),
-        (dict(quantile=0.5), "preset says scales, quantile"),
-        (dict(protect=(1, 0)), "preset says scales.*protect"),
-        (dict(batch="split"), "preset needs batch='finest'"),
+        (dict(scales=(1, 2)), "preset or scales, not both"),
+        (dict(quantile=0.5), "preset or quantile, not both"),
+        (dict(protect=(1, 0)), "preset or protect, not both"),
+        (dict(batch="split"), "preset or batch, not both"),
     ],
 )
 def test_what_a_preset_says_can_not_be_said_twice(pipe, beside, text):
