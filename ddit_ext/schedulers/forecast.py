@@ -162,6 +162,10 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         self._run = Run(self.base, places, begin_index)
         self.base.set_begin_index(places.levels[begin_index])
 
+    def scale_model_input(self, sample: torch.Tensor, *_: Any) -> torch.Tensor:
+        """The sample itself: flow-matching models take it as it is."""
+        return sample
+
     def step(
         self,
         model_output: torch.Tensor,

@@ -85,9 +85,13 @@ class Steps:
         return replace(self, base=base)
 
     def ending_at(self, sigma: torch.Tensor) -> Steps:
-        """The same steps with another end, as a pipeline wrote it into `sigmas` after set_timesteps."""
-        self.base.sigmas[-1] = sigma
-        return replace(self, sigmas=[*self.sigmas[:-1], float(sigma)])
+        """The same steps with another end, as a pipeline wrote it into `sigmas` after set_timesteps.
+
+        One that repeats the level of its last call there means the last of all levels, which that call may not be at.
+        """
+        end = min(float(sigma), self.sigmas[-2])
+        self.base.sigmas[-1] = end
+        return replace(self, sigmas=[*self.sigmas[:-1], end])
 
 
 class Timesteps(torch.Tensor):
