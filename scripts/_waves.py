@@ -1,6 +1,6 @@
 """How the launches of real calls fill GPUs: blocks, how many fit at a time, waves, and how even the last one is.
 
-The launches are those that the ops make: called on the emulated GPU (docs/emulation.md), which writes down what it
+The launches are those that the ops make: called on the emulated GPU (docs/design/emulation.md), which writes down what it
 is asked to launch and runs nothing. Registers and static shared memory come from the compiler.
 """
 

@@ -132,8 +132,8 @@ def test_the_sanitizer_gets_tests_that_run_kernels_on_the_gpu():
     others = [f"{file}::test_grids[0-cpu]", f"{file}::test_compile[cuda]", f"{file}::test_threads_agree"]
     assert select(cuda + others, [file], 3) == [cuda[0], cuda[3], cuda[6]]
     assert select(others, [file], 3) == []
-    large = f"{file}::test_large_tiles[patch_embed-cuda]"
-    assert select([*cuda, large, *others], [file], 1) == [cuda[0], large]
+    many = f"{file}::test_many_blocks[patch_embed-cuda]"
+    assert select([*cuda, many, *others], [file], 1) == [cuda[0], many]
 
 
 def test_wheels_are_unpacked_in_front_of_the_path(tmp_path):
