@@ -5,18 +5,28 @@ from typing import Any
 from .base import Family
 from .encoder import Encoder
 from .flux import FluxFamily
+from .flux2 import Flux2Family
 from .grid import Grid
+from .hunyuan_video15 import HunyuanVideo15Family
 from .model import WITHOUT_SUPPORT, ModelFamily, class_of, family_for, known, supported
 from .published import Published
+from .qwen_image import QwenImageFamily
+from .sd3 import SD3Family
 from .wan import WanFamily
+from .z_image import ZImageFamily
 
 __all__ = [
     "WITHOUT_SUPPORT",
     "Family",
+    "Flux2Family",
     "FluxFamily",
     "Grid",
+    "HunyuanVideo15Family",
     "ModelFamily",
+    "QwenImageFamily",
+    "SD3Family",
     "WanFamily",
+    "ZImageFamily",
     "class_of",
     "encoder_for",
     "family_for",

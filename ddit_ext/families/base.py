@@ -33,7 +33,7 @@ class Family(ModelFamily, ABC):
     PATCHES: ClassVar[Mapping[str, PatchLayers]] = {}
     CHANNELS: ClassVar[int] = 1  # the dimension of the latents along which conditions follow the noisy latent
 
-    RESIDUALS: ClassVar[tuple[str, ...]] = ()  # arguments with ControlNet's lists of residuals [B, N, D]
+    RESIDUALS: ClassVar[tuple[str, ...]] = ()  # arguments with ControlNet's residuals [B, N, D]
 
     # 3. What training needs beside `training_call` and `example_call`.
     ENCODER: ClassVar[type[Encoder]]
@@ -45,6 +45,16 @@ class Family(ModelFamily, ABC):
         "num_single_layers",
     )  # config keys with numbers of blocks
     PUBLISHED: ClassVar[Mapping[str, Published]] = {}
+
+    # What a run costs, for reports and estimates.
+    JOINT: ClassVar[tuple[str, ...]] = (
+        "encoder_hidden_states",
+    )  # texts that image tokens attend to in one sequence
+    MULTIPLE: ClassVar[int] = 1  # what their lengths are padded to
+    LINEAR: ClassVar[float] = 6.0  # 12·width² for a token in a block's linear layers
+    INPUTS: ClassVar[
+        Mapping[str, tuple[str, ...]]
+    ] = {}  # further arguments: their shape by config keys, or "text"
 
     in_channels: int  # of the latent that the transformer reads: noisy latent and clean conditions
     out_channels: int  # of the noisy latent
@@ -81,7 +91,7 @@ class Family(ModelFamily, ABC):
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The `timestep` of a call at noise level sigma [B], float32."""
-        return sigma.float() * self.TIMESTEP
+        return self.CLEAN + sigma.float() * (self.TIMESTEP - self.CLEAN)
 
     def coarse_timestep(self, arguments: dict[str, Any], step: CoarseStep) -> Tensor:
         """The `timestep` of the coarse latent, in the dtype of the call's own where that is a floating one."""
@@ -90,21 +100,38 @@ class Family(ModelFamily, ABC):
 
     def pooled(self, arguments: dict[str, Any], grid: Grid, scale: int) -> dict[str, Any]:
         """ControlNet's residuals, averaged over merged cells."""
-        given = [name for name in self.RESIDUALS if arguments.get(name) is not None]
+        given = {name: arguments[name] for name in self.RESIDUALS if arguments.get(name) is not None}
         if given and self.ranks is not None:
-            raise NotImplementedError(f"context parallelism: {given[0]} is not supported with coarse patches")
-        return {name: [pool_tokens(sample, grid, scale) for sample in arguments[name]] for name in given}
+            raise NotImplementedError(
+                f"context parallelism: {next(iter(given))} is not supported with coarse patches"
+            )
+        return {
+            name: {block: self.pool(sample, grid, scale) for block, sample in samples.items()}
+            if isinstance(samples, dict)
+            else [self.pool(sample, grid, scale) for sample in samples]
+            for name, samples in given.items()
+        }
+
+    def pool(self, residual: Tensor, grid: Grid, scale: int) -> Tensor:
+        """One of ControlNet's residuals, [B, N, D], averaged over merged cells."""
+        return pool_tokens(residual, grid, scale)
 
     @abstractmethod
     def tokens(self, arguments: dict[str, Any], scale: int) -> int:
         """Image tokens of a sample when scale x scale cells are merged, clean reference tokens included."""
 
-    @abstractmethod
     def block_cost(self, arguments: dict[str, Any]) -> tuple[int, float]:
         """Text tokens in the self-attention of the blocks, and the multiplications of a token in a block
 
         apart from self-attention's products of queries, keys and values, over 2·width.
         """
+        given = [arguments.get(name) for name in self.JOINT]
+        counts = [
+            value.shape[1] if isinstance(value, Tensor) else max(map(len, value))
+            for value in given
+            if value is not None
+        ]
+        return sum(-(-count // self.MULTIPLE) * self.MULTIPLE for count in counts), self.LINEAR * self.width
 
     @abstractmethod
     def grid(self, arguments: dict[str, Any]) -> Grid:
@@ -127,13 +154,6 @@ class Family(ModelFamily, ABC):
         """
 
     @abstractmethod
-    def first_input(self, arguments: dict[str, Any]) -> Tensor:
-        """What TeaCache compares from step to step: how a call enters the first block, [B, ...], at the base size.
-
-        Made by the model's own layers before the call. ValueError where their weights are elsewhere until then.
-        """
-
-    @abstractmethod
     def training_call(self, latents: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
         """Arguments of a call on clean latents x0, from a training batch."""
 
@@ -141,15 +161,34 @@ class Family(ModelFamily, ABC):
         """The latents of a call's first sample, as `training_call` takes them."""
         return self.latents(arguments)[0]
 
-    @abstractmethod
     def example_call(self, frames: int, rows: int, columns: int, text: int, like: Tensor) -> dict[str, Any]:
         """Arguments of a call of one sample of so many cells and text tokens, empty, on the device of `like`."""
+        config = self.transformer.config
+        call: dict[str, Any] = {self.TIME: like.new_empty(1)}
+        for name, shape in self.INPUTS.items():
+            sizes = [text if size == "text" else getattr(config, size) for size in shape]
+            call[name] = [like.new_empty(sizes)] if name in self.ENTRIES else like.new_empty(1, *sizes)
+        if getattr(config, "guidance_embeds", False):
+            call["guidance"] = like.new_empty(1)
+        return self.finished(call | self.example_latents(frames, rows, columns, like))
+
+    @abstractmethod
+    def example_latents(self, frames: int, rows: int, columns: int, like: Tensor) -> dict[str, Any]:
+        """The latents of an example, and what says where they lie."""
+
+    def finished(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """A call for training or an example, with the arguments that follow from the others."""
+        return arguments
 
     @abstractmethod
     def _rewrite(
         self, arguments: dict[str, Any], weights: ScaleWeights, grid: Grid, step: CoarseStep
     ) -> tuple[dict[str, Any], dict[str, nn.Module]]:
         """The arguments of the coarse call that differ, and the modules that stand in for the model's own."""
+
+    def attributes(self, weights: ScaleWeights) -> dict[str, Any]:
+        """What a coarse call changes of the transformer beside its modules, by name."""
+        return {}
 
     def _kept_view(self, cells: Callable[..., Tensor], *settings: Any) -> Callable[[Tensor], Tensor]:
         """latents -> cells(*settings, latents); what it was before while the settings are equal."""
@@ -217,6 +256,8 @@ class Family(ModelFamily, ABC):
         changes.swap(
             self.transformer, replacements | self.low_rank.of(self.transformer, weights, weights.lora)
         )
+        for name, value in self.attributes(weights).items():
+            changes.put(vars(self.transformer), name, value)
         return arguments | rewritten
 
 
@@ -226,22 +267,6 @@ def on_grid(cells: Tensor, grid: Grid, channels: int) -> Tensor:
     if tuple(cells.shape[1:5]) != expected:
         raise ValueError(f"cells of the latents must be [B, {expected}, p, p], got {tuple(cells.shape)}")
     return cells
-
-
-def check_here(layer: nn.Module, tensor: Tensor) -> None:
-    """ValueError where an offloaded layer's weights do not lie where `tensor` does, and no hook of its own moves them."""
-    devices = {parameter.device for parameter in layer.parameters()}
-    if devices != {tensor.device} and not any(map(_is_moved, layer.modules())):
-        raise ValueError(
-            f"the first block's input can't be told before a call: the weights it is made with are on "
-            f"{', '.join(map(str, devices))}, the latent on {tensor.device} (offloading)"
-        )
-
-
-def _is_moved(module: nn.Module) -> bool:
-    """Whether a hook of accelerate or diffusers brings the module's own weights to where it is called."""
-    registry = vars(module).get("_diffusers_hook")
-    return hasattr(module, "_hf_hook") or "group_offloading" in getattr(registry, "hooks", {})
 
 
 def _unwrapped(transformer: nn.Module, name: str) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -9,11 +10,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+LENGTHS = "_lengths"
+"""Ends the name of what says how long each of several texts is."""
+
 
 class Encoder(ABC):
     """The text encoders and the VAE of a pipeline. patch: latent pixels along a side of a base patch."""
 
+    PADDED: ClassVar[bool] = False  # whether texts are padded here to the length that is set
+    MASK: ClassVar[str | None] = (
+        None  # the transformer's argument that is 1 for text, made where a pipeline leaves it out
+    )
     PROMPT: ClassVar[Mapping[str, str]]  # the pipeline's argument, without "negative_" -> the transformer's
+    GUIDANCE: ClassVar[str] = "guidance_scale"  # the pipeline's argument
     FACTOR: ClassVar[int] = 8  # pixels a latent pixel where no VAE says otherwise
     PACKED: ClassVar[int] = 1  # pixels of its VAE along a side of what the family takes for a latent pixel
     FRAMES: ClassVar[int] = 1  # frames a latent frame
@@ -34,7 +43,31 @@ class Encoder(ABC):
 
     def rows(self, text: Mapping[str, Any]) -> dict[str, Tensor]:
         """The first row of each argument that a call was made with, on the CPU, as `text` would have it."""
-        return {name: rows[:1].cpu() for name, rows in text.items() if isinstance(rows, Tensor)}
+        return self.fixed(text, 1)
+
+    def fixed(self, text: Mapping[str, Any], count: int) -> dict[str, Tensor]:
+        """Arguments with `count` rows of one length; a list of texts also says the length of each."""
+        rows: dict[str, Tensor] = {}
+        for name, value in text.items():
+            if isinstance(value, Tensor):
+                rows[name] = self._padded(value[:count].cpu())
+            elif value is not None:
+                entries = [entry.cpu() for entry in value[:count]]
+                rows[name] = torch.cat([self._padded(entry[None]) for entry in entries])
+                rows[name + LENGTHS] = torch.tensor([len(entry) for entry in entries])
+        if self.MASK is not None and self.MASK not in rows:
+            length = next(value for value in text.values() if value is not None).shape[1]
+            rows[self.MASK] = self._padded(torch.ones(count, length, dtype=torch.long))
+        return rows
+
+    def _padded(self, rows: Tensor) -> Tensor:
+        """Text [B, L, D] or a mask [B, L] with zeros up to the length that is set."""
+        missing = self.max_sequence_length - rows.shape[1] if self.PADDED else 0
+        if missing < 0:
+            raise ValueError(
+                f"data.max_sequence_length: {self.max_sequence_length} is less than a text's {rows.shape[1]} tokens"
+            )
+        return torch.cat([rows, rows.new_zeros(rows.shape[0], missing, *rows.shape[2:])], dim=1)
 
     @abstractmethod
     def latents(self, pixels: Tensor) -> Tensor:
@@ -42,12 +75,19 @@ class Encoder(ABC):
 
     def prompt_arguments(self, prompt: str) -> dict[str, Tensor]:
         """Arguments that replace a prompt in a call of the pipeline, with those of an empty negative prompt."""
-        both = {"": self.text([prompt]), "negative_": self.text([""])}
-        return {
-            f"{which}{ours}": text[theirs]
-            for which, text in both.items()
-            for ours, theirs in self.PROMPT.items()
-        }
+        both = {"": cut(self.text([prompt])), "negative_": cut(self.text([""]))}
+        return self.accepted(
+            {
+                f"{which}{ours}": text[theirs]
+                for which, text in both.items()
+                for ours, theirs in self.PROMPT.items()
+            }
+        )
+
+    def accepted(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Those arguments that the pipeline's call takes."""
+        known = inspect.signature(type(self.pipe).__call__).parameters
+        return {name: value for name, value in arguments.items() if name in known}
 
     @staticmethod
     def picture(pixels: Tensor) -> Tensor:
@@ -71,9 +111,12 @@ class Encoder(ABC):
         return (moments - low) / width
 
 
-def padded(rows: Tensor, length: int) -> Tensor:
-    """Text features [B, L, D] or a mask [B, L] with zeros up to `length`."""
-    missing = length - rows.shape[1]
-    if missing < 0:
-        raise ValueError(f"text of {rows.shape[1]} tokens is longer than max_sequence_length {length}")
-    return torch.cat([rows, rows.new_zeros(rows.shape[0], missing, *rows.shape[2:])], dim=1)
+def cut(text: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `Encoder.fixed` as a call has them: texts of lengths of their own as a list."""
+    cut = {name: value for name, value in text.items() if not name.endswith(LENGTHS)}
+    for name in cut:
+        if name + LENGTHS in text:
+            cut[name] = [
+                row[:length] for row, length in zip(text[name], text[name + LENGTHS].tolist(), strict=True)
+            ]
+    return cut

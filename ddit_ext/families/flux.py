@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from ..coarse.coarse_step import CoarseStep
 from ..coarse.patch_layers import PatchLayers
 from ..coarse.scale_weights import ScaleWeights
-from .base import check_here
 from .encoder import Encoder
 from .grid import Grid
 from .ids import IdsFamily
-from .model import CALL, ROWS, needed
+from .model import CALL, ROWS, check_here, needed
 from .published import Published, non_commercial
 
 DEV = {
@@ -97,6 +96,10 @@ class FluxFamily(IdsFamily):
 
     ENCODER = FluxEncoder
     TEXT = ("encoder_hidden_states", "pooled_projections")
+    INPUTS = {
+        "encoder_hidden_states": ("text", "joint_attention_dim"),
+        "pooled_projections": ("pooled_projection_dim",),
+    }
     PUBLISHED = {
         "black-forest-labs/FLUX.1-dev": Published(
             "FluxTransformer2DModel",
@@ -108,11 +111,6 @@ class FluxFamily(IdsFamily):
         ),
     }
 
-    def block_cost(self, arguments: dict[str, Any]) -> tuple[int, float]:
-        """Text and image attend to each other in one sequence; a token takes 12·width² in a block's layers."""
-        text = arguments.get("encoder_hidden_states")
-        return (text.shape[1] if isinstance(text, Tensor) else 0), 6.0 * self.width
-
     def first_input(self, arguments: dict[str, Any]) -> Tensor:
         """[B, N, D]: the tokens as the first block's norm modulates them, references among them."""
         transformer = self.transformer
@@ -123,12 +121,6 @@ class FluxFamily(IdsFamily):
         told = [1000 * level.to(tokens.dtype) for level in levels if level is not None]
         modulation = transformer.time_text_embed(*told, needed(arguments, "pooled_projections"))
         return transformer.transformer_blocks[0].norm1(tokens, emb=modulation)[0]
-
-    def example_call(self, frames: int, rows: int, columns: int, text: int, like: Tensor) -> dict[str, Any]:
-        """As `Family.example_call`."""
-        width = self.transformer.config.pooled_projection_dim
-        pooled = {"pooled_projections": like.new_empty(1, width)}
-        return super().example_call(frames, rows, columns, text, like) | pooled
 
     def _rewrite(
         self, arguments: dict[str, Any], weights: ScaleWeights, grid: Grid, step: CoarseStep

@@ -56,21 +56,9 @@ class IdsFamily(PackedFamily):
         return {"img_ids": image_ids(rows, columns, self.IDS).to(like.device)}
 
     def finished(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """A training call with ids of the text, all of them zero as FLUX has them."""
+        """As `Family.finished`: the ids of the text, all of them zero as FLUX has them."""
         text = arguments["encoder_hidden_states"]
         return {"txt_ids": torch.zeros(text.shape[1], self.IDS, device=text.device)} | arguments
-
-    def example_call(self, frames: int, rows: int, columns: int, text: int, like: Tensor) -> dict[str, Any]:
-        """As `Family.example_call`."""
-        config, count = self.transformer.config, rows * columns
-        call = {
-            "hidden_states": like.new_empty(1, count, config.in_channels),
-            "encoder_hidden_states": like.new_empty(1, text, config.joint_attention_dim),
-            "timestep": like.new_empty(1),
-            "img_ids": like.new_empty(count, self.IDS),
-            "txt_ids": like.new_empty(text, self.IDS),
-        }
-        return call | ({"guidance": like.new_empty(1)} if config.guidance_embeds else {})
 
 
 def image_ids(rows: int, columns: int, width: int = 3) -> Tensor:

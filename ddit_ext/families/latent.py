@@ -13,6 +13,7 @@ from ..coarse.coarse_step import CoarseStep
 from ..coarse.patch_layers import layers_of
 from ..modules.context_parallel import Ranks
 from .base import Family, on_grid
+from .encoder import cut
 from .grid import Grid
 
 
@@ -54,6 +55,20 @@ class CoarseProjection(nn.Module):
         if self.fastest:
             velocity = velocity.permute(0, 1, 2, 3, 5, 6, 4)
         return velocity.flatten(4).flatten(1, 3).to(tokens.dtype)
+
+
+class WholeProjection(nn.Module):
+    """Stands in the last layer of a model that makes latents itself: [B, C, F, H, W] of the tokens that lead a sequence."""
+
+    def __init__(self, step: CoarseStep, tokens: int, sign: int) -> None:
+        super().__init__()
+        self.step = step
+        self.tokens = tokens
+        self.sign = sign
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        velocity = self.sign * self.step.velocity(hidden[:, : self.tokens])
+        return velocity.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).to(hidden.dtype)
 
 
 class LatentFamily(Family):
@@ -118,7 +133,13 @@ class LatentFamily(Family):
         if latents.ndim != self.DIMENSIONS or latents.shape[-2] % p or latents.shape[-1] % p:
             even = "even sides" if p == 2 else f"sides that are multiples of {p}"
             raise ValueError(f"latents must have shape {shape}, {even}, got {tuple(latents.shape)}")
-        return dict(conditions) | {self.LATENTS: latents}
+        return self.finished(self.with_latents(cut(conditions), latents))
+
+    def example_latents(self, frames: int, rows: int, columns: int, like: Tensor) -> dict[str, Any]:
+        """As `Family.example_latents`."""
+        sides = (self.patch_size * rows, self.patch_size * columns)
+        shape = (frames, *sides) if self.DIMENSIONS == 5 else sides
+        return self.with_latents({}, like.new_empty(1, self.in_channels, *shape))
 
 
 def cells_of(

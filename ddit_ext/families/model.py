@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..modules.blocks import Own
+from ..modules.blocks import Own, entering
 from ..modules.context_parallel import Ranks, ranks_of
 from ..modules.low_rank import LowRankLayers
+from ..modules.swap import swapped
 
 CALL = frozenset({"return_dict"})
 ROWS = frozenset(
@@ -41,6 +42,21 @@ _FAMILIES: dict[str, type[ModelFamily]] = {}
 """By the name of a transformer class; filled where a family is defined."""
 
 
+class _Entered(Exception):
+    """Ends a forward in front of the first block."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+
+class _Door(nn.Module):
+    """Stands in the first block of a call that goes no further."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise _Entered(entering(args, kwargs).detach())
+
+
 class ModelFamily:
     """One transformer, seen from outside. It keeps a weak reference, so that a hook on the transformer may own it.
 
@@ -56,6 +72,7 @@ class ModelFamily:
     LATENTS: ClassVar[str] = "hidden_states"  # the argument that is denoised
     TIME: ClassVar[str] = "timestep"  # the argument that says the noise level
     TIMESTEP: ClassVar[float] = 1.0  # that argument at noise level 1
+    CLEAN: ClassVar[float] = 0.0  # and at noise level 0
     PARALLEL: ClassVar[frozenset[str] | None] = (
         None  # where context parallelism splits or gathers; None: unknown
     )
@@ -134,16 +151,32 @@ class ModelFamily:
         return (latents, timestep) if isinstance(timestep, Tensor) else None
 
     def latents(self, arguments: Mapping[str, Any]) -> Tensor:
-        """What is denoised in a call, [B, ...], with the clean conditions that stand beside it."""
-        return needed(arguments, self.LATENTS)
+        """What is denoised in a call, [B, ...], with the clean conditions that stand beside it.
+
+        TypeError where there is none; a list of one tensor a sample must have one shape.
+        """
+        given = arguments.get(self.LATENTS)
+        if self.LATENTS not in self.ENTRIES:
+            return needed(arguments, self.LATENTS)
+        shapes = [getattr(entry, "shape", None) for entry in given] if isinstance(given, list | tuple) else []
+        if not shapes or shapes[0] is None or any(shape != shapes[0] for shape in shapes):
+            raise TypeError(
+                f"transformer: {self.LATENTS} must be a list of one latent a sample, all of one shape"
+            )
+        return torch.stack(list(given))
 
     def with_latents(self, arguments: Mapping[str, Any], latents: Tensor) -> dict[str, Any]:
         """The same call with other latents."""
-        return dict(arguments) | {self.LATENTS: latents}
+        entries = list(latents.unbind(0)) if self.LATENTS in self.ENTRIES else latents
+        return dict(arguments) | {self.LATENTS: entries}
 
     def told(self, timestep: Tensor) -> float:
         """σ in [0, 1] as a call's timestep states it, the highest of the call; on a GPU this waits for it."""
-        return float(timestep.detach().reshape(-1)[0]) / self.TIMESTEP
+        return self.sigma_of(float(timestep.detach().reshape(-1)[0]))
+
+    def sigma_of(self, timestep: Any) -> Any:
+        """σ of a number or tensor on the scale of a call's timestep."""
+        return (timestep - self.CLEAN) / (self.TIMESTEP - self.CLEAN)
 
     def noise_level(self, arguments: Mapping[str, Any], level: float | None = None) -> Tensor:
         """[B] float32: the noise level of a call.
@@ -154,11 +187,42 @@ class ModelFamily:
         if level is not None:
             return torch.full((latents.shape[0],), level, dtype=torch.float32, device=latents.device)
         timestep = needed(arguments, self.TIME)
-        return timestep.detach().float().reshape(-1).expand(latents.shape[0]) / self.TIMESTEP
+        return self.sigma_of(timestep.detach().float().reshape(-1).expand(latents.shape[0]))
+
+    def first_input(self, arguments: Mapping[str, Any]) -> Tensor:
+        """What TeaCache compares from step to step: how a call enters the first block, [B, ...], at scale 1.
+
+        The model's own forward is run up to there. ValueError where its weights are elsewhere until a call.
+        """
+        transformer = self.transformer
+        embedder = next(module for name, module in transformer.named_children() if name not in self.BLOCKS)
+        check_here(embedder, self.latents(arguments))
+        with swapped(transformer, {f"{self.BLOCKS[0]}.0": _Door()}):
+            try:
+                transformer.forward(**arguments)
+            except _Entered as entered:
+                return entered.tokens
+        raise ValueError(f"{type(transformer).__name__} did not call {self.BLOCKS[0]}[0]")
 
     def noisy(self, latents: Tensor) -> Tensor:
         """The noisy latent among a call's `latents`, without clean conditions: a view."""
         return latents
+
+
+def check_here(layer: nn.Module, tensor: Tensor) -> None:
+    """ValueError where an offloaded layer's weights do not lie where `tensor` does, and no hook of its own moves them."""
+    devices = {parameter.device for parameter in layer.parameters()}
+    if devices != {tensor.device} and not any(map(_is_moved, layer.modules())):
+        raise ValueError(
+            f"the first block's input can't be told before a call: the weights it is made with are on "
+            f"{', '.join(map(str, devices))}, the latent on {tensor.device} (offloading)"
+        )
+
+
+def _is_moved(module: nn.Module) -> bool:
+    """Whether a hook of accelerate or diffusers brings the module's own weights to where it is called."""
+    registry = vars(module).get("_diffusers_hook")
+    return hasattr(module, "_hf_hook") or "group_offloading" in getattr(registry, "hooks", {})
 
 
 def needed(arguments: Mapping[str, Any], name: str) -> Tensor:

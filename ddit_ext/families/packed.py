@@ -14,6 +14,7 @@ from ..coarse.scale_weights import ScaleWeights
 from ..modules.context_parallel import Ranks
 from ..modules.stand_in import StandIn
 from .base import Family, on_grid
+from .encoder import cut
 from .grid import Grid
 
 
@@ -104,7 +105,7 @@ class PackedFamily(Family):
             conditions: the call's other arguments by name. Those that say where the tokens of an image lie may be
                 left out. `condition_latents` [B, N, K] is appended to the noisy latent.
         """
-        arguments, p = dict(conditions), self.patch_size
+        arguments, p = cut(conditions), self.patch_size
         if latents.ndim == 4:
             batch, channels, height, width = latents.shape
             if height % p or width % p:
@@ -129,9 +130,12 @@ class PackedFamily(Family):
         """The arguments that say where the tokens of a picture lie, on the device of `like`."""
         raise NotImplementedError
 
-    def finished(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """A training call with the arguments that follow from the others."""
-        return arguments
+    def example_latents(self, frames: int, rows: int, columns: int, like: Tensor) -> dict[str, Any]:
+        """As `Family.example_latents`."""
+        features = self.in_channels * self.patch_size**2
+        return self.places(1, rows, columns, like) | {
+            self.LATENTS: like.new_empty(1, rows * columns, features)
+        }
 
     def check(self, arguments: dict[str, Any], weights: ScaleWeights) -> None:
         """As `Family.check`; attention masks count tokens of the base size."""

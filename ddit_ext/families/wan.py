@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from ..coarse.coarse_step import CoarseStep
 from ..coarse.patch_layers import PatchLayers
 from ..coarse.scale_weights import ScaleWeights
-from .base import check_here
 from .encoder import Encoder
 from .grid import Grid, pool_latents
 from .latent import CoarseEmbedding, CoarsePositions, LatentFamily, merged_rotary
-from .model import ROWS, needed
+from .model import ROWS, check_here, needed
 from .published import Published
 
 PATCH = 2
@@ -123,6 +122,7 @@ class WanFamily(LatentFamily):
     }
 
     ENCODER = WanEncoder
+    INPUTS = {"encoder_hidden_states": ("text", "text_dim")}
     PUBLISHED = {
         "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Published("WanTransformer3DModel", _SMALL),
         "Wan-AI/Wan2.1-T2V-14B-Diffusers": Published(
@@ -191,15 +191,6 @@ class WanFamily(LatentFamily):
         timestep, text = needed(arguments, "timestep"), needed(arguments, "encoder_hidden_states")
         check_here(embedder, text)
         return embedder(timestep.amax(1) if timestep.ndim == 2 else timestep, text)[1]
-
-    def example_call(self, frames: int, rows: int, columns: int, text: int, like: Tensor) -> dict[str, Any]:
-        """As `Family.example_call`."""
-        config = self.transformer.config
-        return {
-            "hidden_states": like.new_empty(1, config.in_channels, frames, PATCH * rows, PATCH * columns),
-            "encoder_hidden_states": like.new_empty(1, text, config.text_dim),
-            "timestep": like.new_empty(1),
-        }
 
     def _rewrite(
         self, arguments: dict[str, Any], weights: ScaleWeights, grid: Grid, step: CoarseStep

@@ -24,6 +24,11 @@ Own = Callable[[Tensor], Tensor] | None
 """A rank's part of the tokens [B, N, D] that go into the first block; None where they are not parted in there."""
 
 
+def entering(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The tokens among the arguments of a block: the first one, or `hidden_states`."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
 class FirstBlock(StandIn):
     """Stands in the first block: calls it as it is, and keeps what went in, of a rank its own part [B, N, D]."""
 
@@ -33,8 +38,7 @@ class FirstBlock(StandIn):
         self.entered: Tensor | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        hidden_states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        entered = hidden_states.detach()
+        entered = entering(args, kwargs).detach()
         self.entered = entered if self.own is None else self.own(entered)
         return self.base(*args, **kwargs)
 
@@ -51,12 +55,12 @@ class AfterBlocks(StandIn):
         self.added: Tensor | None = None
         self._why_not = partial(_own_blocks, weakref.ref(transformer))
 
-    def forward(self, hidden_states: Tensor, *args: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         entered, self.first.entered = self.first.entered, None
         if entered is None:
             raise NotImplementedError(self._why_not())
         self.added = hidden_states.detach().to(entered.dtype) - entered.to(hidden_states.device)
-        return self.base(hidden_states, *args)
+        return self.base(hidden_states, *args, **kwargs)
 
 
 class InsteadOfBlocks(StandIn):
@@ -81,7 +85,7 @@ class InsteadOfBlocks(StandIn):
         self._places = transformer._modules
         self._why_not = partial(_own_blocks, weakref.ref(transformer))
 
-    def forward(self, hidden_states: Tensor, *args: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         # A compiled forward was traced as it is: looking would only add guards to its graph.
         if not torch.compiler.is_compiling() and any(
             self._places[name] is not empty for name, empty in self._lists.items()
@@ -89,7 +93,7 @@ class InsteadOfBlocks(StandIn):
             raise NotImplementedError(self._why_not())
         if self.own is not None:
             hidden_states = self.own(hidden_states)
-        return self.base(hidden_states + self.added.to(hidden_states), *args)
+        return self.base(hidden_states + self.added.to(hidden_states), *args, **kwargs)
 
 
 def _own_blocks(transformer: weakref.ref[nn.Module]) -> str:

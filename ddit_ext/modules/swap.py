@@ -13,6 +13,10 @@ from typing import Any
 from torch import nn
 
 
+ABSENT = object()
+"""What an entry was that there was none of."""
+
+
 class Changes:
     """Entries of dictionaries that are other than they were, until `undo`.
 
@@ -24,8 +28,8 @@ class Changes:
         self._noted: list[tuple[dict[str, Any], str, Any]] = []
 
     def put(self, where: dict[str, Any], key: str, value: Any) -> None:
-        """Change one entry that exists, such as an attribute in `vars(object)`."""
-        self._noted.append((where, key, where[key]))
+        """Change one entry, such as an attribute in `vars(object)`; one that there was none of goes again."""
+        self._noted.append((where, key, where.get(key, ABSENT)))
         where[key] = value
 
     def swap(self, root: nn.Module, replacements: Mapping[str, nn.Module]) -> None:
@@ -39,7 +43,10 @@ class Changes:
         noted = self._noted
         while noted:
             where, key, was = noted[-1]
-            where[key] = was
+            if was is ABSENT:
+                where.pop(key, None)
+            else:
+                where[key] = was
             noted.pop()
 
 

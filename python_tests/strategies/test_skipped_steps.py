@@ -16,7 +16,7 @@ import ddit_ext
 from ddit_ext import TeaCache
 from ddit_ext.coarse import Adapter
 from ddit_ext.families import family_for
-from ddit_ext.families.base import check_here
+from ddit_ext.families.model import check_here
 from ddit_ext.modules.swap import Changes
 from ddit_ext.runtime.denoisers import Part
 from ddit_ext.runtime.residual_cache import ResidualCache

@@ -43,9 +43,10 @@ def run_states(encoder: Encoder, prompt: str, settings: DataSettings, seed: int)
         if not text:
             text.update(encoder.rows({name: arguments.get(name) for name in family.TEXT}))
 
-    call = {"num_frames": settings.frames} if settings.frames > 1 else {}
+    call: dict[str, Any] = {"num_frames": settings.frames} if settings.frames > 1 else {}
+    call |= encoder.accepted({"max_sequence_length": settings.max_sequence_length})
     if generate.guidance_scale is not None:
-        call["guidance_scale"] = generate.guidance_scale
+        call[encoder.GUIDANCE] = generate.guidance_scale
     held = (pipe.transformer, getattr(pipe, "transformer_2", None))  # Wan 2.2 goes over to the second
     handles = [
         model.register_forward_pre_hook(watch, with_kwargs=True) for model in held if model is not None
@@ -56,7 +57,6 @@ def run_states(encoder: Encoder, prompt: str, settings: DataSettings, seed: int)
             height=settings.height,
             width=settings.width,
             num_inference_steps=generate.steps,
-            max_sequence_length=settings.max_sequence_length,
             generator=torch.Generator().manual_seed(seed),
             output_type="latent",
             **call,
