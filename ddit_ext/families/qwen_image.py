@@ -6,7 +6,6 @@ replaced for a coarse call. Reference pictures are appended and stay as they are
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -45,18 +44,31 @@ class QwenImageEncoder(Encoder):
 class QwenPositions(nn.Module):
     """Stands in `pos_embed`: positions of merged cells for the latent, the model's own for references and text."""
 
-    def __init__(
-        self, base: nn.Module, shapes: Any, grid: Grid, positions: Callable[[torch.device], Tensor]
-    ) -> None:
+    def __init__(self, base: nn.Module, shapes: Any, grid: Grid, scale: int) -> None:
         super().__init__()
         self.base = base
         self.shapes = shapes
         self.own = grid.tokens
-        self.positions = positions
+        frame, rows, columns = (
+            base.rope_params(at, width, base.theta)
+            for at, width in zip((torch.zeros(1), *_middles(grid, scale)), base.axes_dim, strict=True)
+        )
+        shape = (len(rows), len(columns), -1)
+        tables = (frame[:, None].expand(shape), rows[:, None].expand(shape), columns.expand(shape))
+        self.table = torch.cat(tables, dim=-1).flatten(0, 1)
 
     def forward(self, video_fhw: Any, **options: Any) -> tuple[Tensor, Tensor]:
         image, text = self.base(self.shapes, **options)
-        return torch.cat([self.positions(image.device), image[self.own :]]), text
+        return torch.cat([self.table.to(image.device), image[self.own :]]), text
+
+
+def _middles(grid: Grid, scale: int) -> list[Tensor]:
+    """Rows and columns of merged cells, counted from the middle of the picture."""
+    cpu, fine = torch.device("cpu"), (grid.rows, grid.columns)
+    return [
+        centres(count, scale, "centre", cpu) - (side - side // 2)
+        for count, side in zip(grid.coarse(scale)[1:], fine, strict=True)
+    ]
 
 
 class QwenImageFamily(PackedFamily):
@@ -119,24 +131,10 @@ class QwenImageFamily(PackedFamily):
     def _rewrite(
         self, arguments: dict[str, Any], weights: ScaleWeights, grid: Grid, step: CoarseStep
     ) -> tuple[dict[str, Any], dict[str, nn.Module]]:
-        rope, shapes = self.transformer.pos_embed, arguments["img_shapes"]
-
-        def positions(device: torch.device) -> Tensor:
-            _, rows, columns = grid.coarse(weights.scale)
-            tables = [rope.rope_params(torch.zeros(1), rope.axes_dim[0], rope.theta)[:, None]]
-            for axis, count, fine in ((1, rows, grid.rows), (2, columns, grid.columns)):
-                shown = fine if weights.positions == "centre" else count
-                at = centres(count, weights.scale, weights.positions, torch.device("cpu")) - (
-                    shown - shown // 2
-                )
-                tables.append(rope.rope_params(at, rope.axes_dim[axis], rope.theta).unsqueeze(2 - axis))
-            shape = (rows, columns, -1)
-            return torch.cat([table.expand(*shape) for table in tables], dim=-1).flatten(0, 1).to(device)
-
-        coarse = [
-            [(1, *grid.coarse(weights.scale)[1:]), *(s[1:] if isinstance(s, list) else ())] for s in shapes
-        ]
+        shapes, merged = arguments["img_shapes"], (1, *grid.coarse(weights.scale)[1:])
+        coarse = [[merged, *(shape[1:] if isinstance(shape, list) else ())] for shape in shapes]
         changes: dict[str, Any] = {"timestep": self.coarse_timestep(arguments, step), "img_shapes": coarse}
-        return changes | self.pooled(arguments, grid, weights.scale), self.stand_ins(step, grid) | {
-            "pos_embed": QwenPositions(rope, shapes, grid, positions)
-        }
+        replacements = self.stand_ins(step, grid)
+        if weights.positions == "centre":
+            replacements["pos_embed"] = QwenPositions(self.transformer.pos_embed, shapes, grid, weights.scale)
+        return changes | self.pooled(arguments, grid, weights.scale), replacements

@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import nn
 
-
 ABSENT = object()
 """What an entry was that there was none of."""
 
