@@ -87,7 +87,8 @@ class Encoder(ABC):
     def accepted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Those arguments that the pipeline's call takes."""
         known = inspect.signature(type(self.pipe).__call__).parameters
-        return {name: value for name, value in arguments.items() if name in known}
+        every = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+        return {name: value for name, value in arguments.items() if every or name in known}
 
     @staticmethod
     def picture(pixels: Tensor) -> Tensor:
