@@ -31,9 +31,10 @@ _LAZY = {
     "policies": "ddit_ext.policies",
     "strategies": "ddit_ext.strategies",
     "embedded": "ddit_ext.embedded",
+    "k_diffusion": "ddit_ext.k_diffusion",
     "training": "ddit_ext.training",
 }
-_LAZY_MODULES = {"embedded", "policies", "strategies", "training"}
+_LAZY_MODULES = {"embedded", "k_diffusion", "policies", "strategies", "training"}
 
 __all__ = ["__version__", "build_info", "cells", "ops", "reference", *_LAZY]
 

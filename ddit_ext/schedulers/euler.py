@@ -12,6 +12,25 @@ import torch
 from .history import History
 
 
+def corrected(sample: torch.Tensor, history: History, slope: torch.Tensor) -> torch.Tensor:
+    """`sample`, in float32, with the error of the last gap taken back, as the new slope of the outputs shows it."""
+    last = history.call
+    if last.correction == 0.0:
+        return sample
+    missed = slope if history.slope is None else slope - last.slope * history.slope
+    return sample.float() + last.correction * history.where_unchanged(missed)
+
+
+def crossed(
+    output: torch.Tensor, sample: torch.Tensor, call: Any, slope: torch.Tensor | None
+) -> torch.Tensor:
+    """The sample at the end of a call's gap, from that at the call, in the dtype of `output`."""
+    new = sample.float() + call.s0 * output.float()
+    if slope is not None and call.forecast != 0.0:
+        new += call.forecast * slope
+    return new.to(output.dtype)
+
+
 class EulerGaps:
     """The updates of one run; `base` is a FlowMatchEulerDiscreteScheduler that holds all levels."""
 
@@ -22,12 +41,8 @@ class EulerGaps:
         """Continue another's run; nothing is kept between calls."""
 
     def correct(self, sample: torch.Tensor, history: History, slope: torch.Tensor) -> torch.Tensor:
-        """`sample`, in float32, with the error of the last gap taken back, as the new slope of the outputs shows it."""
-        last = history.call
-        if last.correction == 0.0:
-            return sample
-        missed = slope if history.slope is None else slope - last.slope * history.slope
-        return sample.float() + last.correction * history.where_unchanged(missed)
+        """As :func:`corrected`."""
+        return corrected(sample, history, slope)
 
     def cross(
         self,
@@ -43,8 +58,5 @@ class EulerGaps:
         base._step_index = level
         if call.levels == 1 and (call.forecast == 0.0 or slope is None):
             return base.step(output, base.timesteps[level], sample, return_dict=False, **extra)[0]
-        new = sample.float() + call.s0 * output.float()
-        if slope is not None and call.forecast != 0.0:
-            new += call.forecast * slope
         base._step_index = level + call.levels
-        return new.to(output.dtype)
+        return crossed(output, sample, call, slope)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import diffusers
@@ -14,6 +13,7 @@ from .._core import ForecastPlan
 from . import bases
 from .places import Places, Steps, Timesteps
 from .run import ComputedStep, Run, shares_storage
+from .settings import calls_of, check_settings
 from .through import copied_lists
 
 _OWN = ("calls", "speedup", "target", "growth", "slope", "corrector")
@@ -71,7 +71,7 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         corrector: float | None = None,
     ) -> None:
         own = dict(zip(_OWN, (calls, speedup, target, growth, slope, corrector), strict=True))
-        _check_settings(**own)
+        check_settings("ForecastScheduler", **own)
         base = scheduler.base if isinstance(scheduler, ForecastScheduler) else scheduler
         self.base = _copied(base)
         names = {
@@ -143,7 +143,9 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         self._steps = Steps(
             base=self.base,
             sigmas=sigmas,
-            calls=self._calls_of(len(sigmas) - 1),
+            calls=calls_of(
+                "ForecastScheduler", len(sigmas) - 1, self.config["calls"], self.config["speedup"]
+            ),
             settings={key: self.config[key] for key in ("target", "growth", "slope", "corrector")},
             counted=kwargs.get("sigmas") is None and kwargs.get("timesteps") is None,
         )
@@ -266,22 +268,6 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
                 return places
         return self._run.places
 
-    def _calls_of(self, steps: int) -> int:
-        calls, speedup = self.config["calls"], self.config["speedup"]
-        if calls is None:
-            calls = math.floor(steps / speedup + 1e-9)
-            if calls < 2 and speedup > 1:
-                raise ValueError(
-                    f"ForecastScheduler: speedup={speedup:g} of {steps} steps leaves {calls} model calls, and 2 are "
-                    f"needed. Ask for a speedup up to {max(steps / 2, 1):g}, or the pipeline for more steps."
-                )
-        if calls > steps:
-            raise ValueError(
-                f"ForecastScheduler: calls={calls} is more than the pipeline's {steps} steps. Ask for fewer calls, or "
-                "the pipeline for more steps."
-            )
-        return calls
-
 
 def _blank(base_class: type) -> ForecastScheduler:
     return object.__new__(bases.class_like(ForecastScheduler, base_class))
@@ -291,27 +277,3 @@ def _copied(scheduler: Any) -> Any:
     made = object.__new__(type(scheduler))
     made.__dict__.update(copied_lists(vars(scheduler)))
     return made
-
-
-def _check_settings(calls: Any, speedup: Any, target: Any, growth: Any, slope: Any, corrector: Any) -> None:
-    if (calls is None) == (speedup is None):
-        raise ValueError(
-            f"ForecastScheduler: give one of calls and speedup, got calls={calls}, speedup={speedup}."
-        )
-    if calls is not None and (isinstance(calls, bool) or not isinstance(calls, int) or calls < 1):
-        raise ValueError(f"ForecastScheduler: calls must be a whole number of 1 or more, got {calls!r}.")
-    if speedup is not None and not (_is_number(speedup) and 1 <= speedup < math.inf):
-        raise ValueError(f"ForecastScheduler: speedup must be a number of 1 or more, got {speedup!r}.")
-    if target not in ("run", "exact"):
-        raise ValueError(f'ForecastScheduler: target must be "run" or "exact", got {target!r}.')
-    for name, value, low, high in (
-        ("growth", growth, 1, 4),
-        ("slope", slope, 0, 1),
-        ("corrector", corrector, 0, 1),
-    ):
-        if value is not None and not (_is_number(value) and low <= value <= high):
-            raise ValueError(f"ForecastScheduler: {name} must be in [{low}, {high}] or None, got {value!r}.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -21,6 +21,7 @@ LAYERS = (
     {"coarse"},
     {"families"},
     {"strategies", "policies", "schedulers"},
+    {"k_diffusion"},
     {"reports"},
     {"runtime"},
     {"calibration"},
