@@ -22,6 +22,7 @@ from ddit_ext.embedded.pipeline import FLUX_DEFAULTS
 from ddit_ext.families import family_for
 
 STEPS = embedded.STEPS
+BLIND_DRAWS = 4
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Bench:
             "img_ids": self.pipe._prepare_latent_image_ids(1, self.rows, self.rows, "cpu", torch.float32),
         }
         self.sigmas = self.levels(steps)
+        self.generator = torch.Generator().manual_seed(seed + 1)
         self.detail = {scale: _detail(self.pipe, side, scale) for scale in (2, 4)}
 
     def levels(self, steps: int) -> np.ndarray:
@@ -117,11 +119,13 @@ class Bench:
     def velocity(
         self, latents: Tensor, sigma: float, scale: int = 1, source: Adapter | str = "oracle"
     ) -> Tensor:
-        """Packed velocity; ``source`` of a coarse one: an adapter, or "oracle", the base's with its low band kept."""
+        """Packed velocity; ``source`` of a coarse one: an adapter, "oracle", or "blind" (see below)."""
         level = torch.full((len(latents),), sigma)
         call = self.arguments | {"hidden_states": latents, "timestep": level}
-        if scale == 1 or source == "oracle":
+        if scale == 1 or isinstance(source, str):
             full = self.transformer(**call, return_dict=False)[0]
+            if source == "blind" and scale > 1:
+                full = self.blind(latents, full, sigma, scale)
             return full if scale == 1 else self.oracle(latents, full, sigma, scale)
         with self.family.coarse(call, source.weights(scale, latents), level) as coarse:
             return self.transformer(**coarse, return_dict=False)[0]
@@ -131,6 +135,27 @@ class Bench:
         gain = detail_gain(torch.tensor([sigma]), self.detail[scale]).item()
         noisy, wanted = self.unpack(latents), self.unpack(full)
         return self.pack(spread(wanted, scale) + gain * (noisy - spread(noisy, scale)))
+
+    @torch.no_grad()
+    def blind(
+        self, latents: Tensor, full: Tensor, sigma: float, scale: int, draws: int = BLIND_DRAWS
+    ) -> Tensor:
+        """The base's velocity, averaged over noise inside the coarse patches: what can be known from the low band alone.
+
+        The noise of ``latents``, as ``full`` tells it, keeps its low band and gets other detail, ``draws`` times.
+        """
+        level = torch.full((len(latents),), sigma)
+        noisy, velocity = self.unpack(latents), self.unpack(full)
+        clean, noise = noisy - sigma * velocity, noisy + (1 - sigma) * velocity
+        total = torch.zeros_like(full)
+        for _ in range(draws):
+            fresh = torch.randn(noise.shape, generator=self.generator)
+            fresh = spread(noise, scale) + fresh - spread(fresh, scale)
+            other = self.pack((1 - sigma) * clean + sigma * fresh)
+            total += self.transformer(
+                **self.arguments | {"hidden_states": other, "timestep": level}, return_dict=False
+            )[0]
+        return total / draws
 
     def unpack(self, tokens: Tensor) -> Tensor:
         """``[B, N, 4 C]`` -> ``[B, C, H, W]``."""
