@@ -34,6 +34,8 @@ class Plan:
         slope: of the line, as a share of the last two outputs' slope.
         corrector: share of the last gap's error that the next call takes back.
         across: whether the slope is also taken between two calls of different scales.
+        anchor: a full call before the last coarse one is joined by a coarse one; what it has beyond that is added to
+            the coarse calls that follow. None: no. 0: as it is; up to 1: a share of its line over σ as well.
         exact: aim at the ODE's own sample in place of the run of STEPS Euler steps.
     """
 
@@ -42,18 +44,27 @@ class Plan:
     corrector: float = 1.0
     across: bool = True
     exact: bool = False
+    anchor: float | None = None
 
     @classmethod
     def sizes(cls, sizes: Sequence[int]) -> Plan:
         """One call a step."""
         return cls(dict(enumerate(sizes)))
 
-    def count(self, scale: int) -> int:
-        return sum(size == scale for size in self.calls.values())
+    def anchors(self) -> dict[int, int]:
+        """Full calls that a coarse one joins, with its scale: that of the next coarse call."""
+        if self.anchor is None:
+            return {}
+        coarse = {step: size for step, size in self.calls.items() if size > 1}
+        return {
+            step: next(size for later, size in coarse.items() if later > step)
+            for step, size in self.calls.items()
+            if size == 1 and step < max(coarse, default=0)
+        }
 
-    def cost(self, ratios: Mapping[int, float]) -> float:
-        """In calls of the base; ratios: scale -> how many of its calls take as long as one of the base's."""
-        return sum(1 / ratios[size] for size in self.calls.values())
+    def sizes_called(self) -> list[int]:
+        """The scale of every call of the transformer, those beside full ones too."""
+        return [*self.calls.values(), *self.anchors().values()]
 
 
 def growing(calls: int, growth: float, start: int = 0, total: int = STEPS) -> list[int]:
@@ -170,10 +181,19 @@ class Bench:
         levels = self.sigmas if sigmas is None else sigmas
         places = [*plan.calls, len(levels) - 1]
         latents = self.noise.clone()
+        anchors, beyond = plan.anchors(), []  # (noise level, what the full call has beyond the coarse one)
         before = None  # output, noise level, slope, first moment and scale of the last call
         for step, after in zip(places, places[1:], strict=False):
             scale, sigma, end = plan.calls[step], levels[step], levels[after]
             output = self.velocity(latents, float(sigma), scale, source)
+            if step in anchors:
+                coarse = self.velocity(latents, float(sigma), anchors[step], source)
+                beyond = [*beyond[-1:], (sigma, output - coarse)]
+            elif scale > 1 and beyond:
+                output = output + beyond[-1][1]
+                if len(beyond) > 1:
+                    (first, one), (last, other) = beyond
+                    output = output + plan.anchor * float((sigma - last) / (last - first)) * (other - one)
             widths = np.diff(levels[step : after + 1])
             moment = float((widths * (levels[step:after] - sigma)).sum())
             if plan.exact:
