@@ -20,7 +20,7 @@ struct ForecastSettings {
   double corrector = 0.0;
 };
 
-// What ForecastPlan takes where nothing is given (docs/forecast-sampler.md has the measurements).
+// What ForecastPlan takes where nothing is given (docs/forecast.md has the measurements).
 ForecastSettings forecast_defaults(int64_t steps, int64_t calls, ForecastTarget target);
 
 // The k-th computed step is at steps * (k / calls)^growth, rounded, and after the one before.
