@@ -1,60 +1,65 @@
-"""Pictures from a real, trained FLUX pipeline, with patch sizes that change from step to step.
+"""Images from a real, trained FLUX pipeline: the full run, and three ways to spend about half of its time.
 
     python examples/demo.py --out demo_output
 
-Draws the same prompts and seeds at the fixed patch size, and at a target speed with dynamic patches, with skipped steps whose
-features are forecast, and as a control with so many fewer steps. Writes ``contact_sheet.png`` (the pictures side by side, the
-size of every step between them), ``run.html`` (one run in detail), ``report.json`` and ``table.md`` (time, steps per size,
-fidelity).
+Draws the same prompts and seeds in full, with forecast steps, with larger patches, and with fewer steps. Writes
+``contact_sheet.png`` (the images side by side), ``run.html`` (the forecast run in detail), ``report.json`` and ``table.md``.
+Times are medians of interleaved repeats.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from side_by_side import WAYS, Drawing, check_steps, draw_all, legend, table, token_bars
-from tqdm import tqdm
+from side_by_side import Drawing, Way, check_steps, draw_all, headings, table, ways
 
 from ddit_ext import embedded
 
 PROMPTS = (
     "a pizza and a penguin on blue stripes",
+    "a cat and a watermelon on pink dots",
+    "a sunflower and a butterfly on plain blue",
     "a rocket on plain purple",
     "a panda on a green gradient",
-    "a cat and a watermelon on pink dots",
     "a snowman on red checks",
-    "a sunflower and a butterfly on plain blue",
 )
+ON_SHEET = 3  # prompts; more would be too small to see on a page
 
-FORECAST = {"forecast": 0.75, "corrector": 1.0}
 
-
-def contact_sheet(drawings: list[Drawing], path: Path) -> None:
+def contact_sheet(drawings: Sequence[Drawing], used: Sequence[Way], path: Path) -> None:
+    """A row a prompt, a column a way, two images in each cell."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    shown = drawings[:ON_SHEET]
     figure, axes = plt.subplots(
-        len(drawings),
-        5,
-        figsize=(21, 1.75 * len(drawings) + 0.6),
-        width_ratios=(4, 3, 4, 4, 4),
-        constrained_layout=True,
+        len(shown), len(used), figsize=(11, 1.62 * len(shown) + 0.6), constrained_layout=True, squeeze=False
     )
-    for row, drawing in zip(axes, drawings, strict=True):
-        pictures = (row[0], *row[2:])
-        for axis, shown, name, seconds in zip(pictures, drawing.shown, WAYS, drawing.seconds, strict=True):
-            axis.imshow(np.concatenate(list(shown), axis=1), interpolation="nearest")
-            axis.set_title(f"{name}, {seconds:.1f} s", fontsize=9)
-            axis.axis("off")
-        token_bars(row[1], drawing)
-    legend(figure)
-    figure.savefig(path, dpi=110)
+    for row, drawing in zip(axes, shown, strict=True):
+        for axis, pictures in zip(row, drawing.shown, strict=True):
+            axis.imshow(np.concatenate(list(pictures[:2]), axis=1), interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+        row[0].set_ylabel(
+            "\n".join(_wrapped(drawing.prompt)), fontsize=10, rotation=0, ha="right", va="center"
+        )
+    for axis, heading in zip(axes[0], headings(drawings, used), strict=True):
+        axis.set_title(heading, fontsize=13)
+    figure.savefig(path, dpi=160)
+
+
+def _wrapped(text: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, 16)
 
 
 def main() -> None:
@@ -63,7 +68,11 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=embedded.STEPS, help="denoising steps (default: %(default)s)"
     )
-    parser.add_argument("--pictures", type=int, default=4, help="pictures a prompt (default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=4, help="images a prompt (default: %(default)s)")
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="how many (default: all)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="timed runs of each image (default: %(default)s)"
+    )
     parser.add_argument("--target-speedup", type=float, default=2.0, help="default: %(default)s")
     arguments = parser.parse_args()
     check_steps(parser, arguments.steps, arguments.target_speedup)
@@ -81,21 +90,17 @@ def main() -> None:
         ).images
         return np.uint8(np.rint(images * 255))
 
-    def drawn(prompt: str, seed: int) -> Drawing:
-        return draw_all(model, draw, prompt, seed, arguments.steps, arguments.target_speedup, FORECAST)
-
-    drawn(PROMPTS[0], 0)  # warm up
-    drawings = [
-        drawn(prompt, seed) for seed, prompt in enumerate(tqdm(PROMPTS, desc="prompts", unit="prompt"))
-    ]
-    contact_sheet(drawings, arguments.out / "contact_sheet.png")
-    shown = table(model, drawings)
+    used = ways(model, arguments.steps, arguments.target_speedup)
+    drawings = draw_all(model.pipeline, draw, used, PROMPTS[: arguments.prompts], arguments.repeats)
+    contact_sheet(drawings, used, arguments.out / "contact_sheet.png")
+    shown = table(model, drawings, [way.name for way in used])
     (arguments.out / "table.md").write_text(shown + "\n")
-    drawings[0].report.html(arguments.out / "run.html")
-    reports = {drawing.prompt: drawing.report.to_dict() for drawing in drawings}
+    drawings[0].reports[1].html(arguments.out / "run.html")
+    reports = {drawing.prompt: drawing.reports[1].to_dict() for drawing in drawings}
     (arguments.out / "report.json").write_text(json.dumps(reports, indent=1) + "\n")
-    print(shown)
-    print(f"\nPictures: {arguments.out / 'contact_sheet.png'}")
+    print(
+        f"\n{shown}\n\nImages: {arguments.out / 'contact_sheet.png'}\nOne run: {arguments.out / 'run.html'}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,24 +1,23 @@
-"""Clips from a real, trained Wan pipeline, with patch sizes that change from step to step.
+"""Clips from a real, trained Wan pipeline: the full run, and three ways to spend about half of its time.
 
     python examples/demo_video.py --out demo_video_output
 
-Draws the same prompts and seeds at the fixed patch size, and at a target speed with dynamic patches, with skipped steps whose
-features are forecast, and as a control with so many fewer steps. Writes ``clips.gif`` (a row a prompt, the ways side by side),
-``contact_sheet.png`` (their frames, and the size of every step), ``run.html`` (one run in detail, with its temporal
-fidelity), ``report.json`` and ``table.md`` (time, steps per size, fidelity, flicker, motion).
+Draws the same prompts and seeds in full, with forecast steps, with larger patches, and with fewer steps. Writes ``clips.gif``
+(a row a prompt, a column a way), ``contact_sheet.png`` (their frames), ``run.html`` (the forecast run, with its fidelity
+frame by frame), ``report.json`` and ``table.md``. Times are medians of interleaved repeats.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from side_by_side import WAYS, Drawing, check_steps, draw_all, legend, table, token_bars
-from tqdm import tqdm
+from side_by_side import Drawing, Way, check_steps, draw_all, headings, table, ways
 
 from ddit_ext import embedded
 from ddit_ext.fidelity import temporal_fidelity
@@ -31,15 +30,14 @@ PROMPTS = (
     "a growing pumpkin on yellow dots",
     "a drifting whale on plain blue",
 )
-FORECAST = {"forecast": 0.5}  # this pipeline's sampler takes no corrector
 ENLARGED, FRAME_MILLISECONDS = 2, 160
 MEASURES = {
-    "flicker": lambda shown, fixed: float(temporal_fidelity(shown, fixed).flicker.mean()),
-    "motion": lambda shown, fixed: float(np.nanmean(temporal_fidelity(shown, fixed).motion)),
+    "flicker": lambda shown, full: float(temporal_fidelity(shown, full).flicker.mean()),
+    "motion": lambda shown, full: float(np.nanmean(temporal_fidelity(shown, full).motion)),
 }
 
 
-def animate(drawings: list[Drawing], path: Path) -> None:
+def animate(drawings: Sequence[Drawing], path: Path) -> None:
     """A row a prompt, a column a way."""
     rows = [np.concatenate([shown[0] for shown in drawing.shown], axis=2) for drawing in drawings]
     frames = np.concatenate(rows, axis=1).repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
@@ -47,24 +45,26 @@ def animate(drawings: list[Drawing], path: Path) -> None:
     first.save(path, save_all=True, append_images=rest, duration=FRAME_MILLISECONDS, loop=0)
 
 
-def contact_sheet(drawings: list[Drawing], path: Path) -> None:
+def contact_sheet(drawings: Sequence[Drawing], used: Sequence[Way], path: Path) -> None:
+    """For each prompt a row a way, with the clip's frames."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(12, 4.5 * len(drawings) + 0.6), constrained_layout=True)
-    ways = len(WAYS)
-    grid = figure.add_gridspec(ways * len(drawings), 2, width_ratios=(3, 8))
-    for number, drawing in enumerate(drawings):
-        token_bars(figure.add_subplot(grid[ways * number : ways * (number + 1), 0]), drawing)
-        for way, (shown, name, seconds) in enumerate(zip(drawing.shown, WAYS, drawing.seconds, strict=True)):
-            axis = figure.add_subplot(grid[ways * number + way, 1])
-            axis.imshow(np.concatenate(list(shown[0]), axis=1), interpolation="nearest")
-            axis.set_title(f"{name}, {seconds:.1f} s", fontsize=9)
-            axis.axis("off")
-    legend(figure)
-    figure.savefig(path, dpi=100)
+    names = headings(drawings, used)
+    count = len(used) * len(drawings)
+    figure, axes = plt.subplots(count, 1, figsize=(11, 1.15 * count), constrained_layout=True)
+    for number, axis in enumerate(np.atleast_1d(axes)):
+        drawing, way = drawings[number // len(used)], number % len(used)
+        axis.imshow(np.concatenate(list(drawing.shown[way][0]), axis=1), interpolation="nearest")
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+        axis.set_ylabel(names[way], fontsize=10, rotation=0, ha="right", va="center")
+        if way == 0:
+            axis.set_title(drawing.prompt, fontsize=11, loc="left")
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
@@ -72,6 +72,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo_video_output"))
     parser.add_argument(
         "--steps", type=int, default=embedded.STEPS, help="denoising steps (default: %(default)s)"
+    )
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="how many (default: all)")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="timed runs of each clip (default: %(default)s)"
     )
     parser.add_argument("--target-speedup", type=float, default=2.0, help="default: %(default)s")
     arguments = parser.parse_args()
@@ -86,23 +90,19 @@ def main() -> None:
         ).frames
         return np.uint8(np.rint(frames * 255))
 
-    def drawn(prompt: str, seed: int) -> Drawing:
-        return draw_all(model, draw, prompt, seed, arguments.steps, arguments.target_speedup, FORECAST)
-
-    drawn(PROMPTS[0], 0)  # warm up
-    drawings = [
-        drawn(prompt, seed) for seed, prompt in enumerate(tqdm(PROMPTS, desc="prompts", unit="prompt"))
-    ]
+    used = ways(model, arguments.steps, arguments.target_speedup)
+    drawings = draw_all(model.pipeline, draw, used, PROMPTS[: arguments.prompts], arguments.repeats)
     animate(drawings, arguments.out / "clips.gif")
-    contact_sheet(drawings, arguments.out / "contact_sheet.png")
-    shown = table(model, drawings, MEASURES)
+    contact_sheet(drawings, used, arguments.out / "contact_sheet.png")
+    shown = table(model, drawings, [way.name for way in used], MEASURES)
     (arguments.out / "table.md").write_text(shown + "\n")
-    fixed, dynamic, *_ = drawings[0].shown
-    drawings[0].report.html(arguments.out / "run.html", clips=dynamic, references=fixed)
-    reports = {drawing.prompt: drawing.report.to_dict() for drawing in drawings}
+    full, forecast, *_ = drawings[0].shown
+    drawings[0].reports[1].html(arguments.out / "run.html", clips=forecast, references=full)
+    reports = {drawing.prompt: drawing.reports[1].to_dict() for drawing in drawings}
     (arguments.out / "report.json").write_text(json.dumps(reports, indent=1) + "\n")
-    print(shown)
-    print(f"\nClips: {arguments.out / 'clips.gif'}, their frames: {arguments.out / 'contact_sheet.png'}")
+    print(
+        f"\n{shown}\n\nClips: {arguments.out / 'clips.gif'}, their frames: {arguments.out / 'contact_sheet.png'}"
+    )
 
 
 if __name__ == "__main__":

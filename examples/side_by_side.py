@@ -1,39 +1,70 @@
-"""What the demos share: a prompt drawn in four ways from the same noise, and the table of what each way took."""
+"""What the demos share: prompts drawn in four ways from the same noise, their times, and the table of both."""
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import ddit_ext
-from ddit_ext import embedded
+from ddit_ext import Budget, Forecast, embedded
 from ddit_ext.fidelity import psnr
-from ddit_ext.policies import growing_gaps
-
-SIZES = (1, 2, 4)
-COLOURS = {1: "#3b4cc0", 2: "#8db0fe", 4: "#f2b08a"}
-WAYS = ("fixed p", "dynamic", "forecast", "fewer steps")
 
 Draw = Callable[[str, int, int], np.ndarray]  # prompt, seed, steps -> uint8 [n, ...]
+Measure = Callable[[np.ndarray, np.ndarray], float]  # shown, full run's -> how close
+
+LOST = 0.1
+"""A run that waited for a core for more than this share of its time is made again."""
+
+SPARE = 4
+"""One run in so many may be made again: on a machine that is always busy, medians have to do."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to draw: its name, how many steps are asked for, and what patch() is told (None: not patched)."""
+
+    name: str
+    steps: int
+    patch: dict[str, Any] | None = None
+
+
+def ways(model: embedded.Embedded, steps: int, target: float) -> list[Way]:
+    """The full run, and three ways that take about 1 / target of its time."""
+    calls = max(2, round(steps / target))
+    # Full-size steps at both ends come closest at this speed by larger patches alone.
+    larger = Budget(target, scales=(1, 2), protect=(steps // 9, steps // 14))
+    return [
+        Way("full run", steps),
+        Way("forecast", steps, {"schedule": Forecast(calls=calls)}),
+        Way("larger patches", steps, {"adapter": model.adapter, "schedule": larger}),
+        Way("fewer steps", calls),
+    ]
 
 
 @dataclass
 class Drawing:
-    """One prompt, drawn in the four :data:`WAYS` from the same noise."""
+    """One prompt in each way, from the same noise: uint8 [n, ...] a way, and seconds of every repeat a way."""
 
     prompt: str
-    shown: list[np.ndarray]  # uint8 [n, ...], a way each
-    seconds: list[float]
-    report: ddit_ext.Report  # of the dynamic run
+    shown: list[np.ndarray]
+    seconds: list[list[float]]
+    reports: list[ddit_ext.Report | None]
+
+    def speeds(self) -> list[float]:
+        """Times as fast as the full run, by the medians of the repeats."""
+        medians = [statistics.median(each) for each in self.seconds]
+        return [medians[0] / median for median in medians]
 
 
 def check_steps(parser: argparse.ArgumentParser, steps: int, target: float) -> None:
-    """Exit with an error where a run of `steps` leaves nothing to skip at the target speed."""
+    """Exit with an error where a run of `steps` leaves nothing to forecast at the target speed."""
     if not (steps >= 4 and target >= 1.2):
         parser.error(
             f"--steps must be 4 or more and --target-speedup 1.2 or more, got {steps} and {target:g}"
@@ -41,100 +72,101 @@ def check_steps(parser: argparse.ArgumentParser, steps: int, target: float) -> N
 
 
 def draw_all(
-    model: embedded.Embedded,
-    draw: Draw,
-    prompt: str,
-    seed: int,
-    steps: int,
-    target: float,
-    forecast: dict[str, float],
-) -> Drawing:
-    """At the fixed size, and at a target speed: with dynamic patches, with skipped steps forecast, with fewer steps.
+    pipe: Any, draw: Draw, ways: Sequence[Way], prompts: Sequence[str], repeats: int
+) -> list[Drawing]:
+    """Each prompt in each way, `repeats` times; the ways take turns, after one run of each that warms up.
 
-    forecast: how, as `ddit_ext.patch` takes it.
+    Only the first repeat's pictures are kept: the others are the same.
     """
+    from tqdm import tqdm
 
-    def timed(count: int, settings: dict[str, Any] | None) -> tuple[np.ndarray, float]:
-        handle = ddit_ext.patch(model.pipeline, model.adapter, **settings) if settings else None
-        reports.append(handle)
-        try:
-            started = time.perf_counter()
-            return draw(prompt, seed, count), time.perf_counter() - started
-        finally:
-            if handle is not None:
-                handle.unpatch()
-
-    reports: list[ddit_ext.Handle | None] = []
-    # Fine at both ends and 2p between them is what comes closest at this speed by sizes alone (docs/studies/which-rule.md).
-    sizes = {"scales": (1, 2), "target_speedup": target, "protect": (steps // 9, steps // 14)}
-    fewer = max(1, round(steps / target))
-    # A skipped step is cheap, not free: all of them together take about as long as a computed one.
-    computed = growing_gaps(steps, max(2, fewer - 1))
-    made = [
-        timed(steps, None),
-        timed(steps, sizes),
-        timed(steps, {"schedule": computed} | forecast),
-        timed(fewer, None),
-    ]
-    shown, seconds = zip(*made, strict=True)
-    return Drawing(prompt, list(shown), list(seconds), reports[1].report())
+    for way in ways:
+        _run(pipe, draw, way, prompts[0], 0)
+    drawings = [Drawing(prompt, [], [[] for _ in ways], []) for prompt in prompts]
+    total = repeats * len(prompts) * len(ways)
+    spare = total // SPARE
+    with tqdm(total=total, desc="runs", unit="run") as bar:
+        for repeat in range(repeats):
+            for seed, drawing in enumerate(drawings):
+                for number, way in enumerate(ways):
+                    run = _run(pipe, draw, way, drawing.prompt, seed)
+                    if run.lost > LOST and spare:
+                        spare -= 1
+                        run = min(run, _run(pipe, draw, way, drawing.prompt, seed), key=lambda one: one.lost)
+                    drawing.seconds[number].append(run.seconds)
+                    if repeat == 0:
+                        drawing.shown.append(run.shown)
+                        drawing.reports.append(run.report)
+                    bar.update()
+    return drawings
 
 
-Measure = Callable[[np.ndarray, np.ndarray], float]  # shown, fixed -> how close
+@dataclass(frozen=True)
+class _Run:
+    """lost: the share of the seconds that it waited for a core."""
+
+    shown: np.ndarray
+    seconds: float
+    lost: float
+    report: ddit_ext.Report | None
+
+
+def _run(pipe: Any, draw: Draw, way: Way, prompt: str, seed: int) -> _Run:
+    handle = ddit_ext.patch(pipe, **way.patch) if way.patch else None
+    try:
+        waited, started = _waited(), time.perf_counter()
+        shown = draw(prompt, seed, way.steps)
+        seconds = time.perf_counter() - started
+        return _Run(shown, seconds, (_waited() - waited) / seconds, handle and handle.report())
+    finally:
+        if handle is not None:
+            handle.unpatch()
+
+
+def _waited() -> float:
+    """Seconds that this thread was ready to run and had no core, so far; 0 where the system doesn't tell (off Linux)."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def table(
-    model: embedded.Embedded, drawings: list[Drawing], measures: dict[str, Measure] | None = None
+    model: embedded.Embedded,
+    drawings: Sequence[Drawing],
+    names: Sequence[str],
+    measures: dict[str, Measure] | None = None,
 ) -> str:
-    """Markdown: times, sizes, closeness to fixed p (PSNR and further measures), and what the classifier finds."""
-    closeness: dict[str, Measure] = {"PSNR, dB": lambda shown, fixed: float(psnr(shown, fixed).mean())}
+    """Markdown, a row a way: speed (the median over prompts), closeness to the full run, what the classifier finds."""
+    closeness: dict[str, Measure] = {"PSNR, dB": lambda shown, full: float(psnr(shown, full).mean())}
     closeness |= measures or {}
-    others = " / ".join(WAYS[1:])
-    head = ["prompt", "fixed p, s", f"speed: {others}", "dynamic: steps at p / 2p / 4p"]
-    head += [f"{name}: {others}" for name in closeness] + [f"found: {' / '.join(WAYS)}"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    rows = []
-    for drawing in drawings:
-        counts = [drawing.report.to_dict()["steps_per_scale"].get(size, 0) for size in SIZES]
-        close = [
-            [measure(shown, drawing.shown[0]) for shown in drawing.shown[1:]]
-            for measure in closeness.values()
+    lines = [
+        f"| | speed | {' | '.join(closeness)} | prompt found |",
+        "|---" * (len(closeness) + 3) + "|",
+    ]
+    for number, name in enumerate(names):
+        speed = statistics.median(drawing.speeds()[number] for drawing in drawings)
+        cells = [f"{speed:.2f}x"]
+        for measure in closeness.values():
+            values = [measure(drawing.shown[number], drawing.shown[0]) for drawing in drawings]
+            cells.append("" if number == 0 else f"{np.mean(values):.3g}")
+        found = [
+            model.score(drawing.shown[number], [drawing.prompt] * len(drawing.shown[number]))["accuracy"]
+            for drawing in drawings
         ]
-        found = [model.score(shown, [drawing.prompt] * len(shown))["accuracy"] for shown in drawing.shown]
-        rows.append((drawing.seconds, close, found))
-        lines.append(_row(drawing.prompt, drawing.seconds, close, found, " / ".join(map(str, counts))))
-    seconds, close, found = (np.array(values) for values in zip(*rows, strict=True))
-    # Sums: the speed of all is that of the whole work.
-    lines.append(_row("**all**", seconds.sum(0), close.mean(0), found.mean(0), ""))
+        lines.append(f"| {' | '.join([name, *cells, f'{np.mean(found):.0%}'])} |")
+    seconds = statistics.median(statistics.median(drawing.seconds[0]) for drawing in drawings)
+    lines.append("")
+    lines.append(f"{len(drawings)} prompts; a full run takes {seconds:.2f} s.")
     return "\n".join(lines)
 
 
-def _row(name: str, seconds: Any, close: Any, found: Any, counts: str) -> str:
-    speeds = " / ".join(f"{seconds[0] / other:.2f}x" for other in seconds[1:])
-    cells = [name, f"{seconds[0]:.2f}", speeds, counts]
-    cells += [" / ".join(f"{value:.3g}" for value in values) for values in close]
-    return f"| {' | '.join([*cells, ' / '.join(f'{share:.0%}' for share in found)])} |"
-
-
-def token_bars(axis: Any, drawing: Drawing) -> None:
-    """The tokens of each dynamic step, coloured by its size."""
-    steps = drawing.report.to_dict()["steps"]
-    axis.bar(
-        [step["index"] for step in steps],
-        [step["tokens"] for step in steps],
-        width=1.0,
-        color=[COLOURS[step["scale"]] for step in steps],
-    )
-    axis.set_title(drawing.prompt, fontsize=9)
-    axis.set_ylabel("tokens", fontsize=8)
-    axis.tick_params(labelsize=7)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def legend(figure: Any) -> None:
-    """What the bars' colours mean, under a figure."""
-    from matplotlib.patches import Patch
-
-    names = ["patch p" if size == 1 else f"patch {size}p" for size in SIZES]
-    handles = [Patch(color=COLOURS[size], label=name) for size, name in zip(SIZES, names, strict=True)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
+def headings(drawings: Sequence[Drawing], used: Sequence[Way]) -> list[str]:
+    """For a sheet of pictures: each way's name with its speed and PSNR over the prompts."""
+    shown = [f"{used[0].name}\n{used[0].steps} steps"]
+    for number, way in enumerate(used[1:], start=1):
+        speed = statistics.median(drawing.speeds()[number] for drawing in drawings)
+        close = np.mean([psnr(drawing.shown[number], drawing.shown[0]).mean() for drawing in drawings])
+        name = f"{way.steps} plain steps" if way.patch is None else way.name
+        shown.append(f"{name}\n{speed:.1f}x, {close:.0f} dB")
+    return shown
