@@ -1,11 +1,12 @@
 """One command for a machine with a GPU: builds, tests, checks and measures everything that needs one.
 
-    python benchmarks/gpu_check.py [--wheels DIR] [--out FILE.json] [--resume]
-    python benchmarks/gpu_check.py --device cpu --tiny        a dry run of the same code, its figures mean nothing
+    python3 benchmarks/gpu_check.py [--wheels DIR] [--out FILE.json] [--resume]       at most 420 s
+    python3 benchmarks/gpu_check.py --plan second --against FIRST.json [...]          at most 200 s: kernels that changed
+    python3 benchmarks/gpu_check.py --device cpu --tiny     a dry run of the same code, its figures mean nothing
 
-It takes less than 8 minutes and needs nothing from a network. What is found is written at once, to one JSON file
-and the same as Markdown; a kill loses nothing. A stage that fails is reported and does not stop the next ones;
-the exit status is 0 only if none failed. docs/design/gpu-check.md says how to read it.
+It needs nothing from a network. What is found is written at once, to one JSON file and the same as Markdown; a kill
+loses nothing. A stage that fails is reported and does not stop the next ones; the exit status is 0 only if none
+failed. docs/design/gpu-check.md says how to read it.
 """
 
 from __future__ import annotations
@@ -25,17 +26,24 @@ from pathlib import Path
 from gpu import driver, wheels
 from gpu.part import ROOT, Part, Skipped
 
-GROUPS = (  # stages of a group run side by side: tests and sanitizer measure nothing
-    {"environment": 40},
-    {"build": 100},
-    {"tests": 110, "sanitizer": 110},
-    {"ceilings": 25},
-    {"ops": 90},
-    {"steps": 105},
-)
-STAGES = [name for group in GROUPS for name in group]
-TOTAL = 470
-FIRST = 100
+PLANS = {  # groups of stages, with the seconds of each; stages of a group run side by side
+    "first": (
+        {"environment": 20},
+        {"build": 60},
+        {"tests": 45, "sanitizer": 45},
+        {"ceilings": 12},
+        {"ops": 50},
+        {"flux": 150},
+        {"ncu": 30},
+        {"wan": 45},
+    ),
+    "second": ({"environment": 20}, {"build": 50}, {"tests": 25}, {"ceilings": 12}, {"ops": 60}, {"ncu": 30}),
+    "suite": ({"environment": 20}, {"build": 60}, {"suite": 500}),
+}
+TOTAL = {"first": 420, "second": 200, "suite": 590}
+"""Seconds for all of a plan."""
+STAGES = [name for group in PLANS["first"] for name in group]
+FIRST = 60
 """Seconds that the first stage may take, at the others' cost: a cold torch takes long to import, and all follow from it."""
 
 TOOLS = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer", "/usr/local/nvidia/bin")
@@ -48,20 +56,28 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, few repetitions")
-    parser.add_argument("--stages", default=",".join(STAGES), help="some of them, with commas between")
+    parser.add_argument("--plan", choices=list(PLANS), default="first", help="which stages, and for how long")
+    parser.add_argument("--stages", help="some of the plan's, with commas between")
+    parser.add_argument(
+        "--against", type=Path, help="the JSON of an earlier run: the table has each op's time there"
+    )
     parser.add_argument("--resume", action="store_true", help="keep what has passed in --out")
     parser.add_argument("--wheels", type=Path, help="a folder of wheels of packages that are not installed")
     parser.add_argument(
         "--out", type=Path, help="by default benchmarks/results/gpu_check_<device>.json, its table beside it"
     )
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "gpu_check", help="folder for the logs")
-    parser.add_argument("--total", type=float, default=TOTAL, help="seconds for all of it")
+    parser.add_argument("--total", type=float, help="seconds for all of it; by default the plan's")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a stage, in a process of its own
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    unknown = sorted(set(options.stages.split(",")) - set(STAGES))
-    if unknown:
-        parser.error(f"--stages: expected some of {', '.join(STAGES)}, got {', '.join(unknown)}")
+    known = [name for group in PLANS[options.plan] for name in group]
+    options.stages = options.stages.split(",") if options.stages else known
+    options.total = TOTAL[options.plan] if options.total is None else options.total
+    if unknown := sorted(set(options.stages) - set(known)):
+        parser.error(f"--stages: expected some of {', '.join(known)}, got {', '.join(unknown)}")
+    if options.against and not options.against.is_file():
+        parser.error(f"--against: expected the JSON of an earlier run, got {options.against}")
     if options.device == "cpu" and not options.tiny:
         parser.error("--device cpu is for dry runs alone: give --tiny, too")
     return options
@@ -97,12 +113,17 @@ def run_all(options: argparse.Namespace) -> int:
         "PYTHONUNBUFFERED": "1",
         "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), *TOOLS]),
     }
-    wanted = {"environment", *options.stages.split(",")}
+    groups = PLANS[options.plan]
+    wanted = {"environment", *options.stages}
     header = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python3", *sys.argv]),
         "options": {"device": options.device, "tiny": options.tiny, "total_s": options.total},
     }
-    report = driver.Report(options.work, header, [name for name in STAGES if name in wanted])
+    if options.against:
+        header["against"] = _ops_of(options.against)
+    report = driver.Report(
+        options.work, header, [name for group in groups for name in group if name in wanted]
+    )
 
     def after(name: str) -> None:
         stage = report.stages[name]
@@ -112,9 +133,9 @@ def run_all(options: argparse.Namespace) -> int:
         )
 
     begun = time.monotonic()
-    rest = [{name: limit for name, limit in group.items() if name in wanted} for group in GROUPS[1:]]
+    rest = [{name: limit for name, limit in group.items() if name in wanted} for group in groups[1:]]
     spare = options.total - sum(max(group.values(), default=0) for group in rest)
-    driver.run_groups(_stages(options, GROUPS[:1]), report, max(spare, FIRST), environment, after)
+    driver.run_groups(_stages(options, groups[:1]), report, max(spare, FIRST), environment, after)
     report.out = options.out or default_out(report.stages["environment"].get("results", {}))
     report.out.parent.mkdir(parents=True, exist_ok=True)
     kept = _keep(options, report) if options.resume else set()
@@ -127,6 +148,12 @@ def run_all(options: argparse.Namespace) -> int:
     if failed:
         print(f"failed: {', '.join(failed)}")
     return 1 if failed else 0
+
+
+def _ops_of(file: Path) -> dict:
+    """An earlier record's file and its cases of the stage `ops`."""
+    stages = json.loads(file.read_text())["stages"]
+    return {"file": str(file), "cases": stages.get("ops", {}).get("results", {}).get("cases", [])}
 
 
 def default_out(environment: dict) -> Path:

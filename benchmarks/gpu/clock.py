@@ -19,11 +19,13 @@ class DeviceClock:
     Before each call
     * the device sleeps until the host has queued the whole call, so that the gaps between launches don't count
       (but for a call that waits for the device in its middle, whose gaps are its own);
-    * the L2 cache is filled with clean lines of a buffer four times its size. Read, not written: lines that are
+    * with `flush` the L2 cache is filled with clean lines of a buffer four times its size. Read, not written: lines that are
       still to be written back would be charged to the call.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, flush: bool = True) -> None:
+        """flush: False leaves in the L2 cache what the call before left there."""
+        self._flush = flush
         size = 4 * torch.cuda.get_device_properties(0).L2_cache_size
         self._buffer = torch.ones(max(size, 1 << 26) // 4, dtype=torch.float32, device="cuda")
         self._sum = torch.empty((), dtype=torch.float32, device="cuda")
@@ -49,7 +51,8 @@ class DeviceClock:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
         torch.cuda._sleep(sleep)
-        torch.sum(self._buffer, 0, out=self._sum)
+        if self._flush:
+            torch.sum(self._buffer, 0, out=self._sum)
         begin.record()
         call()
         asleep = not begin.query()

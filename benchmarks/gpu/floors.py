@@ -18,14 +18,12 @@ def bytes_of(*tensors: Tensor) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def linear_flops(shape: Shape, batch: int, scale: int) -> int:
-    """Of `patch_embed` or `patch_deembed` with LoRA: the product, and the LoRA where it is cheapest,
-
-    merged into the weight or kept low-rank.
-    """
+def linear_flops(shape: Shape, batch: int, scale: int, lora: bool) -> int:
+    """Of `patch_embed` or `patch_deembed`: the product, and a LoRA where it is cheapest, merged into the weight or kept
+    low-rank."""
     tokens, features, width = batch * shape.tokens(scale), shape.features(scale), shape.width
     merged, apart = features * width, tokens * (features + width)
-    return 2 * (tokens * features * width + RANK * min(merged, apart))
+    return 2 * (tokens * features * width + (RANK * min(merged, apart) if lora else 0))
 
 
 def floor(ceilings: dict[str, Any], moved: int, flops: int, dtype: torch.dtype) -> dict[str, Any]:

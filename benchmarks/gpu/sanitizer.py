@@ -18,13 +18,16 @@ from .tests import collect, kernel_files
 KERNELS = "ddit"
 """Part of the name of every kernel of this project: its namespace. Only these are checked."""
 
-TESTS = {"memcheck": 8, "racecheck": 4, "synccheck": 4, "initcheck": 4}
+TESTS = {"memcheck": 8, "racecheck": 4}
 """Tests of each file under each tool: all tools slow a program down, racecheck the most."""
+MORE = {"synccheck": 4, "initcheck": 4}
+"""The same, where there is time for it."""
+MORE_S = 80
 
 ALWAYS = re.compile(r"::test_many_blocks\[")
 """Tests under every tool, besides: those with more patches than a block of a kernel moves."""
 
-PORT = 49152  # the tools wait for their programs at ports of their own, so that all four can run at once
+PORT = 49152  # the tools wait for their programs at ports of their own, so that all can run at once
 ERRORS_FOUND = 86
 
 _CUDA = re.compile(r"\[(?:.*-)?cuda(?:-.*)?\]$")
@@ -42,7 +45,8 @@ def run(part: Part) -> None:
     files = kernel_files()
     ids = collect(part.folder / "sanitized.log", 60, files).splitlines()
     runs = {}
-    for number, (tool, each) in enumerate(TESTS.items()):
+    tools = TESTS | (MORE if part.left() > MORE_S else {})
+    for number, (tool, each) in enumerate(tools.items()):
         chosen = select(ids, files, each)
         if not chosen:
             raise RuntimeError("no test of the ops has a cuda implementation to choose")
@@ -81,7 +85,7 @@ def _start(part: Part, tool: str, number: int, chosen: Sequence[str]) -> Command
     return Command(
         ["compute-sanitizer", *options, *tests],
         part.folder / f"{tool}.log",
-        part.left() - 16,  # all four may have to be stopped, one after the other
+        part.left() - 16,  # all may have to be stopped, one after the other
         ROOT,
         # Without torch's pool each tensor is an allocation of its own, whose ends the tools know.
         {"DDIT_REQUIRE_CUDA": "1", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "OMP_NUM_THREADS": "1"},

@@ -1,4 +1,4 @@
-"""Stage `steps`: the time of one transformer call at real geometry, at each patch size, and what a patch costs.
+"""What one transformer call takes at real geometry, at each patch size: the part that the stages of models share.
 
 Random weights: the time of a step does not depend on what the model has learnt. Everything is on the host's
 clock, launches and Python included, as a user meets it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -16,58 +16,41 @@ import torch
 from _timing import wall_clock
 from torch import Tensor, nn
 
-from . import pipelines
 from .cases import Call, Case, timed
 from .clock import warm_up
-from .models import Model, models
+from .models import Model
 from .part import Part, Skipped
 from .shapes import QUANTILE, RANK, SCALES
 
 COMPILING_S = 30.0  # left for a candidate that is still to be compiled
 GRAPHS = "compiled with CUDA graphs"
-COMPILED = {"compiled": "", "compiled, LoRA": "LoRA", "compiled, LoRA merged": "LoRA merged", GRAPHS: "LoRA"}
+COMPILED = {GRAPHS: "", "compiled": "", "compiled, LoRA": "LoRA", "compiled, LoRA merged": "LoRA merged"}
 """Rows of compiled calls: which of the coarse calls are in each, by the end of their names."""
 
-PIPELINE = "pipeline"
 
-
-def run(part: Part) -> None:
+def run_model(
+    part: Part, model: Model, order: Callable[[Case], Iterable[tuple[str, Callable[[], Any]]]]
+) -> None:
+    """What `order` lists for a model, one after the other as long as there is time; it comes to its end or is stopped."""
     try:
         import diffusers  # noqa: F401  (what is missing is told before anything is built)
     except ImportError as error:
         raise Skipped(f"not available: {error}; give a folder with a diffusers wheel by --wheels") from error
     warnings.simplefilter("ignore")  # that runs are training-free is what is measured here
     warm_up(part.device)
-    made = []
     with torch.no_grad():
-        for model in models(part.tiny):
-            part.add(**{model.name: {"tokens": {s: _tokens(model, s) for s in (1, *_coarse(part))}}})
-            case = _attempt(part, f"{model.name}: build", lambda model=model: _case(part, model))
-            if case is None:
+        part.add(**{model.name: {"tokens": {s: _tokens(model, s) for s in (1, *coarse_scales(part))}}})
+        case = _attempt(part, f"{model.name}: build", lambda: _case(part, model))
+        if case is None:
+            return
+        for what, measure in order(case):
+            if part.left() < 2:
+                part.leave_out(f"{model.name}, {what}: no time was left")
                 continue
-            made.append(case)
-            _attempt(part, f"{model.name}: eager", lambda case=case: _eager(part, case))
-            _attempt(part, f"{model.name}: decision", lambda case=case: _decision(part, case))
-        for what, case in _order(made, part.tiny):
-            measure = pipelines.measure if what == PIPELINE else partial(_compiled, label=what)
-            _attempt(part, f"{case.model.name}: {what}", lambda m=measure, c=case: m(part, c))
+            _attempt(part, f"{model.name}: {what}", measure)
 
 
-def _order(made: list[Case], tiny: bool) -> list[tuple[str, Case]]:
-    """What is measured after the eager calls, what matters most first: the time may be up before the end.
-
-    A model's pipeline comes before its blocks are compiled, which they stay.
-    """
-    if not made:
-        return []
-    first, *others = made
-    early, late = (PIPELINE, "compiled", "compiled, LoRA"), ("compiled, LoRA merged", GRAPHS)
-    order = [(what, first) for what in early]
-    order += [(what, case) for case in others for what in ((PIPELINE,) if tiny else early)]
-    return order + [(what, case) for what in late for case in (made[:1] if tiny else made)]
-
-
-def _coarse(part: Part) -> tuple[int, ...]:
+def coarse_scales(part: Part) -> tuple[int, ...]:
     return (2,) if part.tiny else tuple(scale for scale in SCALES if scale > 1)
 
 
@@ -100,7 +83,7 @@ def _case(part: Part, model: Model) -> Case:
         part.problem(f"{model.name}: the output of random weights is not finite, so its time is no model's")
     part.save()
     try:
-        case.coarse = _coarse_calls(case, _coarse(part))
+        case.coarse = _coarse_calls(case, coarse_scales(part))
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         # A family that this build does not steer: its own time is still read.
         entry["coarse"] = f"not available: {type(error).__name__}: {error}"
@@ -135,15 +118,34 @@ def _coarse_calls(case: Case, scales: tuple[int, ...]) -> dict[str, Call]:
     return calls
 
 
-def _eager(part: Part, case: Case) -> None:
-    candidates = {"p": case.fine, **case.coarse}
+def eager(part: Part, case: Case, lora: bool) -> None:
+    """Calls alone, each waited for; without LoRAs also ten that are queued one after the other, as a fixed schedule
+    does: what the host takes between calls is hidden there."""
+    wanted = {name: call for name, call in case.coarse.items() if ("LoRA" in name) == lora}
+    candidates = {"p": case.fine, **wanted}
     for name, call in candidates.items():
         case.outputs[name] = call().clone()
         if case.outputs[name].shape != case.arguments["hidden_states"].shape:
             raise RuntimeError(f"{name}: the output's shape is not the latent's")
-    found = part.results[case.model.name]["eager"] = timed(part, candidates, 0.15)
-    part.results[case.model.name]["LoRA over none, eager"] = _over_none(found, found)
+    entry = part.results[case.model.name]
+    found = timed(part, candidates, 0.1)
+    entry["eager, LoRA" if lora else "eager"] = found
+    if lora:
+        entry["LoRA over none, eager"] = _over_none(found, entry.get("eager", {}))
+    else:
+        queued = {
+            name: wall_clock(lambda call=call: _queue(call)) / QUEUED for name, call in candidates.items()
+        }
+        entry["queued_s"] = queued
     part.save()
+
+
+QUEUED = 10
+
+
+def _queue(call: Call) -> None:
+    for _ in range(QUEUED):
+        call()
 
 
 def _over_none(with_lora: dict[str, Any], without: dict[str, Any]) -> dict[str, float]:
@@ -155,7 +157,7 @@ def _over_none(with_lora: dict[str, Any], without: dict[str, Any]) -> dict[str, 
     }
 
 
-def _decision(part: Part, case: Case) -> None:
+def decision(part: Part, case: Case) -> None:
     """Third difference, deviations and quantiles of the last four latents, and their copy to the host."""
     from ddit_ext.runtime.history import History
 
@@ -172,7 +174,7 @@ def _decision(part: Part, case: Case) -> None:
     part.save()
 
 
-def _compiled(part: Part, case: Case, label: str) -> None:
+def compiled(part: Part, case: Case, label: str) -> None:
     """The blocks compiled, each size on its own; the first call of a size compiles and is told apart."""
     if not hasattr(case.transformer, "compile_repeated_blocks"):
         part.leave_out(f"{case.model.name}, {label}: this diffusers has no compile_repeated_blocks")
@@ -186,7 +188,8 @@ def _compiled(part: Part, case: Case, label: str) -> None:
         case.transformer.compile_repeated_blocks(fullgraph=True, dynamic=False, **how)
     entry = part.results[case.model.name][label] = {"compile_s": {}, "difference": {}}
     candidates: dict[str, Call] = {}
-    for name, uncompiled in {"p": case.fine, **wanted}.items():
+    # The smallest call first: the host's part in it is the largest, and graphs take that away.
+    for name, uncompiled in reversed({"p": case.fine, **wanted}.items()):
         call = _as_step(uncompiled) if label == GRAPHS else uncompiled
         if part.left() < (0 if part.tiny else COMPILING_S):
             part.leave_out(f"{case.model.name}, {label}, {name}: no time was left")
@@ -197,7 +200,7 @@ def _compiled(part: Part, case: Case, label: str) -> None:
         candidates[name] = call
         part.save()
     if candidates:
-        entry.update(timed(part, candidates, 0.2))
+        entry.update(timed(part, dict(reversed(candidates.items())), 0.1))
     without = part.results[case.model.name].get("compiled", {})
     if label.startswith("compiled, LoRA"):
         share = part.results[case.model.name].setdefault("LoRA over none, compiled", {})

@@ -7,10 +7,8 @@ from typing import Any
 
 COLUMNS = (
     "eager",
-    "reference",
     "compiled",
     "F.linear, ready",
-    "F.linear + LoRA, ready",
     "F.conv2d, ready",
     "copy of the four latents",
 )
@@ -26,8 +24,9 @@ def markdown(record: dict[str, Any]) -> str:
         *_tests(results.get("tests", {})),
         *_sanitizer(results.get("sanitizer", {})),
         *_ceilings(results.get("ceilings", {})),
-        *_ops(results.get("ops", {})),
-        *_steps(results.get("steps", {})),
+        *_ops(results.get("ops", {}), record.get("against", {})),
+        *_steps(results.get("flux", {}) | results.get("wan", {})),
+        *_counters(results.get("ncu", {})),
     ]
     return "\n".join(parts) + "\n"
 
@@ -104,22 +103,31 @@ def _ceilings(results: dict) -> list[str]:
     return ["## Ceilings", "", *_table(("what", "median", "low", "high", "unit"), rows), ""]
 
 
-def _ops(results: dict) -> list[str]:
+def _ops(results: dict, against: dict) -> list[str]:
+    before = {
+        _key(entry): entry["timed"].get("ddit_ext") for entry in against.get("cases", ()) if "timed" in entry
+    }
     compiled = {_key(entry): entry["timed"] for entry in results.get("compiled", ())}
     lines = []
     for op in dict.fromkeys(entry["op"] for entry in results.get("cases", ())):
         entries = [entry for entry in results["cases"] if entry["op"] == op and "timed" in entry]
         timed = [{**compiled.get(_key(entry), {}), **entry["timed"]} for entry in entries]
         shown = [name for name in COLUMNS if any(name in candidates for candidates in timed)]
-        rows = [_op_row(entry, candidates, shown) for entry, candidates in zip(entries, timed, strict=True)]
+        rows = [
+            _op_row(entry, candidates, shown, before.get(_key(entry)))
+            for entry, candidates in zip(entries, timed, strict=True)
+        ]
         head = (
             "shape",
             "batch",
             "scale",
             "dtype",
+            "LoRA",
             "floor, µs",
             "ddit_ext, µs",
+            "before, µs",
             "over floor",
+            "as wanted",
             *shown,
             "error",
         )
@@ -127,23 +135,32 @@ def _ops(results: dict) -> list[str]:
     if not lines:
         return []
     note = (
-        "Device time, L2 flushed, candidates taking turns. `ddit_ext` includes the LoRA; its brackets are the 95 % "
-        "interval of the median. The columns after it are times over ddit_ext's in the same round (above 1: "
-        "ddit_ext is faster); in µs where ddit_ext did not run. The floor is the larger of bytes over the measured "
-        "copy and operations over the measured product (b, f)."
+        "Device time, L2 flushed, candidates taking turns; brackets are the 95 % interval of the median. `eager` gathers, "
+        "multiplies by F.linear and scatters. Its column and those after it are times over ddit_ext's in the same "
+        "round (above 1: ddit_ext is faster); in µs where ddit_ext did not run. The floor is the larger of bytes over "
+        "the measured copy and operations over the measured product (b, f). As wanted: within the floor and "
+        f"{SPARE_S * 1e6:.1f} µs or at {SHARE:.0%} of the floor's rate, and no slower than eager."
     )
     return ["## Ops", "", note, "", *lines]
 
 
-def _op_row(entry: dict, timed: dict, shown: Iterable[str]) -> list[str]:
+def _op_row(entry: dict, timed: dict, shown: Iterable[str], before: dict | None) -> list[str]:
     ours, floor = timed.get("ddit_ext"), entry.get("floor_s")
-    row = [entry["shape"], str(entry["batch"]), str(entry["scale"]), entry["dtype"]]
+    row = [
+        entry["shape"],
+        str(entry["batch"]),
+        str(entry["scale"]),
+        entry["dtype"],
+        "yes" if entry.get("lora") else "",
+    ]
     row.append(f"{_us(floor)} {entry['bound'][0]}" if floor else "")
     if ours:
         row.append(f"{_us(ours['median_s'])} [{_us(ours['low_s'])}, {_us(ours['high_s'])}]")
+        row.append(_us(before["median_s"]) if before else "")
         row.append(f"{ours['median_s'] / floor:.2f}" if floor else "")
+        row.append(_as_wanted(ours["median_s"], floor, timed.get("eager")) if floor else "")
     else:
-        row += ["did not run", ""]
+        row += ["did not run", "", "", ""]
     for name in shown:
         other = timed.get(name)
         row.append("" if not other else f"{other['ratio']:.2f}" if ours else f"{_us(other['median_s'])} µs")
@@ -151,8 +168,25 @@ def _op_row(entry: dict, timed: dict, shown: Iterable[str]) -> list[str]:
     return row
 
 
+SPARE_S = 2.5e-6
+SHARE = 0.85
+
+
+def _as_wanted(seconds: float, floor: float, eager: dict | None) -> str:
+    near = seconds <= max(floor + SPARE_S, floor / SHARE)
+    slower = eager is not None and eager["ratio_high"] < 1
+    return "no" if slower or not near else "yes"
+
+
 def _key(entry: dict) -> tuple:
-    return entry["op"], entry["shape"], entry["batch"], str(entry["scale"]), entry["dtype"]
+    return (
+        entry["op"],
+        entry["shape"],
+        entry["batch"],
+        str(entry["scale"]),
+        entry["dtype"],
+        entry.get("lora", False),
+    )
 
 
 def _steps(results: dict) -> list[str]:
@@ -163,7 +197,7 @@ def _steps(results: dict) -> list[str]:
         tokens = ", ".join(f"{scale}p {count}" for scale, count in found["tokens"].items())
         rows = []
         compiled = [mode for mode in found if mode.startswith("compiled")]
-        for mode in ("eager", *compiled, "pipeline", "decision"):
+        for mode in ("eager", "eager, LoRA", *compiled, "decision"):
             for candidate, timed in found.get(mode, {}).items():
                 if isinstance(timed, dict) and "median_s" in timed:
                     rows.append(_step_row(mode, candidate, timed))
@@ -177,15 +211,77 @@ def _steps(results: dict) -> list[str]:
             if shares:
                 listed = ", ".join(f"{name} {share:+.1%}" for name, share in shares.items())
                 lines += [f"The LoRA's share of a step, {how} (wanted: at most 5 %): {listed}.", ""]
-        if (skipped := found.get("skipped step over one at p")) is not None:
-            lines += [f"A skipped step takes {skipped:.3f} of the time of one at p.", ""]
+        lines += _queued(found.get("queued_s", {}))
+        for label in ("runs", "runs with graphs"):
+            lines += _runs(label, found.get(label, {}))
+        lines += _profile(found.get("profile", {}))
     if not lines:
         return []
     note = (
-        "Host time of one transformer call, or of a pipeline's run, at batch 1, random weights. Ratios are medians "
+        "Host time of one transformer call that is waited for, at batch 1, random weights. Ratios are medians "
         "over the rounds, with 95 % intervals."
     )
     return ["## Steps", "", note, "", *lines]
+
+
+def _queued(seconds: dict) -> list[str]:
+    if not seconds:
+        return []
+    listed = ", ".join(f"{name} {taken * 1e3:.2f} ms" for name, taken in seconds.items())
+    return [f"A call among ten that are queued one after the other: {listed}.", ""]
+
+
+def _runs(label: str, found: dict) -> list[str]:
+    rows = [
+        (
+            name,
+            f"{way['seconds']:.2f}" if "seconds" in way else "",
+            f"{way['speedup']:.2f}" if way.get("speedup") else "",
+            ", ".join(f"{count} at {scale}" for scale, count in way.get("scales", {}).items()),
+        )
+        for name, way in found.get("ways", {}).items()
+    ]
+    head = ("way", "seconds", "times as fast", "steps at a scale (0: forecast)")
+    return [f"{found['steps']} steps end to end, {label}:", "", *_table(head, rows), ""] if rows else []
+
+
+def _profile(found: dict) -> list[str]:
+    lines = []
+    for call, seen in found.items():
+        busy = f"{seen['busy']:.0%}" if seen["busy"] is not None else "?"
+        lines += [
+            f"A call at {call}: {seen['wall_ms']:.2f} ms, of which the device works {seen['busy_ms']:.2f} ms ({busy}), "
+            f"{seen['launches']:.0f} launches. Most of it:",
+            "",
+            *_table(
+                ("kernel", "launches", "ms"),
+                [(f"`{n[:80]}`", f"{c:g}", f"{t:.3f}") for n, c, t in seen["kernels"][:8]],
+            ),
+            "",
+        ]
+    return lines
+
+
+COUNTERS = (
+    "Duration",
+    "DRAM Throughput",
+    "Memory Throughput",
+    "Compute (SM) Throughput",
+    "Achieved Occupancy",
+)
+
+
+def _counters(results: dict) -> list[str]:
+    launches = results.get("launches", [])
+    if not launches:
+        return []
+    rows = []
+    for launch in launches:
+        named = {
+            wanted: next((v for k, v in launch.items() if k.startswith(wanted)), "") for wanted in COUNTERS
+        }
+        rows.append([f"`{launch['kernel'][:70]}`", *named.values()])
+    return ["## Counters", "", *_table(("kernel", *COUNTERS), rows), ""]
 
 
 def _step_row(mode: str, candidate: str, timed: dict) -> list[str]:

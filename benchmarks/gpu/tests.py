@@ -1,4 +1,4 @@
-"""Stage `tests`: the whole pytest suite, in which a test that needs the GPU may not be skipped."""
+"""Stage `tests`: the tests of the kernels, none of which may be skipped for want of a GPU."""
 
 from __future__ import annotations
 
@@ -29,32 +29,22 @@ _WORKER = re.compile(
     r"^\[gw\d+\] \[ *\d+%\] (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) (\S+::.+)$", re.MULTILINE
 )
 _REASON = re.compile(r"^(?:FAILED|ERROR) (\S.*)$", re.MULTILINE)
-_UNIMPORTABLE = re.compile(r"^ERROR (python_tests/\S+\.py)", re.MULTILINE)
 
 
 def run(part: Part) -> None:
-    """The kernels' tests first: where the time is short, these have been run, and say what failed."""
-    kernels = kernel_files()
-    suites = {"kernels": kernels, "others": ["python_tests", *(f"--ignore={file}" for file in kernels)]}
-    if part.tiny:
-        suites = {"others": [DRY_RUN]}
-    if importlib.util.find_spec("diffusers") is None:
-        without = sorted(_cannot_be_imported(part))
-        suites["others"] += [f"--ignore={file}" for file in without]
-        part.leave_out(f"diffusers is not installed: {len(without)} files: {', '.join(without)}")
-    found: dict[str, Any] = {"outcomes": Counter(), "failures": [], "reasons": [], "pytest_s": 0.0}
-    for name, arguments in suites.items():
-        suite = _suite(part, name, arguments)
-        counted = counts(suite.output())
-        found = {key: found[key] + counted[key] for key in counted} | {
-            "pytest_s": round(found["pytest_s"] + suite.seconds, 1)
-        }
-        part.add(**found)
-        if suite.timed_out:
-            part.problem(f"{name}: ran past the limit after {sum(counted['outcomes'].values())} tests")
-        elif suite.returncode:
-            part.problem(f"{name}: pytest ended with status {suite.returncode}")
-            part.add(**{f"log of {name}": suite.tail(6000)})
+    """The tests of the kernels, on the GPU alone: all others pass without one, and have."""
+    run_suite(part, [DRY_RUN] if part.tiny else [*kernel_files(), "-k", "cuda"])
+
+
+def run_suite(part: Part, arguments: list[str]) -> None:
+    """pytest with these arguments; what it did is read from its log, however it ends."""
+    suite = _suite(part, arguments)
+    part.add(**counts(suite.output()), pytest_s=round(suite.seconds, 1))
+    if suite.timed_out:
+        part.problem(f"pytest ran past the limit after {sum(part.results['outcomes'].values())} tests")
+    elif suite.returncode:
+        part.problem(f"pytest ended with status {suite.returncode}")
+        part.add(log=suite.tail(6000))
 
 
 def kernel_files() -> list[str]:
@@ -63,13 +53,13 @@ def kernel_files() -> list[str]:
     return [str(file.relative_to(ROOT)) for pattern in KERNEL_FILES for file in sorted(folder.glob(pattern))]
 
 
-def _suite(part: Part, name: str, arguments: list[str]) -> Command:
+def _suite(part: Part, arguments: list[str]) -> Command:
     command = [sys.executable, "-m", "pytest", "-v", "-rfE", "--tb=short", "-p", "no:cacheprovider"]
     if importlib.util.find_spec("xdist") and not part.tiny:
         command += ["-n", str(WORKERS)]
     return Command(
         [*command, *arguments],
-        part.folder / f"pytest_{name}.log",
+        part.folder / f"pytest_{part.name}.log",
         part.left() - 5,
         ROOT,
         {
@@ -92,12 +82,6 @@ def counts(output: str) -> dict[str, Any]:
     summary = output.rpartition("short test summary info")[2] if "short test summary" in output else ""
     reasons = [reason[:300] for reason in _REASON.findall(summary)]
     return {"outcomes": outcomes, "failures": failures[:100], "reasons": reasons[:40]}
-
-
-def _cannot_be_imported(part: Part) -> set[str]:
-    """Test files that can't even be collected."""
-    collected = collect(part.folder / "collect.log", part.left() / 3, ["python_tests"])
-    return {str(Path(file)) for file in _UNIMPORTABLE.findall(collected)}
 
 
 def collect(log: Path, seconds: float, arguments: list[str]) -> str:

@@ -67,7 +67,9 @@ def test_every_stage_ran_or_says_why_not(dry):
         "sanitizer": "skipped",
         "ceilings": "passed",
         "ops": "passed",
-        "steps": "passed",
+        "flux": "passed",
+        "ncu": "skipped",
+        "wan": "passed",
     }
     assert all(record["stages"][name]["reason"] for name, how in status.items() if how == "skipped")
     assert results(dry, "environment")["versions"]["torch"]
@@ -80,6 +82,10 @@ def test_every_op_is_checked_and_timed_at_every_scale(dry):
     linear = {(op, str(scale)) for op in ("patch_embed", "patch_deembed") for scale in (1, 2, 4)}
     assert kinds == linear | {("acceleration_quantiles", "[1, 2, 4]")}
     assert {case["batch"] for case in cases} == {1, 4}
+    assert [case["scale"] for case in cases[:6]] == [2, 2, 4, 4, 1, 1] and not any(
+        case["lora"] for case in cases[:6]
+    )
+    assert any(case["lora"] for case in cases)
     for case in cases:
         assert case["error"] <= case["error_allowed"]
         assert case["floor_s"] > 0 and case["bound"] in ("bytes", "flops")
@@ -89,35 +95,67 @@ def test_every_op_is_checked_and_timed_at_every_scale(dry):
     assert {entry["op"] for entry in results(dry, "ops")["compiled"]} == {case["op"] for case in cases}
 
 
-def test_steps_of_both_models(dry):
-    steps = results(dry, "steps")
-    flux = steps["tiny FLUX"]
+def test_calls_of_both_models(dry):
+    flux = results(dry, "flux")["tiny FLUX"]
     assert flux["tokens"] == {"1": 48, "2": 12}
-    assert {"p", "2p", "2p, LoRA"} <= flux["eager"].keys()
-    assert {"p", "2p"} <= flux["compiled"].keys() and {"p", "2p, LoRA"} <= flux["compiled, LoRA"].keys()
+    assert flux["eager"].keys() >= {"p", "2p"} and flux["queued_s"].keys() == {"p", "2p"}
     compared_in = {
         "compiled": {"p", "2p"},
         "compiled, LoRA": {"p", "2p, LoRA"},
         "compiled, LoRA merged": {"p", "2p, LoRA merged"},
-        "compiled with CUDA graphs": {"p", "2p, LoRA"},
+        "compiled with CUDA graphs": {"p", "2p"},
     }
     for how in ("eager", "compiled"):
         assert flux[f"LoRA over none, {how}"].keys() == {"2p, LoRA", "2p, LoRA merged"}
     for label, compared in compared_in.items():
         assert flux[label]["difference"].keys() == compared
         assert max(flux[label]["difference"].values()) < 1e-5  # the same float32 operations
-    whole_runs = {"unpatched", "schedule=1", "dynamic, threshold=0", "every other step forecast"}
-    assert whole_runs <= flux["pipeline"].keys()
-    assert 0 < flux["skipped step over one at p"]
     assert flux["decision"]["scores on the host"]["median_s"] > 0
-    assert steps["tiny Wan"]["eager"]["p"]["median_s"] > 0
-    assert "2p" in steps["tiny Wan"]["eager"] or "not available" in steps["tiny Wan"]["coarse"]
+    wan = results(dry, "wan")["tiny Wan"]
+    assert wan["eager"]["p"]["median_s"] > 0 and "2p" in wan["eager"]
+
+
+def test_where_a_call_s_time_goes(dry):
+    for call in ("p", "2p"):
+        seen = results(dry, "flux")["tiny FLUX"]["profile"][call]
+        assert 0 < seen["busy_ms"] <= seen["wall_ms"] and seen["launches"] > 50
+    names = [name for name, _, _ in results(dry, "flux")["tiny FLUX"]["profile"]["2p"]["kernels"]]
+    assert "ddit_ext::patch_embed" in names
+
+
+@pytest.mark.parametrize("label", ["runs", "runs with graphs"])
+def test_runs_end_to_end(dry, label):
+    found = results(dry, "flux")["tiny FLUX"][label]
+    assert found["steps"] == 5
+    ways = found["ways"]
+    assert ways["full"]["speedup"] == 1.0
+    assert ways["2p at every step"]["scales"] == {"2": 5}
+    assert ways["Forecast, 3 calls"]["scales"] == {"1": 3, "0": 2}
+    assert sum(ways["dynamic"]["scales"].values()) == 5
 
 
 def test_the_table_names_everything(dry):
     table = (dry / "out.md").read_text()
-    for text in ("A dry run", "## Tests", "## Ceilings", "### patch_embed", "### tiny FLUX", "| pipeline |"):
+    for text in (
+        "A dry run",
+        "## Tests",
+        "## Ceilings",
+        "### patch_embed",
+        "### tiny FLUX",
+        "end to end, runs with graphs",
+        "A call at 2p",
+        "### tiny Wan",
+    ):
         assert text in table
+
+
+def test_plans_fit_into_their_time():
+    """What a lent machine has: 15 minutes in all, the start and a second try included."""
+    from gpu_check import PLANS, TOTAL
+
+    for plan, groups in PLANS.items():
+        assert sum(max(group.values()) for group in groups) <= TOTAL[plan]
+    assert TOTAL["first"] <= 420 and TOTAL["second"] <= 200
 
 
 def test_the_command(tmp_path):
@@ -159,16 +197,16 @@ def resumed(folder: Path, device: str, stages: str):
 def test_resuming_keeps_what_has_passed(tmp_path):
     from gpu.part import Part
 
-    passed, stages = resumed(tmp_path, "one", "ceilings,ops,steps")
+    passed, stages = resumed(tmp_path, "one", "ceilings,ops,flux")
     assert passed == {"environment", "ceilings"}
-    assert [stages[name]["status"] for name in ("ceilings", "ops", "steps")] == [
+    assert [stages[name]["status"] for name in ("ceilings", "ops", "flux")] == [
         "passed",
         "not run",
         "not run",
     ]
     assert Part(tmp_path, "ops", "cpu", True, 1.0).of("ceilings")["copy"]["bytes_per_s"] == 1.0
-    _, stages = resumed(tmp_path, "one", "steps")
-    assert [stages[name]["status"] for name in ("ceilings", "ops", "steps")] == [
+    _, stages = resumed(tmp_path, "one", "flux")
+    assert [stages[name]["status"] for name in ("ceilings", "ops", "flux")] == [
         "passed",
         "failed",
         "not run",
@@ -186,4 +224,20 @@ def test_arguments_that_mean_nothing(tmp_path):
     with pytest.raises(SystemExit):
         parse(["--stages", "ops,everything"])
     with pytest.raises(SystemExit):
+        parse(["--plan", "second", "--stages", "flux"])
+    with pytest.raises(SystemExit):
+        parse(["--against", str(tmp_path / "missing.json")])
+    with pytest.raises(SystemExit):
         parse(["--device", "cpu"])
+
+
+def test_an_op_against_an_earlier_run(dry):
+    from gpu import table
+    from gpu_check import _ops_of
+
+    record = json.loads((dry / "out.json").read_text())
+    before = _ops_of(dry / "out.json")
+    for case in before["cases"]:
+        case["timed"]["ddit_ext"]["median_s"] = 123e-6
+    assert "| 123 |" not in table.markdown(record)
+    assert "| 123 |" in table.markdown(record | {"against": before})

@@ -188,7 +188,8 @@ def test_floors_take_the_larger_of_bytes_and_operations():
     assert floor(ceilings, 10**6, 10**12, torch.bfloat16)["bound"] == "flops"
     assert floor({}, 1, 1, torch.bfloat16)["floor_s"] is None
     shape = Shape("FLUX 1024x1024", 1, 64, 64, 3072, True)
-    assert linear_flops(shape, 1, 2) == 2 * (1024 * 256 * 3072 + 32 * 256 * 3072)
+    assert linear_flops(shape, 1, 2, lora=False) == 2 * 1024 * 256 * 3072
+    assert linear_flops(shape, 1, 2, lora=True) == 2 * (1024 * 256 * 3072 + 32 * 256 * 3072)
 
 
 class FakeCuda:
@@ -250,14 +251,47 @@ def test_the_kernels_tests_are_there_to_be_run_first():
     assert len(files) >= len(KERNEL_FILES) and all((ROOT / file).is_file() for file in files)
 
 
-def test_a_pipeline_runs_before_its_blocks_are_compiled():
-    from gpu.steps import COMPILED, PIPELINE, _order
+def test_eager_runs_come_before_blocks_are_compiled():
+    """They stay compiled; and what matters most comes first, since the time may be up."""
+    from types import SimpleNamespace
 
-    order = _order(["flux", "wan"], tiny=False)
-    assert sorted(order) == sorted(
-        (what, model) for what in (PIPELINE, *COMPILED) for model in ("flux", "wan")
-    )
-    for model in ("flux", "wan"):
-        own = [what for what, of in order if of == model]
-        assert own == [PIPELINE, *COMPILED]  # the last two of these compile what the first two have left
-    assert _order([], tiny=False) == []
+    from gpu.flux import _order
+
+    def call():
+        return None
+
+    case = SimpleNamespace(fine=call, coarse={"2p": call, "2p, LoRA": call})
+    order = [name for name, _ in _order(SimpleNamespace(tiny=True), case)]
+    assert order[:5] == ["profile", "eager", "runs", "graphs", "runs with graphs"]
+    assert order.index("eager, LoRA") < order.index("compiled, LoRA")
+
+
+NCU = """==PROF== Connected to process 7
+==PROF== Disconnected from process 7
+"ID","Process ID","Kernel Name","Section Name","Metric Name","Metric Unit","Metric Value"
+"0","7","move_patches<true, 4, 2>(Moves)","GPU Speed Of Light Throughput","Duration","us","2.43"
+"0","7","move_patches<true, 4, 2>(Moves)","Occupancy","Achieved Occupancy","%","41.2"
+"0","7","move_patches<true, 4, 2>(Moves)","Occupancy","","",""
+"1","7","acceleration_quantiles_kernel<float, 2, 1>(Task)","Occupancy","Achieved Occupancy","%","20.1"
+"""
+
+
+def test_counters_are_read_from_ncu():
+    from gpu.ncu import metrics
+
+    assert metrics(NCU) == [
+        {"kernel": "move_patches<true, 4, 2>", "Duration, us": "2.43", "Achieved Occupancy, %": "41.2"},
+        {"kernel": "acceleration_quantiles_kernel<float, 2, 1>", "Achieved Occupancy, %": "20.1"},
+    ]
+    assert metrics("==ERROR== no permission") == []
+
+
+def test_the_share_of_time_that_the_device_works():
+    from gpu.device_time import summary
+
+    # Two calls: a gap of 4 µs, and two kernels beside each other.
+    events = [("a", 0, 4), ("b", 8, 12), ("a", 10, 14), ("b", 14, 16)]
+    seen = summary(reversed(events), 2)
+    assert seen["busy"] == 12 / 16 and seen["wall_ms"] == 8e-3 and seen["launches"] == 2
+    assert seen["kernels"] == [["a", 1.0, 4e-3], ["b", 1.0, 3e-3]]
+    assert summary([], 2)["busy"] is None
