@@ -43,6 +43,13 @@ def disassembler() -> str:
     return next(str(file.locate()) for file in files if file.name == "cuobjdump")
 
 
+def disassembled(cuobjdump: str, cubin: Path) -> str:
+    done = subprocess.run([cuobjdump, "-sass", str(cubin)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{cuobjdump} failed (it needs nvdisasm beside it or on the PATH):\n{done.stderr}")
+    return done.stdout
+
+
 def compile_verbosely(nvcc: str, source: Path, architecture: str, cubin: Path) -> str:
     """What ptxas says of each kernel of the file."""
     command = [nvcc, "-O3", "-std=c++17", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc' / 'include'}"]
@@ -85,8 +92,7 @@ def check_code(
             with tempfile.TemporaryDirectory() as folder:
                 cubin = Path(folder) / "kernels.cubin"
                 taken, found = resources(compile_verbosely(nvcc, source, architecture, cubin))
-                done = subprocess.run([cuobjdump, "-sass", cubin], capture_output=True, text=True, check=True)
-            kernels = _machine_code.read(done.stdout)
+                kernels = _machine_code.read(disassembled(cuobjdump, cubin))
             names = demangled([kernel.name for kernel in kernels])
             found += [f"{names[k.name]}: {line}" for k in kernels for line in _machine_code.problems(k)]
             loops = sum(loop.moves_data for kernel in kernels for loop in kernel.loops)
