@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +25,8 @@ class Method:
 
     cache: pipeline -> a configuration of one of diffusers' caches, made anew for every run (None: no cache).
     sigmas: where the steps lie, one a step, before the sampler's shift (None: where the pipeline has them).
+    scheduler: the pipeline's own scheduler -> the one of this run (None: its own).
+    around: pipeline -> a context that the run is made in, such as another package's cache (None: none).
     """
 
     name: str
@@ -32,6 +34,8 @@ class Method:
     patch: dict[str, Any] | None = None
     cache: Callable[[Any], Any] | None = None
     sigmas: tuple[float, ...] | None = None
+    scheduler: Callable[[Any], Any] | None = None
+    around: Callable[[Any], AbstractContextManager] | None = None
 
 
 @dataclass
@@ -106,12 +110,30 @@ def cached(pipe: Any, config: Callable[[Any], Any] | None) -> Iterator[None]:
         pipe.transformer.disable_cache()
 
 
+@contextmanager
+def scheduled(pipe: Any, make: Callable[[Any], Any] | None) -> Iterator[None]:
+    """Inside, the pipeline has another scheduler."""
+    own = pipe.scheduler
+    if make is not None:
+        pipe.scheduler = make(own)
+    try:
+        yield
+    finally:
+        pipe.scheduler = own
+
+
 def run(pipe: Any, batch: Batch, method: Method) -> tuple[torch.Tensor, float, dict[str, Any] | None]:
     """One denoising loop: its latents (FLUX's packed), its seconds, and the report where it was patched.
 
-    Patching, and enabling a cache, are not on the clock.
+    Patching, another scheduler, and enabling a cache, are not on the clock.
     """
-    with patched(pipe, method.patch) as handle, cached(pipe, method.cache):
+    around = method.around(pipe) if method.around else nullcontext()
+    with (
+        scheduled(pipe, method.scheduler),
+        patched(pipe, method.patch) as handle,
+        cached(pipe, method.cache),
+        around,
+    ):
         started = time.perf_counter()
         inputs = batch.inputs | {"latents": batch.inputs["latents"].clone()}
         if method.sigmas is not None:

@@ -1,0 +1,258 @@
+"""Other samplers and published forecasts at any places of a run's own levels, for comparison with ForecastScheduler.
+
+One class for all of them: the pipeline's own scheduler says which levels there are, `pick` which of them call the
+model, a solver of diffusers takes the steps, and a rule may forecast the outputs of the levels between.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ddit_ext._core import ForecastPlan
+from diffusers import (
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+SOLVERS: dict[str, Callable[[], Any]] = {
+    "Euler": FlowMatchEulerDiscreteScheduler,
+    "UniPC": lambda: UniPCMultistepScheduler(solver_order=2, **FLOW),
+    "DPM-Solver++ 2M": lambda: DPMSolverMultistepScheduler(
+        algorithm_type="dpmsolver++", solver_order=2, **FLOW
+    ),
+    "DEIS": lambda: DEISMultistepScheduler(solver_order=2, **FLOW),
+    "Heun": FlowMatchHeunDiscreteScheduler,
+}
+
+
+def growing(total: int, calls: int, growth: float) -> list[int]:
+    """Indices of `calls` of `total` steps, where ForecastScheduler's would lie at this growth."""
+    return list(ForecastPlan(list(range(total, -1, -1)), calls, growth=growth).steps)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A model call of this run: its step and noise level, its output and the sample that it was given."""
+
+    step: int
+    sigma: float
+    output: torch.Tensor
+    sample: torch.Tensor
+
+
+Rule = Callable[[Sequence[Seen], int, float, float], torch.Tensor]
+"""Calls so far, a step of the gap, its noise level and that at the gap's end -> what stands for the model's output."""
+
+
+class Solver:
+    """A scheduler for a pipeline: `solver` over the own scheduler's levels, or over those that `pick` leaves.
+
+    own: the pipeline's scheduler, copied. pick: indices of the steps that call the model (None: all). rule: the solver
+    steps through all levels, with outputs by the rule where the model is not called.
+    """
+
+    order = 1
+    init_noise_sigma = 1.0
+
+    def __init__(
+        self, own: Any, solver: str, pick: Sequence[int] | None = None, rule: Rule | None = None
+    ) -> None:
+        self._own, self._solver, self._rule = copy.deepcopy(own), SOLVERS[solver](), rule
+        self._pick = None if pick is None else list(pick)
+        self._heun = solver == "Heun"
+        self.config = own.config
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: Any = None, sigmas: Any = None, mu: Any = None
+    ) -> None:
+        given = {"sigmas": sigmas, "mu": mu}
+        given = {name: value for name, value in given.items() if value is not None}
+        self._own.set_timesteps(num_inference_steps, device, **given)
+        levels = self._own.sigmas.clone()
+        levels[0] = min(float(levels[0]), 1 - 1e-6)  # the multistep solvers take logarithms of 1 - sigma
+        pick = self._pick if self._pick is not None else list(range(len(levels) - 1))
+        self._places = [*pick, len(levels) - 1]
+        times = self._own.timesteps
+        if self._rule:
+            _load(self._solver, levels, times)
+            self.timesteps = times[pick]
+        else:
+            _load(self._solver, levels[self._places], times[pick])
+            self.timesteps = self._solver.timesteps
+        self.sigmas, self._seen = levels[self._places], []
+
+    def set_begin_index(self, index: int = 0) -> None:
+        pass
+
+    def scale_model_input(self, sample: torch.Tensor, *_: Any) -> torch.Tensor:
+        return sample
+
+    def step(
+        self, output: torch.Tensor, timestep: Any, sample: torch.Tensor, return_dict: bool = True
+    ) -> Any:
+        if self._rule is None:
+            return self._solver.step(output, timestep, sample, return_dict=False)
+        first, end = self._places[len(self._seen)], self._places[len(self._seen) + 1]
+        self._seen.append(Seen(first, float(self._solver.sigmas[first]), output, sample))
+        for level in range(first, end):
+            sigma, last = float(self._solver.sigmas[level]), float(self._solver.sigmas[end])
+            known = level == first and not closed(self._rule)
+            guess = output if known else self._rule(self._seen, level, sigma, last)
+            sample = self._solver.step(guess, self._solver.timesteps[level], sample, return_dict=False)[0]
+        return (sample,)
+
+
+def closed(rule: Rule) -> bool:
+    """Whether a rule gives one output for a whole gap, its first level too."""
+    return getattr(rule, "closed", False)
+
+
+class Recorded(Solver):
+    """All steps of a run, with what the model was given and gave: `levels`, `samples`, `outputs`."""
+
+    def __init__(self, own: Any, solver: str) -> None:
+        super().__init__(own, solver)
+        self.samples: list[torch.Tensor] = []
+        self.outputs: list[torch.Tensor] = []
+
+    def step(
+        self, output: torch.Tensor, timestep: Any, sample: torch.Tensor, return_dict: bool = True
+    ) -> Any:
+        self.outputs.append(output)
+        self.samples.append(sample)
+        (after,) = super().step(output, timestep, sample)
+        if len(self.outputs) == len(self.timesteps):
+            self.samples.append(after)
+        return (after,)
+
+    @property
+    def levels(self) -> list[float]:
+        return self.sigmas.tolist()
+
+
+def _load(solver: Any, levels: torch.Tensor, times: torch.Tensor) -> None:
+    """Give a solver these levels, the end among them, the timesteps that the model is told, and a fresh state."""
+    count = len(levels) - 1
+    solver.num_inference_steps = count
+    if isinstance(solver, FlowMatchHeunDiscreteScheduler):  # two calls a step, but the last
+        both = [torch.cat([each[:1], each[1:].repeat_interleave(2)]) for each in (levels[:-1], times)]
+        solver.sigmas, solver.timesteps = torch.cat([both[0], levels[-1:]]), both[1]
+        solver.prev_derivative = solver.dt = None
+    else:
+        if isinstance(solver, DEISMultistepScheduler):  # its formula has sigma * log(sigma), and is nan at 0
+            levels = torch.cat([levels[:-1], levels[-1:].clamp(min=1e-5)])
+        solver.sigmas, solver.timesteps = levels, times
+        solver.model_outputs, solver.lower_order_nums = [None] * solver.config.get("solver_order", 1), 0
+        solver.last_sample, solver.this_order = None, 0
+        solver.timestep_list = [None] * solver.config.get("solver_order", 1)
+    solver._step_index = solver._begin_index = None
+
+
+# ---- Published forecasts, from their formulas ---------------------------------------------------------------------
+
+
+def spectrum(degree: int = 4, ridge: float = 0.1, mix: float = 1.0) -> Rule:
+    """Spectrum (arXiv 2603.01623): ridge regression on Chebyshev polynomials of the noise level over all calls so far.
+
+    mix: share of it; the rest is a line through the last two calls, as its authors advise since (0.5 to 1).
+    """
+
+    def rule(seen: Sequence[Seen], step: int, sigma: float, end: float) -> torch.Tensor:
+        if len(seen) < 2:
+            return seen[-1].output
+        at = np.array(
+            [2 * each.sigma - 1 for each in seen]
+        )  # noise levels run from 0 to 1, polynomials from -1 to 1
+        basis = np.polynomial.chebyshev.chebvander(at, degree)
+        row = np.polynomial.chebyshev.chebvander(np.array([2 * sigma - 1]), degree)
+        weights = row @ np.linalg.solve(basis.T @ basis + ridge * np.eye(degree + 1), basis.T)
+        fitted = sum(float(w) * each.output for w, each in zip(weights[0], seen, strict=True))
+        if mix == 1.0:
+            return fitted
+        last, before = seen[-1], seen[-2]
+        line = last.output + (sigma - last.sigma) * (last.output - before.output) / (
+            last.sigma - before.sigma
+        )
+        return mix * fitted + (1 - mix) * line
+
+    return rule
+
+
+def hicache(order: int = 2, scale: float = 0.5) -> Rule:
+    """HiCache (arXiv 2508.16984): Taylor's form with scaled Hermite polynomials, scale**n H_n(scale x), for x**n.
+
+    x counts steps of the run. Derivatives are divided differences of the last calls, so that gaps may differ.
+    """
+
+    def rule(seen: Sequence[Seen], step: int, sigma: float, end: float) -> torch.Tensor:
+        last = list(seen[-(order + 1) :])[::-1]
+        at, x = [each.step for each in last], step - last[0].step
+        table, found = [each.output for each in last], last[0].output
+        for n in range(1, len(last)):
+            # Divided differences: the n-th derivative over n!
+            table = [(table[i] - table[i + 1]) / (at[i] - at[i + n]) for i in range(len(table) - 1)]
+            hermite = np.polynomial.hermite.hermval(scale * x, [0] * n + [1])
+            found = found + float(scale**n * hermite) * table[0]
+        return found
+
+    return rule
+
+
+def meancache() -> Rule:
+    """MeanCache (arXiv 2601.19961): the average velocity over the gap, v + (s - t) (v - u) / (t - r).
+
+    u is the average velocity over the last gap, from r to t, as the samples themselves say it.
+    """
+
+    def rule(seen: Sequence[Seen], step: int, sigma: float, end: float) -> torch.Tensor:
+        last = seen[-1]
+        if len(seen) < 2:
+            return last.output
+        before = seen[-2]
+        mean = (last.sample - before.sample) / (last.sigma - before.sigma)
+        return last.output + (end - last.sigma) * (last.output - mean) / (last.sigma - before.sigma)
+
+    rule.closed = True
+    return rule
+
+
+def meancache_places(
+    levels: Sequence[float], samples: torch.Tensor, outputs: torch.Tensor, calls: int, power: float = 2.0
+) -> list[int]:
+    """Where MeanCache calls the model: the shortest path through a recorded run, large errors counted more.
+
+    levels: noise levels and the end [n + 1]. samples: [n + 1, ...], outputs: [n, ...] of a run of all n steps. A gap's
+    error is that of its average velocity, by the formula and in truth; the path's is the sum of errors**power.
+    """
+    n = len(levels) - 1
+    cost = np.full((n, n + 1), math.inf)
+    for i in range(n):
+        for j in range(i + 1, n + 1):
+            true = (samples[j] - samples[i]) / (levels[j] - levels[i])
+            guess = outputs[i]
+            if i:
+                mean = (samples[i] - samples[i - 1]) / (levels[i] - levels[i - 1])
+                guess = guess + (levels[j] - levels[i]) * (guess - mean) / (levels[i] - levels[i - 1])
+            cost[i, j] = (float((guess - true).abs().mean()) * abs(levels[j] - levels[i])) ** power
+    best, via = np.full((calls + 1, n + 1), math.inf), np.zeros((calls + 1, n + 1), int)
+    best[0, 0] = 0
+    for used in range(1, calls + 1):
+        for j in range(1, n + 1):
+            reached = best[used - 1, :j] + cost[:j, j]
+            via[used, j] = int(reached.argmin())
+            best[used, j] = reached[via[used, j]]
+    path, at = [], n
+    for used in range(calls, 0, -1):
+        at = int(via[used, at])
+        path.append(at)
+    return path[::-1]

@@ -1,0 +1,281 @@
+"""Every way to call the model less, on two yardsticks: the run that it shortens, and the exact sample.
+
+    python benchmarks/frontier.py --model flux --keep work/flux --out benchmarks/results/frontier_flux.json
+    python benchmarks/frontier.py --model flux --keep work/flux --time --out benchmarks/results/frontier_flux.json
+
+PSNR and SSIM of each prompt's picture to the pipeline's own 28 steps and to the exact sample (UniPC, --exact steps; how
+far twice as many steps are from it is printed); prompt accuracy; Fréchet distance to real scenes; and how straight
+stripes and checks are (_stripes.py). Cost is multiply-adds of the transformer's linear layers in full model calls, so
+that caches which skip parts of a call count too, and with --time seconds of the processor, methods taking turns.
+
+--keep FOLDER holds the latents of every method: a run that was stopped goes on there. Methods whose package is not
+installed (cache_dit) are left out, and said. What is compared stands in _frontier_methods.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _frontier_methods import FEWER, FULL, OURS_EXACT, Entry, entries
+from _frontier_plot import plot
+from _quality import frechet_interval, psnr, ssim, with_interval
+from _runs import Batch, Method, batches, decode, run
+from _solvers import Solver
+from _stripes import edge_width, measurable, straightness
+from _timing import interleaved, write_json
+from torch import nn
+
+from ddit_ext import embedded
+
+PROMPT_SEED, NOISE_SEED = 9_000_000, 15
+COLUMNS = {
+    "run": ("PSNR to the run, dB", 1),
+    "exact": ("PSNR to the exact sample, dB", 1),
+    "nearer": ("above the run, dB", 1),
+    "ssim run": ("SSIM to the run", 3),
+    "ssim exact": ("SSIM to the exact sample", 3),
+    "straight": ("straight stripes", 3),
+    "straighter": ("straighter than the run", 3),
+    "blurred": ("pixels between colours", 3),
+    "accuracy": ("accuracy", 3),
+    "frechet": ("Fréchet", 0),
+}
+
+
+class Kept:
+    """Latents of methods and their work, by name, a batch at a time, in a folder."""
+
+    def __init__(self, folder: Path, pipe: Any, made: list[Batch]) -> None:
+        self.folder, self.pipe, self.made = folder, pipe, made
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def latents(self, method: Method) -> torch.Tensor:
+        """Of all batches; what is missing is run."""
+        kept = self._load(method)
+        for batch in self.made[len(kept["parts"]) :]:
+            with multiply_adds(self.pipe) as done:
+                kept["parts"].append(run(self.pipe, batch, method)[0])
+            kept["work"].append(done[0])
+            torch.save(kept, self._file(method))
+        return torch.cat(kept["parts"][: len(self.made)])
+
+    def has(self, method: Method) -> bool:
+        """Whether nothing of it is missing."""
+        return len(self._load(method)["parts"]) >= len(self.made)
+
+    def work(self, method: Method) -> float:
+        """Multiply-adds of all batches."""
+        return sum(self._load(method)["work"][: len(self.made)])
+
+    def _load(self, method: Method) -> dict[str, list]:
+        file = self._file(method)
+        return torch.load(file) if file.exists() else {"parts": [], "work": []}
+
+    def _file(self, method: Method) -> Path:
+        return self.folder / f"{''.join(c if c.isalnum() else '_' for c in method.name)}.pt"
+
+
+def exact(own: Any, steps: int) -> Method:
+    return Method(f"exact, {steps}", steps, scheduler=lambda _: Solver(own, "UniPC"))
+
+
+@contextmanager
+def multiply_adds(pipe: Any) -> Iterator[list[int]]:
+    """Inside, those of the transformer's linear layers are counted."""
+    done = [0]
+
+    def count(layer: nn.Linear, given: tuple, result: torch.Tensor) -> None:
+        done[0] += result.numel() * layer.in_features
+
+    layers = [each for each in pipe.transformer.modules() if isinstance(each, nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        yield done
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def judge(
+    model: embedded.Embedded, shown: np.ndarray, prompts: list[str], run_: np.ndarray, exact_: np.ndarray
+) -> dict[str, Any]:
+    """The measures of one method, each with its interval. shown, run_, exact_: pictures or clips, uint8."""
+    judged = model.judge(shown, prompts)
+    nearness = psnr(shown, exact_)
+    row = {
+        "run": with_interval(psnr(shown, run_)),
+        "exact": with_interval(nearness),
+        "nearer": with_interval(nearness - psnr(run_, exact_)),
+        "ssim run": with_interval(ssim(shown, run_)),
+        "ssim exact": with_interval(ssim(shown, exact_)),
+        "accuracy": with_interval(judged.found),
+        "frechet": frechet_interval(judged.features, model.real_features()),
+    }
+    chosen = measurable(prompts)
+    if shown.ndim == 4 and chosen:
+        striped = [prompts[index] for index in chosen]
+        straight = straightness(shown[chosen], striped)
+        row["straight"] = with_interval(straight)
+        row["straighter"] = with_interval(straight - straightness(run_[chosen], striped))
+        row["blurred"] = with_interval(edge_width(shown[chosen], striped))
+    return row
+
+
+def check_stripes(count: int = 200, seed: int = 7) -> dict[str, Any]:
+    """The measure on pictures of known quality: clean scenes, and the same bent by so many pixels or blurred."""
+    from scipy.ndimage import gaussian_filter, map_coordinates
+
+    from ddit_ext.embedded import scenes
+
+    drawn, described = scenes.pictures(count, seed)
+    prompts = [scene.prompt for scene in described]
+    chosen = measurable(prompts)
+    clean, prompts = drawn[chosen], [prompts[index] for index in chosen]
+    y, x = np.mgrid[: clean.shape[1], : clean.shape[2]].astype(float)
+
+    def bent(picture: np.ndarray, by: float) -> np.ndarray:
+        at = [y + by * np.sin(x / 9), x + by * np.sin(y / 7)]
+        planes = [
+            map_coordinates(picture[..., c].astype(float), at, mode="reflect", order=1) for c in range(3)
+        ]
+        return np.stack(planes, -1).round().astype(np.uint8)
+
+    made = {"clean": clean}
+    made |= {f"bent by {by} px": np.stack([bent(p, by) for p in clean]) for by in (1, 2, 4)}
+    made |= {
+        f"blurred by {by} px": np.stack([gaussian_filter(p, (by, by, 0)) for p in clean]) for by in (1, 2)
+    }
+    return {
+        name: {
+            "straight": with_interval(straightness(pictures, prompts)),
+            "blurred": with_interval(edge_width(pictures, prompts)),
+        }
+        for name, pictures in made.items()
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown, with intervals."""
+    columns = {name: shown for name, shown in COLUMNS.items() if name in rows[0]}
+    timed = any("time" in row for row in rows)
+    heads = ["method", "model calls", *(["processor time, of the full run's"] if timed else [])]
+    heads += [head for head, _ in columns.values()]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
+        cells = [row["method"], f"{row['calls']:.1f}"]
+        cells += [_cell(row.get("time"), 3)] if timed else []
+        cells += [_cell(row.get(name), digits) for name, (_, digits) in columns.items()]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: dict[str, float] | None, digits: int) -> str:
+    if value is None:
+        return ""
+    return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+
+
+def processor_seconds(call: Callable[[], object]) -> float:
+    """Of one call, on all cores together: what other programs on the machine do changes it little."""
+    started = time.process_time()
+    call()
+    return time.process_time() - started
+
+
+def time_turns(pipe: Any, batch: Batch, chosen: list[Entry], rounds: int) -> dict[str, dict[str, float]]:
+    """Processor time of each over the full run's, in turns."""
+    turns = {entry.method.name: lambda m=entry.method: run(pipe, batch, m) for entry in chosen}
+    found = interleaved(turns, rounds, warmup=1, clock=processor_seconds)
+    return {
+        name: {"mean": value["ratio"], "low": value["ratio_low"], "high": value["ratio_high"]}
+        for name, value in found.items()
+    }
+
+
+def scene(
+    pipe: Any, kept: Kept, compared: list[Entry], prompts: list[str], run_: np.ndarray, exact_: np.ndarray
+) -> dict[str, np.ndarray]:
+    """One prompt in several ways: of those with stripes or checks the one whose 28 steps are furthest from exact."""
+    chosen = measurable(prompts)
+    index = chosen[int(np.argmin(psnr(run_[chosen], exact_[chosen])))]
+    shown = {"exact: 200 steps": exact_[index], "all 28 steps": run_[index]}
+    for title, line, count in (
+        ("ddit_ext, 11 calls", OURS_EXACT, 11),
+        ("ddit_ext, 9 calls", OURS_EXACT, 9),
+        ("UniPC, 9 steps", "UniPC, placed", 9),
+        ("Euler, 9 steps", FEWER, 9),
+    ):
+        for entry in compared:
+            if entry.line == line and entry.calls == count:
+                shown[title] = decode(pipe, kept.latents(entry.method)[index : index + 1])[0]
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=("flux", "wan"), default="flux")
+    parser.add_argument("--prompts", type=int, default=48)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--exact", type=int, default=200, help="steps of the exact sample")
+    parser.add_argument("--calls", type=int, nargs="+", default=None, help="model calls of 28 to compare at")
+    parser.add_argument("--only", nargs="+", default=None, help="lines to run; the full run always is")
+    parser.add_argument(
+        "--keep", type=Path, required=True, help="folder for latents; a stopped run goes on there"
+    )
+    parser.add_argument("--kept-only", action="store_true", help="leave out what is not in --keep whole")
+    parser.add_argument("--time", action="store_true", help="measure processor time too")
+    parser.add_argument("--rounds", type=int, default=5, help="of --time")
+    parser.add_argument("--out", type=Path, default=None, help="JSON; .md and .png are written beside it")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    model = embedded.load(arguments.model)
+    pipe = model.pipeline
+    prompts = model.reference(arguments.prompts, seed=PROMPT_SEED)[1]
+    made = batches(pipe, prompts, arguments.batch, seed=NOISE_SEED)
+    kept = Kept(arguments.keep, pipe, made)
+    calls = arguments.calls or {"flux": [15, 11, 9, 7], "wan": [14, 9]}[arguments.model]
+    compared = [
+        entry
+        for entry in entries(model, calls)
+        if arguments.only is None or entry.line in arguments.only or entry.method is FULL
+    ]
+    exact_ = decode(pipe, kept.latents(exact(pipe.scheduler, arguments.exact)))
+    run_ = decode(pipe, kept.latents(FULL))
+    few = Kept(arguments.keep, pipe, made[:1])
+    twice = decode(pipe, few.latents(exact(pipe.scheduler, 2 * arguments.exact)))
+    converged = with_interval(psnr(twice, exact_[: len(twice)]))
+    print(f"twice as many steps are {_cell(converged, 1)} dB from the exact sample", flush=True)
+    rows = []
+    if arguments.kept_only:
+        compared = [entry for entry in compared if kept.has(entry.method)]
+    for entry in compared:
+        shown = decode(pipe, kept.latents(entry.method))
+        row = {"method": entry.method.name, "line": entry.line, "asked": entry.calls}
+        row["calls"] = kept.work(entry.method) / kept.work(FULL) * FULL.steps
+        row |= judge(model, shown, prompts, run_, exact_)
+        rows.append(row)
+        print(table([row]).splitlines()[-1], flush=True)
+    if arguments.time:
+        for name, value in time_turns(pipe, made[0], compared, arguments.rounds).items():
+            next(row for row in rows if row["method"] == name)["time"] = value
+    print(table(rows))
+    if arguments.out:
+        checked = check_stripes() if arguments.model == "flux" else None
+        write_json(
+            arguments.out, {"converged": converged, "stripes on known pictures": checked, "rows": rows}
+        )
+        arguments.out.with_suffix(".md").write_text(table(rows))
+        flat = run_.ndim == 4
+        above = scene(pipe, kept, compared, prompts, run_, exact_) if flat else None
+        plot(rows, arguments.out.with_suffix(".png"), above)
+
+
+if __name__ == "__main__":
+    main()

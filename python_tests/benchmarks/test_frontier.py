@@ -1,0 +1,111 @@
+"""What frontier.py compares with: other solvers and published forecasts, and its measure of stripes."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from flux_pipelines import one_thread
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from _solvers import FLOW, SOLVERS, Seen, Solver, growing, hicache, meancache, meancache_places, spectrum  # noqa: E402
+
+TOTAL = 20
+
+
+def velocity(x, sigma):
+    return torch.cos(2 * x + 3 * sigma)
+
+
+def sampled(scheduler, total=TOTAL):
+    scheduler.set_timesteps(total)
+    x, calls = torch.linspace(-1, 1, 7)[None, None], 0
+    for time in scheduler.timesteps:
+        x = scheduler.step(velocity(x, float(time) / 1000), time, x, return_dict=False)[0]
+        calls += 1
+    return x, calls
+
+
+def test_solvers_are_diffusers_own():
+    own = UniPCMultistepScheduler(solver_order=2, flow_shift=3.0, **FLOW)
+    torch.testing.assert_close(sampled(Solver(own, "UniPC"))[0], sampled(own)[0])
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_each_converges_to_one_sample(name):
+    """Four times as many calls, at places that grow: less than 0.4 of the error, where first order leaves 0.25."""
+    own = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    exact = torch.linspace(-1, 1, 7).double()
+    for k in range(4000, 0, -1):
+        exact = exact - velocity(exact, (k - 0.5) / 4000) / 4000
+    errors = []
+    for steps in (16, 64):
+        x, calls = sampled(Solver(own, name, growing(128, steps, 1.5)), 128)
+        assert calls == (2 * steps - 1 if name == "Heun" else steps)
+        errors.append(float((x - exact).norm()))
+    assert errors[1] < 0.4 * errors[0]
+
+
+@pytest.mark.parametrize("rule", [spectrum(), spectrum(mix=0.5), hicache(), meancache()])
+def test_a_rule_fills_the_gaps_of_a_run(rule):
+    own = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    every, _ = sampled(Solver(own, "Euler"))
+    some, calls = sampled(Solver(own, "Euler", growing(TOTAL, 10, 1.75), rule))
+    assert calls == 10
+    assert (some - every).norm() < 0.15 * every.norm()
+
+
+def seen(outputs):
+    """Calls at steps 0, 2, 5 with noise levels 1, 0.8, 0.5."""
+    places = zip((0, 2, 5), (1.0, 0.8, 0.5), outputs, strict=True)
+    return [Seen(step, sigma, torch.tensor([output]), torch.zeros(1)) for step, sigma, output in places]
+
+
+def test_spectrum_fits_polynomials():
+    made = spectrum(degree=2, ridge=1e-9)(
+        seen([3.0, 2.2, 1.3]), 6, 0.4, 0.3
+    )  # sigma^2 + sigma + 1 at 1, nearly at others
+    fitted = np.polynomial.Polynomial.fit([1.0, 0.8, 0.5], [3.0, 2.2, 1.3], 2)
+    assert float(made) == pytest.approx(fitted(0.4), rel=1e-4)
+
+
+def test_hicache_of_order_1_is_half_a_line():
+    made = hicache(order=1, scale=0.5)(seen([9.0, 4.0, 1.0]), 7, 0.3, 0.2)
+    assert float(made) == pytest.approx(1.0 + 0.5 * 2 * (1.0 - 4.0) / 3)
+
+
+def test_meancache_is_exact_where_velocities_are_lines():
+    """v = 2 sigma gives x = sigma^2, whose mean over a gap is the sum of its ends."""
+    calls = [Seen(k, s, torch.tensor([2 * s]), torch.tensor([s * s])) for k, s in ((0, 1.0), (1, 0.7))]
+    assert float(meancache()(calls, 2, 0.7, 0.2)) == pytest.approx(0.7 + 0.2)
+
+
+def test_meancache_places_begin_at_the_first_step_and_rise():
+    levels = np.linspace(1, 0, 11).tolist()
+    outputs = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    samples = torch.cat([torch.zeros(1, 3), torch.cumsum(-0.1 * outputs, 0)])
+    for calls in (1, 4, 10):
+        places = meancache_places(levels, samples, outputs, calls)
+        assert places[0] == 0 and len(places) == calls and places == sorted(set(places)) and places[-1] < 10
+
+
+def test_bent_stripes_are_less_straight():
+    from _stripes import edge_width, measurable, straightness
+
+    from ddit_ext.embedded import scenes
+
+    with one_thread():
+        drawn, described = scenes.pictures(24, 3)
+        prompts = [scene.prompt for scene in described]
+        chosen = measurable(prompts)
+        clean, prompts = drawn[chosen], [prompts[index] for index in chosen]
+        rows = np.arange(clean.shape[1])
+        shifts = np.rint(3 * np.sin(rows / 6)).astype(int)
+        bent = np.stack([np.stack([np.roll(p[r], shifts[r], 0) for r in rows]) for p in clean])
+        assert straightness(clean, prompts).mean() > 0.75
+        assert (straightness(clean, prompts) - straightness(bent, prompts)).mean() > 0.1
+        soft = (0.5 * clean + 0.5 * np.roll(clean, 3, 2)).astype(np.uint8)
+        assert edge_width(soft, prompts).mean() > edge_width(clean, prompts).mean() + 0.1
