@@ -82,7 +82,7 @@ class Solver:
         levels[0] = min(float(levels[0]), 1 - 1e-6)  # the multistep solvers take logarithms of 1 - sigma
         pick = self._pick if self._pick is not None else list(range(len(levels) - 1))
         self._places = [*pick, len(levels) - 1]
-        times = self._own.timesteps
+        times = self._own.timesteps.float()  # Euler refuses whole numbers
         if self._rule:
             _load(self._solver, levels, times)
             self.timesteps = times[pick]

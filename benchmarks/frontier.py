@@ -1,10 +1,10 @@
 """Every way to call the model less, on two yardsticks: the run that it shortens, and the exact sample.
 
     python benchmarks/frontier.py --model flux --keep work/flux --out benchmarks/results/frontier_flux.json
-    python benchmarks/frontier.py --model flux --keep work/flux --time --out benchmarks/results/frontier_flux.json
+    python benchmarks/frontier.py --model flux --keep work/flux --time --out benchmarks/results/frontier_flux_time.json
 
 PSNR and SSIM of each prompt's picture to the pipeline's own 28 steps and to the exact sample (UniPC, --exact steps; how
-far twice as many steps are from it is printed); prompt accuracy; Fréchet distance to real scenes; and how straight
+far half as many steps are from it is printed); prompt accuracy; Fréchet distance to real scenes; and how straight
 stripes and checks are (_stripes.py). Cost is multiply-adds of the transformer's linear layers in full model calls, so
 that caches which skip parts of a call count too, and with --time seconds of the processor, methods taking turns.
 
@@ -66,9 +66,13 @@ class Kept:
             torch.save(kept, self._file(method))
         return torch.cat(kept["parts"][: len(self.made)])
 
-    def has(self, method: Method) -> bool:
-        """Whether nothing of it is missing."""
-        return len(self._load(method)["parts"]) >= len(self.made)
+    def count(self, method: Method) -> int:
+        """How many batches of it there are."""
+        return min(len(self._load(method)["parts"]), len(self.made))
+
+    def first(self, count: int) -> Kept:
+        """The same for the first batches alone."""
+        return Kept(self.folder, self.pipe, self.made[:count])
 
     def work(self, method: Method) -> float:
         """Multiply-adds of all batches."""
@@ -164,13 +168,15 @@ def check_stripes(count: int = 200, seed: int = 7) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows in Markdown, with intervals."""
     columns = {name: shown for name, shown in COLUMNS.items() if name in rows[0]}
-    timed = any("time" in row for row in rows)
-    heads = ["method", "model calls", *(["processor time, of the full run's"] if timed else [])]
+    heads = [
+        "method",
+        "prompts",
+        "model calls",
+    ]
     heads += [head for head, _ in columns.values()]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
-        cells = [row["method"], f"{row['calls']:.1f}"]
-        cells += [_cell(row.get("time"), 3)] if timed else []
+        cells = [row["method"], str(row["prompts"]), f"{row['calls']:.1f}"]
         cells += [_cell(row.get(name), digits) for name, (_, digits) in columns.items()]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -229,8 +235,12 @@ def main() -> None:
     parser.add_argument(
         "--keep", type=Path, required=True, help="folder for latents; a stopped run goes on there"
     )
-    parser.add_argument("--kept-only", action="store_true", help="leave out what is not in --keep whole")
-    parser.add_argument("--time", action="store_true", help="measure processor time too")
+    parser.add_argument(
+        "--kept-only", action="store_true", help="run nothing: what --keep has, for as many prompts"
+    )
+    parser.add_argument(
+        "--time", action="store_true", help="measure processor time, of the first batch, and nothing else"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="of --time")
     parser.add_argument("--out", type=Path, default=None, help="JSON; .md and .png are written beside it")
     arguments = parser.parse_args()
@@ -246,25 +256,30 @@ def main() -> None:
         for entry in entries(model, calls)
         if arguments.only is None or entry.line in arguments.only or entry.method is FULL
     ]
+    if arguments.time:
+        times = time_turns(pipe, made[0], compared, arguments.rounds)
+        for name, value in times.items():
+            print(f"{name:40} {_cell(value, 3)}")
+        if arguments.out:
+            write_json(arguments.out, times)
+        return
     exact_ = decode(pipe, kept.latents(exact(pipe.scheduler, arguments.exact)))
     run_ = decode(pipe, kept.latents(FULL))
-    few = Kept(arguments.keep, pipe, made[:1])
-    twice = decode(pipe, few.latents(exact(pipe.scheduler, 2 * arguments.exact)))
-    converged = with_interval(psnr(twice, exact_[: len(twice)]))
-    print(f"twice as many steps are {_cell(converged, 1)} dB from the exact sample", flush=True)
+    half = decode(pipe, kept.first(1).latents(exact(pipe.scheduler, arguments.exact // 2)))
+    converged = with_interval(psnr(half, exact_[: len(half)]))
+    print(f"half as many steps are {_cell(converged, 1)} dB from the exact sample", flush=True)
     rows = []
     if arguments.kept_only:
-        compared = [entry for entry in compared if kept.has(entry.method)]
+        compared = [entry for entry in compared if kept.count(entry.method)]
     for entry in compared:
-        shown = decode(pipe, kept.latents(entry.method))
-        row = {"method": entry.method.name, "line": entry.line, "asked": entry.calls}
-        row["calls"] = kept.work(entry.method) / kept.work(FULL) * FULL.steps
-        row |= judge(model, shown, prompts, run_, exact_)
+        here = kept.first(kept.count(entry.method)) if arguments.kept_only else kept
+        shown = decode(pipe, here.latents(entry.method))
+        n = len(shown)
+        row = {"method": entry.method.name, "line": entry.line, "asked": entry.calls, "prompts": n}
+        row["calls"] = here.work(entry.method) / here.work(FULL) * FULL.steps
+        row |= judge(model, shown, prompts[:n], run_[:n], exact_[:n])
         rows.append(row)
         print(table([row]).splitlines()[-1], flush=True)
-    if arguments.time:
-        for name, value in time_turns(pipe, made[0], compared, arguments.rounds).items():
-            next(row for row in rows if row["method"] == name)["time"] = value
     print(table(rows))
     if arguments.out:
         checked = check_stripes() if arguments.model == "flux" else None
