@@ -228,9 +228,7 @@ class Adapter(nn.Module):
         return adapter_file.write(self, Path(folder), dtype)
 
     @classmethod
-    def load(
-        cls, path: str | Path, transformer: nn.Module | None, *, lora: Lora = "beside"
-    ) -> Adapter:
+    def load(cls, path: str | Path, transformer: nn.Module | None, *, lora: Lora = "beside") -> Adapter:
         """Read what :meth:`save` wrote; the result is in evaluation mode.
 
         Args:

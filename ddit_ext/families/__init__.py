@@ -3,6 +3,7 @@
 from typing import Any
 
 from .base import Family
+from .contract import BlocksFamily, register_blocks
 from .encoder import Encoder
 from .flux import FluxFamily
 from .flux2 import Flux2Family
@@ -17,6 +18,7 @@ from .z_image import ZImageFamily
 
 __all__ = [
     "WITHOUT_SUPPORT",
+    "BlocksFamily",
     "Family",
     "Flux2Family",
     "FluxFamily",
@@ -31,6 +33,7 @@ __all__ = [
     "encoder_for",
     "family_for",
     "published",
+    "register_blocks",
     "supported",
 ]
 

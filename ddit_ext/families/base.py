@@ -69,7 +69,7 @@ class Family(ModelFamily, ABC):
         super().__init__(transformer)
         layers = patch_layers.layers_of(transformer)
         self.patch_size = layers.patch  # latent pixels along a side of a base patch
-        self.replaced = (layers.embedding, layers.output)
+        self.replaced: tuple[str, ...] = (layers.embedding, layers.output)
         self.sign = layers.sign
         self._merged = {name: _adapter_state(transformer, name) for name in self.replaced}
         self._view: partial[Tensor] | None = None

@@ -195,8 +195,11 @@ class ModelFamily:
         The model's own forward is run up to there. ValueError where its weights are elsewhere until a call.
         """
         transformer = self.transformer
-        embedder = next(module for name, module in transformer.named_children() if name not in self.BLOCKS)
-        check_here(embedder, self.latents(arguments))
+        embedders = (module for name, module in transformer.named_children() if name not in self.BLOCKS)
+        check_here(
+            next(module for module in embedders if next(module.parameters(), None) is not None),
+            self.latents(arguments),
+        )
         with swapped(transformer, {f"{self.BLOCKS[0]}.0": _Door()}):
             try:
                 transformer.forward(**arguments)

@@ -92,11 +92,11 @@ class PatchHook(Hook):
         residuals = self.state.residuals
         if sizes != [SKIP]:
             return SizedCall(changes, part, run, arguments, sizes, residuals)
-        skipped = residuals.has(part, run.repeats)
+        skipped = residuals.has(part, run.repeats, seen[0].shape[0])
         if not skipped:
             self.warn(
                 f"step {run.index} was skipped, but its call {run.repeats} (from 0) had nothing to use again and was "
-                "computed: the last computed step had fewer calls"
+                "computed: the last computed step had fewer calls, or rows in them"
             )
         return SizedCall(changes, part, run, arguments, [residuals.scale], residuals, skipped)
 

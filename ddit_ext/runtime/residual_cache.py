@@ -28,9 +28,9 @@ class ResidualCache:
         """Whether the last computed step was one of this transformer, and left something."""
         return part.name == self._part and bool(self._residuals)
 
-    def has(self, part: Part, call: int) -> bool:
-        """Whether its call number `call` did."""
-        return self.ready(part) and call in self._residuals
+    def has(self, part: Part, call: int, rows: int) -> bool:
+        """Whether its call number `call` did, for so many rows: guidance may end within a run."""
+        return self.ready(part) and call in self._residuals and self._residuals[call].shape[0] == rows
 
     def begin_step(self, part: Part, scale: int) -> None:
         """A step that is computed begins: what earlier ones left is freed."""

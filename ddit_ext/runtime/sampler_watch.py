@@ -101,7 +101,8 @@ class SamplerWatch:
             or run.finished
             or run.scheduler is not scheduler
             or not _same_list(run.timesteps, timesteps)
-            or run.shape != latents.shape
+            or (run.shape[1:] if run.sampled else run.shape)
+            != (latents.shape[1:] if run.sampled else latents.shape)  # guidance may end within a run
         ):
             run = self._begin(scheduler, timesteps, latents, timestep, family)
         elif run.done == run.index:

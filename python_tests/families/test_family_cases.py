@@ -41,7 +41,7 @@ def test_at_scale_one_a_run_is_bit_identical(name):
     assert torch.equal(case.run(pipe, 2, steps=4), before)
 
 
-def test_tokens_are_counted_at_ragged_sizes(name):
+def test_tokens_are_counted_at_ragged_sizes(name, supports):
     case = BY_NAME[name]
     size, pipe = ragged(case)
     handle = ddit_ext.patch(pipe, schedule=[4, 2, 1, 1], scales=(1, 2, 4))
@@ -51,6 +51,7 @@ def test_tokens_are_counted_at_ragged_sizes(name):
     assert (rows, columns) == (5, 7)
     assert [step["tokens"] for step in report["steps"]] == [frames * n for n in (2 * 2, 3 * 4, 35, 35)]
     assert not report["warnings"]
+    supports(name, case.pipeline, "larger patches")
 
 
 @pytest.mark.parametrize("scale", [2, 4])
@@ -110,7 +111,7 @@ def test_some_samples_of_a_call_are_what_they_are_in_it(name):
     assert BY_NAME[name].run(pipe, 2, steps=5).isfinite().all()
 
 
-def test_an_adapter_is_trained_saved_and_read(name, tmp_path):
+def test_an_adapter_is_trained_saved_and_read(name, tmp_path, supports):
     case = captured(BY_NAME[name])
     family = case.family
     latents = torch.stack([family.state(case.arguments)] * 2)[:, : family.out_channels]
@@ -137,6 +138,7 @@ def test_an_adapter_is_trained_saved_and_read(name, tmp_path):
     pipe = BY_NAME[name].build()
     ddit_ext.patch(pipe, tmp_path, schedule=2, scales=(1, 2))
     assert BY_NAME[name].run(pipe, 1, steps=4).isfinite().all()
+    supports(name, BY_NAME[name].pipeline, "training")
 
 
 def test_a_lora_of_the_users_changes_a_coarse_run(name):
@@ -160,3 +162,47 @@ def case_embedding(pipe):
     from ddit_ext.coarse.patch_layers import layers_of
 
     return layers_of(pipe.transformer).embedding
+
+
+def test_positions_lie_at_the_middle_of_merged_cells(name):
+    """At scale 3 the middle is a cell: what positions enter the first block there is what the base has at it."""
+    case = BY_NAME[name]
+    size, _ = ragged(case)
+    case = captured(case, **size)
+    family, arguments = case.family, case.arguments
+    adapter = Adapter.training_free(case.transformer, (3,))
+    grid = family.grid(arguments)
+    seen = []
+    first = case.transformer.get_submodule(f"{family.BLOCKS[0]}.0")
+    handle = first.register_forward_pre_hook(lambda *given: seen.append(given[1:]), with_kwargs=True)
+    case.call()
+    with family.coarse(arguments, adapter.own(3), family.noise_level(arguments)) as coarse:
+        case.call(**coarse)
+    handle.remove()
+    if name == "Stable Diffusion 3":  # added to the tokens: the tokens alone are another's
+        module = case.transformer.pos_embed
+        table = module.cropped_pos_embed(grid.rows * 2, grid.columns * 2)[0]
+        fine, merged = table, family.positions(grid, adapter.own(3))[0]
+    else:
+        fine, merged = (image_positions(name, *given) for given in seen)
+    frames, rows, columns = grid.coarse(3)
+    fine = fine[: grid.tokens].unflatten(0, (grid.frames, grid.rows, grid.columns))
+    merged = merged[: frames * rows * columns].unflatten(0, (frames, rows, columns))
+    # Cells beyond a ragged edge have no counterpart in the base's call.
+    expected = fine[:, 1::3, 1::3]
+    torch.testing.assert_close(
+        merged[:, : expected.shape[1], : expected.shape[2]], expected, atol=1e-5, rtol=1e-5
+    )
+    assert merged.shape[1] > expected.shape[1] or merged.shape[2] > expected.shape[2] or rows * 3 == grid.rows
+
+
+def image_positions(name, args, kwargs):
+    """[N, ...]: rotary tables of the image's tokens, among a block's arguments."""
+    if name == "Z-Image":
+        return torch.view_as_real(args[2][0])
+    found = kwargs.get("image_rotary_emb", kwargs.get("rotary_emb")) or args[-1]
+    if name == "Qwen-Image":
+        return torch.view_as_real(found[0])
+    pair = torch.stack([table.reshape(-1, table.shape[-1]) for table in found], -1)
+    text = kwargs["encoder_hidden_states"].shape[1] if name.startswith("FLUX") else 0
+    return pair[text:]

@@ -1,0 +1,125 @@
+"""TeaCache's rule by the contract of blocks: for every family, most of them without a file."""
+
+import pytest
+import torch
+from family_cases import BY_NAME, captured
+from flow_families import FAMILIES
+
+import ddit_ext
+from ddit_ext import Forecast, TeaCache
+from ddit_ext.families import BlocksFamily, family_for, register_blocks
+from ddit_ext.modules import blocks
+from ddit_ext.modules.swap import swapped
+
+WITHOUT = {"Kandinsky 5"}
+"""Its blocks' tokens leave in another shape than they enter."""
+NAMES = [family.name for family in FAMILIES if family.name not in WITHOUT]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def batch_of(case):
+    return 2 if case.batches else 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_residual_of_the_blocks_stands_for_them(name):
+    """A call without its blocks gives what it gave, where their residual is added."""
+    case = captured(BY_NAME[name], batch_of(BY_NAME[name]))
+    family, model = case.family, case.transformer
+    after, watching = blocks.seen(model, family.BLOCKS, family.NORM)
+    with swapped(model, watching):
+        whole = case.call()
+    with swapped(model, blocks.left_out(model, family.BLOCKS, family.NORM, after.added)):
+        without = case.call()
+    torch.testing.assert_close(without, whole, atol=1e-5, rtol=1e-4)
+    other = torch.zeros_like(after.added)
+    with swapped(model, blocks.left_out(model, family.BLOCKS, family.NORM, other)):
+        assert not torch.allclose(case.call(), whole, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_skips_steps_whose_input_hardly_changes(name, supports):
+    case, batch = BY_NAME[name], batch_of(BY_NAME[name])
+    pipe = case.build()
+    before = case.run(pipe, batch, steps=6)
+    with ddit_ext.patch(pipe, schedule=TeaCache(0.0, protect=(1, 0))):
+        assert torch.equal(case.run(pipe, batch, steps=6), before)
+    with ddit_ext.patch(pipe, schedule=TeaCache(1e9, protect=(1, 0))) as handle:
+        skipped = case.run(pipe, batch, steps=6)
+    report = handle.report().to_dict()
+    assert [step["scale"] for step in report["steps"]] == [1, 0, 0, 0, 0, 0]
+    assert all(change > 0 for step in report["steps"][1:] for (change,) in step["scores"])
+    assert not report["warnings"]
+    assert skipped.isfinite().all() and not torch.equal(skipped, before)
+    assert torch.equal(case.run(pipe, batch, steps=6), before)
+    supports(name, case.pipeline, "TeaCache")
+
+
+@pytest.mark.parametrize("name", [family.name for family in FAMILIES])
+def test_a_run_forecasts_steps(name, supports):
+    case, batch = BY_NAME[name], batch_of(BY_NAME[name])
+    pipe = case.build()
+    before = case.run(pipe, batch, steps=6)
+    with ddit_ext.patch(pipe, schedule=Forecast(calls=3)):
+        few = case.run(pipe, batch, steps=6)
+    assert few.isfinite().all() and not torch.equal(few, before)
+    assert torch.equal(case.run(pipe, batch, steps=6), before)
+    supports(name, case.pipeline, "Forecast")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_input_is_what_enters_the_first_block(name):
+    case = captured(BY_NAME[name], batch_of(BY_NAME[name]))
+    family = case.family
+    if name in ("FLUX.1", "Wan 2.1"):
+        pytest.skip("compares the modulation as well, as TeaCache was published for it")
+    entered = []
+    first = case.transformer.get_submodule(f"{family.BLOCKS[0]}.0")
+    handle = first.register_forward_pre_hook(
+        lambda module, args, kwargs: entered.append(blocks.entering(args, kwargs)), with_kwargs=True
+    )
+    case.call()
+    handle.remove()
+    with torch.no_grad():
+        assert torch.equal(family.first_input(case.arguments), entered[0])
+
+
+def test_larger_patches_of_a_family_without_a_file_raise():
+    case = BY_NAME["CogView4"]
+    pipe = case.build()
+    assert isinstance(family_for(pipe.transformer), BlocksFamily)
+    with pytest.raises(ValueError, match=r"one of .*for larger patches, got CogView4Transformer2DModel"):
+        ddit_ext.patch(pipe, schedule=2, scales=(1, 2))
+    assert case.run(pipe, 1, steps=2).isfinite().all()
+
+
+def test_a_model_of_the_users_own_is_registered():
+    class Stack(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(2))
+            self.last = torch.nn.LayerNorm(4)
+            self.embed = torch.nn.Linear(4, 4)
+
+        def forward(self, hidden_states, timestep):
+            hidden_states = self.embed(hidden_states)
+            for layer in self.layers:
+                hidden_states = hidden_states + layer(hidden_states)
+            return self.last(hidden_states)
+
+    with pytest.raises(TypeError, match="supported family.*got Stack.*ForecastScheduler"):
+        family_for(Stack())
+    register_blocks("Stack", "Stack", ("layers",), "last", timestep=1.0)
+    family = family_for(model := Stack())
+    arguments = {"hidden_states": torch.rand(2, 3, 4), "timestep": torch.tensor([0.25])}
+    assert torch.equal(family.first_input(arguments), model.embed(arguments["hidden_states"]))
+    assert family.told(arguments["timestep"]) == 0.25
+    with pytest.raises(ValueError, match="model: Stack belongs to the family Stack already"):
+        register_blocks("Stack", "Other")

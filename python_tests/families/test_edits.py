@@ -1,0 +1,126 @@
+"""Pipelines that begin from a picture: larger patches leave references as they are, and ControlNet's residuals are averaged."""
+
+import pytest
+import torch
+from family_cases import BY_NAME, captured
+from tiny_edits import EDITS
+
+import ddit_ext
+from ddit_ext import Forecast, TeaCache
+from ddit_ext.coarse import Adapter
+
+REFERENCES = {"FLUX.2 edit": 16, "FLUX.2 klein edit": 32, "Qwen-Image Edit-Plus": 32}
+FAMILY = {name: next(known for known in BY_NAME if name.startswith(known)) for name in EDITS}
+# "HunyuanVideo" is a family of its own.
+FAMILY |= {name: "HunyuanVideo 1.5" for name in EDITS if name.startswith("HunyuanVideo 1.5")}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_pipeline_in_larger_patches(name, supports):
+    case = EDITS[name]
+    pipe = case.build()
+    before = case.run(pipe, 1, steps=6)
+    with ddit_ext.patch(pipe, schedule=1):
+        assert torch.equal(case.run(pipe, 1, steps=6), before)
+    with ddit_ext.patch(pipe, schedule=2, scales=(1, 2)) as handle:
+        coarse = case.run(pipe, 1, steps=6)
+    report = handle.report().to_dict()
+    frames, rows, columns = report["grid"]
+    own = frames * -(-rows // 2) * -(-columns // 2)
+    assert {step["tokens"] for step in report["steps"]} == {own + REFERENCES.get(name, 0)}
+    assert not report["warnings"]
+    assert coarse.isfinite().all() and not torch.equal(coarse, before)
+    supports(FAMILY[name], case.pipeline, "larger patches")
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_pipeline_with_fewer_blocks_and_calls(name, supports):
+    case = EDITS[name]
+    pipe = case.build()
+    before = case.run(pipe, 1, steps=6)
+    with ddit_ext.patch(pipe, schedule=TeaCache(1e9)) as handle:
+        assert case.run(pipe, 1, steps=6).isfinite().all()
+    scales = [step["scale"] for step in handle.report().to_dict()["steps"]]
+    assert scales == [1, *[0] * (len(scales) - 2), 1]
+    supports(FAMILY[name], case.pipeline, "TeaCache")
+    calls = []
+    handle = pipe.transformer.register_forward_hook(lambda *given: calls.append(1))
+    with ddit_ext.patch(pipe, schedule=Forecast(calls=3)):
+        assert case.run(pipe, 1, steps=6).isfinite().all()
+    handle.remove()
+    assert len(calls) <= 3 * case.branches
+    supports(FAMILY[name], case.pipeline, "Forecast")
+    assert torch.equal(case.run(pipe, 1, steps=6), before)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_references_enter_a_coarse_call_as_they_are(name):
+    """Nothing of the latent but its patches changes what the blocks see of the references."""
+    case = captured(EDITS[name], 1)
+    family = case.family
+    adapter = Adapter.training_free(case.transformer, (2,))
+    seen = []
+    first = case.transformer.get_submodule(f"{family.BLOCKS[0]}.0")
+    handle = first.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True
+    )
+    case.call()
+    with family.coarse(case.arguments, adapter.own(2), family.noise_level(case.arguments)) as coarse:
+        case.call(**coarse)
+    handle.remove()
+    fine, merged = (kwargs["hidden_states"][:, -REFERENCES[name] :] for kwargs in seen)
+    assert torch.equal(fine, merged)
+    fine, merged = (positions_of(kwargs["image_rotary_emb"])[-REFERENCES[name] :] for kwargs in seen)
+    assert torch.equal(fine, merged)
+
+
+def positions_of(rotary):
+    """Of the image: Qwen has a table for it and one for the text; FLUX.2 cosines and sines of both, text first."""
+    image, other = rotary
+    return image if image.is_complex() else torch.stack([image, other], -1)
+
+
+def test_z_image_averages_a_controlnets_residuals_and_leaves_those_of_the_text():
+    case = captured(BY_NAME["Z-Image"], 1, height=80, width=112)
+    grid = case.family.grid(case.arguments)
+    residual = torch.rand(2, 64 + 32, 8)  # 35 tokens padded to 64, 6 of text to 32
+    pooled = case.family.pooled({"controlnet_block_samples": {0: residual}}, grid, 2)[
+        "controlnet_block_samples"
+    ]
+    assert pooled[0].shape == (2, 32 + 32, 8)
+    assert torch.equal(pooled[0][:, 32:], residual[:, 64:])
+    cells = residual[:, :35].unflatten(1, (5, 7))
+    torch.testing.assert_close(pooled[0][:, 0], cells[:, :2, :2].mean((1, 2)))
+    assert not pooled[0][:, 12:32].any()
+
+
+def test_a_cache_of_references_raises():
+    case = captured(BY_NAME["FLUX.2"], 1)
+    adapter = Adapter.training_free(case.transformer, (2,))
+    sigma = case.family.noise_level(case.arguments)
+    with (
+        pytest.raises(NotImplementedError, match="kv_cache_mode='extract'.*Flux2KleinPipeline"),
+        case.family.coarse(case.arguments | {"kv_cache_mode": "extract"}, adapter.own(2), sigma),
+    ):
+        pass
+
+
+def test_guidance_that_ends_within_a_run_begins_no_new_one():
+    """Z-Image's cfg_truncation halves the batch of the calls."""
+    case = BY_NAME["Z-Image"]
+    pipe = case.build()
+    with ddit_ext.patch(pipe, schedule=[2] * 8, scales=(1, 2)) as handle:
+        case.run(pipe, 1, steps=8, cfg_truncation=0.1)
+    assert [step["index"] for step in handle.report().to_dict()["steps"]] == list(range(8))
+    with ddit_ext.patch(pipe, schedule=[1, 1, 0, 0, 0, 0, 0, 1]) as handle:
+        assert case.run(pipe, 1, steps=8, cfg_truncation=0.1).isfinite().all()
+    report = handle.report().to_dict()
+    assert len(report["steps"]) == 8 and any("rows in them" in text for text in report["warnings"])
