@@ -75,7 +75,7 @@ class Adapter(nn.Module):
         """Coarse sizes made from the base's own weights alone.
 
         Args:
-            transformer: a diffusers FLUX or Wan transformer; offloaded, cast, compiled or with peft layers as
+            transformer: of a family with larger patches; offloaded, cast, compiled or with peft layers as
             well.
             scales: patch sizes in base patches; a 1 among them is skipped.
             start: "noise_matched" (this project's), "pi_resize" (the paper's), or "blended" (the first, but above

@@ -52,6 +52,7 @@ class Family(ModelFamily, ABC):
     )  # texts that image tokens attend to in one sequence
     MULTIPLE: ClassVar[int] = 1  # what their lengths are padded to
     LINEAR: ClassVar[float] = 6.0  # 12·width² for a token in a block's linear layers
+    DRY_RUN: ClassVar[bool] = True  # whether a forward can be counted on tensors without values
     INPUTS: ClassVar[
         Mapping[str, tuple[str, ...]]
     ] = {}  # further arguments: their shape by config keys, or "text"

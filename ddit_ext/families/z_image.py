@@ -53,7 +53,7 @@ class ZEmbedding(nn.Module):
 
 
 class ZPositions:
-    """Stands for `rope_embedder`, which is called with the ids of the image first: cells at the middle of merged ones."""
+    """Stands for `rope_embedder`, called with the image's ids first: the middle of merged cells, padding stays at 0."""
 
     def __init__(self, base: Callable[[Tensor], Tensor], scale: int) -> None:
         self.base = base
@@ -64,14 +64,12 @@ class ZPositions:
         if self.called:
             return self.base(ids)
         self.called = True
-        inside = (ids[:, :1] > 0) & torch.tensor(
-            [False, True, True], device=ids.device
-        )  # padding stands at 0
-        low, high = (
-            torch.where(inside, ids * self.scale + add // 2, ids) for add in (self.scale - 1, self.scale)
-        )
+        inside = (ids[:, :1] > 0) & torch.tensor([False, True, True], device=ids.device)
+        first = torch.where(inside, ids * self.scale, ids)
         # The rotation halfway between two is the direction of their sum.
-        both = self.base(low) + self.base(high)
+        both = self.base(first + inside * ((self.scale - 1) // 2)) + self.base(
+            first + inside * (self.scale // 2)
+        )
         return both / both.abs()
 
 
@@ -97,21 +95,8 @@ class ZImageFamily(LatentFamily):
             patch=2,
             sign=-1,
             feed_forward=r"(noise_refiner|layers)\.\d+\.feed_forward\.w[123]",
-            identity=(
-                "in_channels",
-                "dim",
-                "n_layers",
-                "n_refiner_layers",
-                "n_heads",
-                "cap_feat_dim",
-                "axes_dims",
-            ),
-            samples=(
-                "all_x_embedder.2-1",
-                "all_final_layer.2-1.linear",
-                "cap_embedder.1",
-                "t_embedder.mlp.0",
-            ),
+            identity=("in_channels", "dim", "n_layers", "n_heads", "cap_feat_dim", "axes_dims"),
+            samples=("all_x_embedder.2-1", "all_final_layer.2-1.linear", "cap_embedder.1"),
         )
     }
 

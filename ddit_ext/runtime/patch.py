@@ -14,7 +14,7 @@ from .._machine import clock_of, device_of
 from ..coarse import Adapter
 from ..reports.report import Report
 from ..strategies import Forecast, Policy, Strategy, Threshold, as_strategy, checks
-from .denoisers import find_denoisers, find_parts, give_weights, known_family
+from .denoisers import distilled, find_denoisers, find_parts, give_weights, known_family
 from .forecast_sampler import ForecastSampler
 from .hook import PatchHook
 from .patched_call import find_hook
@@ -95,10 +95,9 @@ def patch(
     `patch(pipe, adapter)` is the paper's rule, `Threshold()`.
 
     Args:
-        pipe: for `Forecast` every pipeline with a flow-matching sampler. For larger patches and skipped steps a FLUX
-            pipeline (text-to-image, img2img, inpaint, Fill, Kontext, Control, ControlNet) or a Wan pipeline (text-,
-            image- and video-to-video, VACE, Animate; 2.1, and 2.2 with one or two transformers). Pipelines that
-            share its transformer (`from_pipe`, `components`) share the patch; `Forecast` without `sizes` is shared by
+        pipe: for `Forecast` every pipeline with a flow-matching sampler. For larger patches one of FLUX, FLUX.2,
+            Qwen-Image, Z-Image, Stable Diffusion 3, HunyuanVideo 1.5 or Wan; for skipped steps one of these or
+            of some more families (docs/families.md has the pipelines). Pipelines that share its transformer (`from_pipe`, `components`) share the patch; `Forecast` without `sizes` is shared by
             those that are made from it after patching.
         adapter: an Adapter, or the path of what a trainer wrote; None: larger patches run training-free. For two
             transformers a folder with the subfolders `transformer` and `transformer_2`, or a mapping from these names.
@@ -154,6 +153,9 @@ def patch(
     hook = _hook(pipe, adapter, strategy, batch == "split", preset)
     hook.now = clock_of(device_of(pipe)) if strategy.target_speedup is not None else hook.now
     hook.install()
+    few = distilled(pipe, denoisers)
+    if few is not None:
+        warnings.warn(f"ddit_ext: {few}", stacklevel=2)
     return Handle(pipe, hook, strategy)
 
 

@@ -68,7 +68,7 @@ def load_base(settings: ModelSettings, device: torch.device) -> Base:
     """The base model; its transformer is on ``device``, two of them are on the CPU.
 
     Raises:
-        ValueError: no such model, or one without a FLUX or Wan transformer; the text says which.
+        ValueError: no such model, or one whose transformer is of no family with larger patches.
     """
     dtype = getattr(torch, settings.dtype)
     if settings.path.startswith(EMBEDDED):

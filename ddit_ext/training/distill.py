@@ -59,7 +59,7 @@ def distill(
     """Train ``adapter`` against the frozen ``transformer`` itself.
 
     Args:
-        transformer: a FLUX or Wan transformer on the device to train on. Its parameters are frozen meanwhile,
+        transformer: of a family with larger patches, on the device to train on. Its parameters are frozen meanwhile,
             and are as before afterwards. Gradient checkpointing, if enabled, applies to the student.
         adapter: from ``Adapter.create``; it is moved to the transformer's device and trained in place.
         batches: pairs (clean latents, other call arguments) as the ``training_call`` of ``FluxFamily`` or

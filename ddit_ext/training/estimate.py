@@ -82,6 +82,11 @@ def estimate(settings: TrainSettings, gpus: int, tflops: float | None, sharded: 
     family = family_for(transformer)
     if not isinstance(family, Family):
         raise ValueError(f"model.path: expected a model of the families {supported(Family)}")
+    if not family.DRY_RUN:
+        raise ValueError(
+            f"--dry-run: the arithmetic of {family.NAME} can't be counted without weights, since its forward looks at "
+            "the values of its masks"
+        )
     check_sizes(settings.data.sizes, _token_side(family, settings.model.path))
     adapter = _meta_adapter(family, settings)
     short, tokens, flops = _ShortModels(transformer), {}, {}
@@ -110,12 +115,18 @@ def estimate(settings: TrainSettings, gpus: int, tflops: float | None, sharded: 
             "activations": _activations(family, settings, tokens, size),
         },
         latent_bytes=_bytes([family.latents(example)], size),
-        text_bytes=_bytes([example[name] for name in family.TEXT], size),
+        text_bytes=_bytes(_texts(family, example), size),
         states=settings.data.generate.states if settings.data.source == "generated" else 1,
         checkpointing=model.gradient_checkpointing,
         gpus=gpus,
         tflops=tflops,
     )
+
+
+def _texts(family: Family, call: dict[str, Any]) -> list[torch.Tensor]:
+    """The text arguments of an example; masks, which take no room, are not in it."""
+    given = [call[name] for name in family.TEXT if name in call]
+    return [row for value in given for row in (value if isinstance(value, list) else [value])]
 
 
 def _meta_transformer(path: str) -> nn.Module:

@@ -33,8 +33,10 @@ def test_the_examples_are_read(path):
 
 def test_there_are_examples():
     assert {path.stem for path in EXAMPLES} == {
+        "flux2_klein_80gb",
         "flux_dev_80gb",
         "flux_dev_8gpus",
+        "qwen_image_8gpus",
         "wan_1_3b",
         "embedded_flux",
     }
