@@ -40,7 +40,7 @@ def contact_sheet(drawings: Sequence[Drawing], used: Sequence[Way], path: Path) 
 
     shown = drawings[:ON_SHEET]
     figure, axes = plt.subplots(
-        len(shown), len(used), figsize=(11, 1.62 * len(shown) + 0.6), constrained_layout=True, squeeze=False
+        len(shown), len(used), figsize=(11, 1.2 * len(shown) + 0.7), constrained_layout=True, squeeze=False
     )
     for row, drawing in zip(axes, shown, strict=True):
         for axis, pictures in zip(row, drawing.shown, strict=True):

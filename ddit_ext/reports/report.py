@@ -5,20 +5,19 @@ from __future__ import annotations
 import copy
 import json
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..strategies import SKIP
+from .outcome import measured_speedup, outcome, summary
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..families import Family
     from ..strategies import Strategy
-
-SKIP = 0
-"""In the place of a scale: the step was not computed."""
 
 
 @dataclass
@@ -60,6 +59,7 @@ class RunRecord:
     source: str | None = None  # what the scores are made of
     skips: bool = False  # whether steps may be skipped
     forecasts: bool = False  # whether steps are forecast
+    untrained: bool = False  # whether larger patches have no trained adapter
     compares_input: bool = False  # whether changes of the input come beside scores
     tokens_at: dict[int, int] = field(default_factory=dict)  # image tokens a sample, by size
     steps: list[StepRecord] = field(default_factory=list)
@@ -112,7 +112,7 @@ class Report:
         if not self._run.compares_input:
             for step in self._steps:
                 del step["changes"]
-        self._warnings = self._run.warnings + _outcome(self._run)
+        self._warnings = self._run.warnings + outcome(self._run)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data:
@@ -131,9 +131,11 @@ class Report:
         first step of a run warms up).
         speedup_estimate: the transformer's arithmetic with every step at size 1 over its arithmetic as run;
         matrix products and attention alone, so an upper bound, above all for short sequences.
+        summary: the lines that the table begins with.
         """
         return {
             "steps": [dict(step) for step in self._steps],
+            "summary": summary(self._run, self._speedup()),
             "speedup_estimate": self._speedup(),
             "steps_per_scale": {
                 scale: sum(step["scale"] == scale for step in self._steps)
@@ -181,17 +183,17 @@ class Report:
         Path(path).write_text(run_page(self.to_dict(), pictures, compared), encoding="utf-8")
 
     def plot(self, path: str | Path) -> None:
-        """Draw scores and sizes over steps into a file. Needs matplotlib; ValueError without a run."""
+        """Draw the page's charts into a file. Needs matplotlib; ValueError without a run."""
         if not self._steps:
             raise ValueError("report: there is no run to plot yet")
-        from .report_plot import draw
+        from .plot import draw
 
         draw(self.to_dict(), Path(path))
 
     def __str__(self) -> str:
         scored = any(step["scores"] is not None or step.get("changes") for step in self._steps)
         head = f"{'step':>4}  {'sigma':>6}  {'scale':>8}  {'tokens':>6}  {'seconds':>8}"
-        lines = [*self._summary(), head + ("  scores" if scored else "")]
+        lines = [*summary(self._run, self._speedup()), head + ("  scores" if scored else "")]
         for step in self._steps:
             scale = step["scale"] or ("forecast" if self._run.forecasts else "skipped")
             if self._run.batch == "split":
@@ -204,30 +206,6 @@ class Report:
                 line += f"  {scores}{changes}"
             lines.append(line)
         return "\n".join(lines + [f"warning: {text}" for text in self._warnings])
-
-    def _summary(self) -> list[str]:
-        """What was done and how fast, in one or two lines."""
-        data = self.to_dict()
-        counts, steps = data["steps_per_scale"], len(self._steps)
-        computed = steps - counts.get(SKIP, 0)
-        shown = [f"{computed} of {steps} steps computed"] if SKIP in counts else [f"{steps} steps"]
-        if len(counts) - (SKIP in counts) > 1:
-            shown.append(", ".join(f"{count} at scale {scale}" for scale, count in counts.items() if scale))
-        shown.append(f"{data['seconds']:.2f} s")
-        shown.append(f"{data['speedup_estimate']:.2f} times less arithmetic in the transformer")
-        lines = [f"{'; '.join(shown)} ({data['policy']})"] if data["policy"] else ["; ".join(shown)]
-        if data["target_speedup"] is not None:
-            reached = data["speedup_measured"]
-            shown_speed = (
-                "not known: too few steps were at scale 1"
-                if reached is None
-                else f"{reached:.2f} by step times"
-            )
-            against = ""
-            if self._run.full_steps not in (None, steps):
-                against = f", against the preset's {self._run.full_steps} steps"
-            lines.append(f"speedup asked for: {data['target_speedup']:.2f}; reached: {shown_speed}{against}")
-        return lines
 
     __repr__ = __str__
 
@@ -244,78 +222,6 @@ class Report:
             tokens = [run.tokens_at[size] for size in step["scales"]] if split else [step["tokens"]]
             taken += sum(map(run.arithmetic, tokens)) / len(tokens)
         return fine / taken if taken else 1.0
-
-
-def measured_speedup(run: RunRecord) -> float | None:
-    """How much longer the full run would have taken, by the median of this run's own full-size steps.
-
-    The full run has every step at scale 1, and full_steps of them. The first step warms up, so it counts as much as the
-    median of the others at its scale. None without two full-size steps after it.
-    """
-    later = run.steps[1:]
-    fine = [step.seconds for step in later if step.scale == 1]
-    if len(fine) < 2 or run.batch == "split":
-        return None
-    first = [step.seconds for step in later if step.scale == run.steps[0].scale]
-    taken = sum(step.seconds for step in later) + statistics.median(first or [run.steps[0].seconds])
-    return (run.full_steps or len(run.steps)) * statistics.median(fine) / taken if taken > 0 else None
-
-
-def _outcome(run: RunRecord) -> list[str]:
-    """What a user would want to know about a run's outcome."""
-    return _missed(run) + _scales_taken(run) + _skipped(run)
-
-
-def _missed(run: RunRecord) -> list[str]:
-    """That the speed asked for was not reached, and what a coarse step took."""
-    reached = measured_speedup(run)
-    if run.target_speedup is None or reached is None or reached >= 0.95 * run.target_speedup:
-        return []
-    medians = {}
-    for scale in run.scales:
-        taken = [step.seconds for step in run.steps[1:] if step.scale == scale]
-        if taken:
-            medians[scale] = statistics.median(taken)
-    costs = [f"at scale {scale} {medians[scale] / medians[1]:.2f}" for scale in medians if scale > 1]
-    shares = f"; a step took {', '.join(costs)} of the time of one at scale 1" if costs else ""
-    return [f"asked for {run.target_speedup:g} times the speed, reached {reached:.2f} by step times{shares}"]
-
-
-def _scales_taken(run: RunRecord) -> list[str]:
-    """What is remarkable about the sizes of a dynamic run."""
-    if not run.dynamic or not run.steps or run.scales == (1,):
-        return []
-    split = run.batch == "split"
-    taken = [step.scales if split else [step.scale] for step in run.steps]
-    signalled = [sizes for step, sizes in zip(run.steps, taken, strict=True) if step.scores is not None]
-    if all(size == 1 for sizes in taken for size in sizes):
-        if not signalled:
-            return ["no step was coarse: no step had a signal"]
-        above = "no step was coarse: every score was above its threshold; a larger threshold gives speed"
-        return [above] if run.thresholds else []
-    if (
-        run.thresholds
-        and len(signalled) > 1
-        and all(size == run.scales[-1] for sizes in signalled for size in sizes)
-    ):
-        return [
-            "every step with a signal took the largest size; a smaller threshold keeps more of the picture"
-        ]
-    if all(size > 1 for sizes in taken for size in sizes):
-        return ["every step was coarse; protect=(0, n) keeps the last n steps fine"]
-    return []
-
-
-def _skipped(run: RunRecord) -> list[str]:
-    """That a schedule which skips steps skipped none."""
-    if not run.skips or not run.steps or any(step.scale == SKIP for step in run.steps):
-        return []
-    compared = any(step.changes is not None for step in run.steps)
-    if not run.dynamic and not compared:
-        return ["no step was skipped: the schedule skips none of this run's steps"]
-    if not compared and all(step.scores is None for step in run.steps):
-        return ["no step was skipped: no step had a signal"]
-    return ["no step was skipped: a larger threshold skips more"]
 
 
 def _short(row: Sequence[float]) -> str:

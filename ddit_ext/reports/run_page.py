@@ -9,6 +9,7 @@ import numpy as np
 
 from ..fidelity import TemporalFidelity
 from .page import facts, gallery, notes, page, section, table
+from .run_charts import hint, run_charts
 from .svg import Chart, size_colour, size_name, strip
 
 STRIPS = 8
@@ -22,43 +23,18 @@ def run_page(
 ) -> str:
     """HTML of `Report.to_dict()`'s data; pictures: {caption: picture} or a list, PIL or uint8 [H, W, 3]."""
     steps, scales = data["steps"], data["scales"]
-    counts = ", ".join(
-        f"{count} at {size_name(scale)}" if scale else f"{count} not computed"
-        for scale, count in data["steps_per_scale"].items()
-    )
     return page(
         "A run of ddit_ext",
-        f"{len(steps)} steps: {counts}",
+        "; ".join(data["summary"]),
         [
             facts(_facts(data)),
             notes(data["warnings"]),
             section("Scale of each step", _strips(steps, scales)),
-            section("Scores", _scores(data) if data["source"] else ""),
-            section("Tokens a sample", _bars(steps, scales, "tokens", "image tokens")),
-            section("Time", _bars(steps, scales, "seconds", "seconds")),
+            *(section(heading, chart.svg()) for heading, chart in run_charts(data).items()),
             section("Pictures", gallery(pictures)),
             section("Clips against their references", _fidelity(compared)),
             section("Steps", _table(steps)),
         ],
-    )
-
-
-def score_lines(data: dict[str, Any]) -> list[tuple[int, str, str]]:
-    """Column of the scores, colour and name of each line in a chart of them."""
-    scales = data["scales"]
-    if data["source"] == "input":
-        return [(0, size_colour(1, scales), "change of the input")]
-    return [
-        (column, size_colour(scale, scales), f"score at {size_name(scale)}")
-        for column, scale in enumerate(scales)
-        if scale > 1
-    ]
-
-
-def score_levels(data: dict[str, Any]) -> list[tuple[int, float]]:
-    """Sizes and their thresholds, where they are those of the scores themselves: not of a sum over steps."""
-    return (
-        [] if data["source"] == "input" else list(zip(data["scales"][1:], data["thresholds"], strict=False))
     )
 
 
@@ -72,16 +48,8 @@ def _facts(data: dict[str, Any]) -> dict[str, str]:
     return shown
 
 
-def _hint(step: dict[str, Any]) -> str:
-    tokens = "" if step["tokens"] is None else f"{step['tokens']} tokens, "
-    return (
-        f"step {step['index']}, sigma {step['noise_level']:.3f}: {size_name(step['scale'])}, "
-        f"{tokens}{step['seconds']:.3f} s"
-    )
-
-
 def _strips(steps: list[dict[str, Any]], scales: list[int]) -> str:
-    hints = [_hint(step) for step in steps]
+    hints = [hint(step) for step in steps]
     taken = [step["scale"] for step in steps]
     drawn = [strip(taken, [size_colour(scale, scales) for scale in taken], hints)]
     samples = min((len(step["scales"]) for step in steps), default=0)
@@ -91,33 +59,6 @@ def _strips(steps: list[dict[str, Any]], scales: list[int]) -> str:
             own = [step["scales"][sample] for step in steps]
             drawn.append(strip(own, [size_colour(scale, scales) for scale in own], hints))
     return "".join(drawn)
-
-
-def _scores(data: dict[str, Any]) -> str:
-    chart = Chart("scores over steps", "step", "score", log=True, steps=len(data["steps"]))
-    signalled = [step for step in data["steps"] if step["scores"]]
-    for scale, threshold in score_levels(data):
-        chart.level(
-            threshold, size_colour(scale, data["scales"]), f"threshold of {size_name(scale)}: {threshold:.2g}"
-        )
-    for column, colour, name in score_lines(data):
-        for sample in range(min((len(step["scores"]) for step in signalled), default=0)):
-            points = [(step["index"], step["scores"][sample][column]) for step in signalled]
-            chart.line(points, colour, name)
-            for index, score in points:
-                chart.dot((index, score), colour, f"step {index}, {name}: {score:.2e}")
-    if chart.empty:
-        return "<p class='lead'>No step of this run had scores: its schedule does not ask for them.</p>"
-    return chart.svg()
-
-
-def _bars(steps: list[dict[str, Any]], scales: list[int], name: str, label: str) -> str:
-    if not steps or any(step[name] is None for step in steps):
-        return ""
-    chart = Chart(f"{label} of each step", "step", label, height=150, steps=len(steps))
-    for step in steps:
-        chart.bar(step["index"], step[name], size_colour(step["scale"], scales), _hint(step))
-    return chart.svg()
 
 
 def _fidelity(compared: TemporalFidelity | None) -> str:
@@ -136,20 +77,20 @@ def _fidelity(compared: TemporalFidelity | None) -> str:
 
 
 def _table(steps: list[dict[str, Any]]) -> str:
+    """A row a step; scores and tokens have a column where a step has them."""
+    scored = any(step["scores"] for step in steps)
+    counted = any(step["tokens"] is not None for step in steps)
     rows = []
     for step in steps:
-        scores = step["scores"] or []
-        shown = "; ".join(" / ".join(f"{score:.1e}" for score in row) for row in scores[:STRIPS])
-        if len(scores) > STRIPS:
-            shown += "; …"
-        rows.append(
-            [
-                str(step["index"]),
-                f"{step['noise_level']:.3f}",
-                size_name(step["scale"]),
-                "–" if step["tokens"] is None else str(step["tokens"]),
-                f"{step['seconds']:.3f}",
-                shown or "–",
-            ]
-        )
-    return table(["step", "sigma", "scale", "tokens", "seconds", "scores, one a scale"], rows)
+        row = [str(step["index"]), f"{step['noise_level']:.3f}", size_name(step["scale"])]
+        if counted:
+            row.append("–" if step["tokens"] is None else f"{step['tokens']:.6g}")
+        row.append(f"{step['seconds']:.3f}" if step["seconds"] else "–")
+        rows.append([*row, _shown(step["scores"])] if scored else row)
+    head = ["step", "sigma", "scale", *(["tokens"] if counted else []), "seconds"]
+    return table([*head, "scores, one a scale"] if scored else head, rows)
+
+
+def _shown(scores: list[list[float]] | None) -> str:
+    shown = "; ".join(" / ".join(f"{score:.1e}" for score in row) for row in (scores or [])[:STRIPS])
+    return (shown + "; …" if len(scores or []) > STRIPS else shown) or "–"

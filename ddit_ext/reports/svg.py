@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import Any
 
 SIZES = ("#3b4cc0", "#6f9bf5", "#f2a07b", "#c2442f", "#7d2248")
 """From the finest patch size to the coarsest: cold to warm, told apart without red and green."""
@@ -110,6 +111,26 @@ class Chart:
             f'<text class="label mid" transform="translate(13 {middle}) rotate(-90)">{escape(self.y_label)}</text>'
         )
         return "".join(parts) + "</svg>" + self._key()
+
+    def draw(self, axis: Any) -> None:
+        """The same chart on an axis of matplotlib."""
+        for kind, points, colour, _ in self._marks:
+            if kind == "bar":
+                (left, _), (right, height) = points
+                axis.bar(
+                    (left + right) / 2, height, right - left, color=colour, edgecolor="white", linewidth=0.6
+                )
+            elif kind in ("level", "rule"):
+                line = axis.axhline if kind == "level" else axis.axvline
+                line(points[0][kind == "level"], color=colour, linestyle="--", linewidth=1)
+            else:
+                style = {"linewidth": 1.4} if kind == "line" else {"marker": "o", "markersize": 3}
+                axis.plot(*zip(*points, strict=True), color=colour, **style)
+        if self.log:
+            axis.set_yscale("log")
+        axis.set_xlabel(self.x_label)
+        axis.set_ylabel(self.y_label)
+        axis.spines[["top", "right"]].set_visible(False)
 
     def _add(self, kind: str, points: Iterable[Point], colour: str, hint: str, label: str) -> None:
         vertical = kind == "rule"

@@ -164,6 +164,8 @@ class PatchHook(Hook):
             self.state.clear()
         record = RunRecord.of(self.strategy, split=self._split)
         record.count_tokens(self.family, arguments)
+        used = [part.adapter for part in self.parts if part.adapter is not None]
+        record.untrained = not all(adapter.training_record for adapter in used)
         self.state = RunState(self.strategy, self._split, self._times, record, self.warn)
         if self.check is not None:
             record.target_speedup, record.full_steps = self.check.target_speedup, self.check.full_steps

@@ -70,7 +70,7 @@ def test_page_of_a_run(handle, tmp_path):
     path = tmp_path / "run.html"
     handle.report().html(path)
     text, document = read(path)
-    assert text.count("<h1>") == 1 and "3 at scale 1, 3 at scale 2, 0 at scale 4" in text
+    assert text.count("<h1>") == 1 and "6 of 6 steps computed, 3 at scale 1, 3 at scale 2" in text
     strips = re.findall(r'aria-label="patch size of each step">(.*?)</svg>', text)
     assert len(strips) == 1  # both samples took the same
     assert re.findall(r'fill="(#\w+)"', strips[0]) == [SIZES[0]] * 3 + [SIZES[1]] * 3

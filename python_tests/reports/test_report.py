@@ -127,11 +127,36 @@ def test_plot_of_a_run_without_scores(tmp_path):
 
 def test_table(handle):
     lines = str(handle.report()).splitlines()
-    assert lines[0].startswith("6 steps; 3 at scale 1, 3 at scale 2, 0 at scale 4; ")
-    assert lines[0].endswith("in the transformer (Threshold(threshold=(1000000000.0, 0.0)))")
-    assert lines[1].split() == ["step", "sigma", "scale", "tokens", "seconds", "scores"]
-    assert lines[2].split()[:4] == ["0", "1.000", "1", "30"] and lines[2].endswith("-")
-    assert lines[5].split()[2] == "2"
+    assert lines[0].startswith("6 of 6 steps computed, 3 at scale 1, 3 at scale 2, ")
+    assert lines[1].endswith("; Threshold(threshold=(1000000000.0, 0.0))")
+    assert lines[2].split() == ["step", "sigma", "scale", "tokens", "seconds", "scores"]
+    assert lines[3].split()[:4] == ["0", "1.000", "1", "30"] and lines[3].endswith("-")
+    assert lines[6].split()[2] == "2"
+
+
+def record(*steps, **settings):
+    """A run whose steps are (scale, seconds)."""
+    made = [StepRecord(i, 0.5, None, scale, [scale], 4, seconds) for i, (scale, seconds) in enumerate(steps)]
+    return RunRecord((1, 2), (), False, fine_tokens=4, steps=made, **settings)
+
+
+def test_the_first_line_says_what_was_done_and_how_fast_it_was():
+    forecast = record((1, 1.0), (1, 1.0), (0, 0.0), (1, 1.0), (0, 0.0), (0, 0.0), forecasts=True, target_speedup=2.5)
+    line, second = Report(forecast).to_dict()["summary"]
+    assert line == "3 of 6 steps computed, 3 at scale 1, 2.00 times as fast by step times, 2.5 asked for"
+    assert second.startswith("3.00 s, 2.00 times less arithmetic in the transformer")
+
+
+def test_the_first_line_says_where_nothing_was_saved():
+    line = Report(record((1, 1.0), (1, 1.0), (1, 1.0))).to_dict()["summary"][0]
+    assert line.endswith("next to nothing was saved; try patch(pipe, target_speedup=2)")
+
+
+def test_the_first_line_warns_of_larger_patches_without_training():
+    steps = [(1, 1.0), (1, 1.0), (1, 1.0), (2, 0.2), (2, 0.2)]
+    line = Report(record(*steps, untrained=True)).to_dict()["summary"][0]
+    assert "2 steps at larger patches without a trained adapter, so expect another image" in line
+    assert "adapter" not in Report(record(*steps)).to_dict()["summary"][0]
 
 
 @pytest.mark.parametrize(("threshold", "text"), [(0.0, "no step was coarse"), (1e9, "largest size")])

@@ -127,7 +127,7 @@ def test_the_report_of_a_split_batch():
         taken += sum((n + 6) * (192 + n + 6) for n in counts) / BATCH
     assert data["speedup_estimate"] == pytest.approx(7 * 36 * (192 + 36) / taken)
     mixed = next(step for step in data["steps"] if len(set(step["scales"])) > 1)
-    row = str(handle.report()).splitlines()[2 + mixed["index"]]
+    row = str(handle.report()).splitlines()[3 + mixed["index"]]
     assert row.split()[2] == "/".join(map(str, sorted(set(mixed["scales"]))))
 
 
