@@ -11,11 +11,12 @@ from _caches import Factory
 from _lines_plot import STACKED
 from _runs import Method
 from _thresholds import both_ends
+from ddit_ext._core import ForecastPlan
 from embedded_frontier import SCALES
 
 import ddit_ext
-from ddit_ext import embedded
-from ddit_ext.policies import BudgetPolicy, Stacked, TeaCachePolicy, growing_gaps
+from ddit_ext import Budget, Fixed, Forecast, TeaCache, embedded
+from ddit_ext.policies import TeaCachePolicy
 
 FEWER, CALIBRATED = "fewer steps", "calibrated"
 CACHES = "cache"
@@ -47,7 +48,7 @@ def policies(
     for target in targets:
         made: dict[str, Any] = {"sizes, fine at both ends": both_ends(steps, seconds, target)}
         if target < 0.95 / costs[-1]:
-            made["sizes, on a budget"] = BudgetPolicy(list(SCALES), costs, target, mixed="hold")
+            made["sizes, on a budget"] = Budget(target, SCALES, costs=costs)
         for line, schedule in made.items():
             if schedule is not None:
                 told = {"adapter": model.adapter, "schedule": schedule}
@@ -59,7 +60,7 @@ def skipping(model: embedded.Embedded, steps: int) -> list[Entry]:
     """TeaCache's rule, our policy: steps are skipped, or skipped and the others at 2p while little has changed."""
     entries = []
     for threshold, computed in ((0.07, 0.75), (0.1, 0.5), (0.15, 0.35), (0.2, 0.3), (0.3, 0.2)):
-        told = {"schedule": TeaCachePolicy(threshold)}
+        told = {"schedule": TeaCache(threshold)}
         entries.append(
             Entry("TeaCache's rule", Method(f"TeaCache's rule, {threshold:g}", steps, told), computed)
         )
@@ -79,51 +80,52 @@ def paper_stack(model: embedded.Embedded, steps: int, seconds: dict[int, float],
     costs = [seconds[scale] / seconds[1] for scale in SCALES[1:]]
     entries = []
     for threshold in (0.07, 0.15):
-        sizes = BudgetPolicy(list(SCALES), costs, stack, mixed="hold")
-        told = {"adapter": model.adapter, "schedule": Stacked(TeaCachePolicy(threshold), sizes)}
+        sizes = Budget(stack, SCALES, costs=costs)
+        told = {"adapter": model.adapter, "schedule": TeaCache(threshold, sizes=sizes)}
         method = Method(f"TeaCache's rule, {threshold:g}, on a budget, {stack:g}x", steps, told)
         entries.append(Entry("TeaCache's rule" + STACKED, method, 0.8 / stack))
     return entries
 
 
 def forecasting(model: embedded.Embedded, steps: int) -> list[Entry]:
-    """Skipped steps forecast between computed ones whose gaps grow, and corrected; with controls for each part of that.
+    """Forecasts between computed steps whose gaps grow, and corrected; with controls for each part of that.
 
-    Controls: evenly spread, the whole line, the last features again in its place, and fewer steps where the computed ones are.
+    Controls: evenly spread, the whole line, the last output or the blocks' residual again in its place, and fewer steps
+    where the computed ones are.
     """
     entries = []
     full = np.linspace(1, 1 / steps, steps)  # as FluxPipeline has them
     for share in (0.54, 0.39, 0.32, 0.25, 0.18):
         count = max(2, round(share * steps))
-        for line, growth, forecast, corrector in (
-            ("forecast and corrector", 1.75, 0.75, 1.0),
-            ("forecast", 1.75, 0.5, 0.0),
+        for line, growth, slope, corrector in (
+            ("forecast", None, None, None),
+            ("forecast, no corrector", 1.75, 0.5, 0.0),
             ("forecast, whole line", 1.75, 1.0, 0.0),
             ("forecast: none, used again", 1.75, 0.0, 0.0),
             ("forecast: none, and corrector", 1.75, 0.0, 1.0),
-            ("forecast, evenly", 1.0, 0.5, 0.0),
+            ("forecast, evenly", 1.0, 0.5, 1.0),
         ):
-            schedule = growing_gaps(steps, count, growth)
-            told = {"schedule": schedule, "forecast": forecast, "corrector": corrector}
+            told = {"schedule": Forecast(calls=count, growth=growth, slope=slope, corrector=corrector)}
             entries.append(Entry(line, Method(f"{line}, {count}", steps, told), count / steps))
-        places = tuple(full[np.flatnonzero(growing_gaps(steps, count))].tolist())
+        computed = ForecastPlan(np.linspace(1, 0, steps + 1).tolist(), count, growth=1.75).steps
+        told = {"schedule": [int(step in computed) for step in range(steps)]}
+        line = "residual, used again"
+        entries.append(Entry(line, Method(f"{line}, {count}", steps, told), count / steps))
+        places = tuple(full[computed].tolist())
         line = "fewer steps, growing"
         entries.append(Entry(line, Method(f"{line}, {count}", count, sigmas=places), count / steps))
-    stacked = late_coarse(steps)
-    told = {"adapter": model.adapter, "schedule": stacked, "forecast": 0.5}
+    told = {"adapter": model.adapter, "schedule": late_coarse(steps)}
     return [
         *entries,
-        Entry("forecast" + STACKED, Method("forecast, later computed steps at 2p", steps, told), 0.25),
+        Entry("forecast" + STACKED, Method("forecast, later computed steps at scale 2", steps, told), 0.25),
     ]
 
 
-def late_coarse(steps: int) -> list[int]:
-    """Growing gaps between eleven of 28 computed steps, of which the later half are at 2p but the last."""
-    schedule = growing_gaps(steps, max(2, round(0.39 * steps)))
-    computed = np.flatnonzero(schedule)
-    for place in computed[len(computed) // 2 : -1]:
-        schedule[place] = 2
-    return schedule
+def late_coarse(steps: int) -> Forecast:
+    """Eleven of 28 steps computed, of which the later half are at scale 2 but the last."""
+    calls = max(2, round(0.39 * steps))
+    full = calls // 2
+    return Forecast(calls=calls, sizes=Fixed([1] * full + [2] * (calls - full - 1) + [1], stretch=True))
 
 
 def both_together(model: embedded.Embedded, presets: Sequence[ddit_ext.Preset]) -> list[Entry]:
@@ -160,8 +162,7 @@ def cached(
         raise ValueError(f"--stack {stack:g}: steps at 2p are not fast enough for it")
     costs = [seconds[scale] / seconds[1] for scale in SCALES[1:]]
     fixed = {"adapter": model.adapter, "schedule": schedule}
-    # A size is entered with a full pass: a stay of one step would gain nothing.
-    budget = BudgetPolicy(list(SCALES), costs, stack, mixed="hold", min_stay=3)
+    budget = Budget(stack, SCALES, costs=costs)
     for name, made in caches.items():
         for setting, factory in list(made.items())[:-1]:
             method = Method(f"{name}, {setting}, on fine at both ends, {stack:g}x", steps, fixed, factory)

@@ -14,6 +14,7 @@ from _timing import Taken
 from diffusers import WanPipeline
 
 import ddit_ext
+from ddit_ext import Budget, Forecast
 
 TRIES = 4
 """So often a run is made at most, where other machines on the host had more than Taken.LIMIT of the cores' time."""
@@ -214,6 +215,14 @@ def _short(method: Method) -> Method:
         }  # one that skips ends with a skip, and does so here
     if told and "target_speedup" in told:
         told = told | {"target_speedup": 1.1}  # five steps can't be six times as fast
+    if told and isinstance(told.get("schedule"), Forecast):
+        told = told | {"schedule": replace(told["schedule"], calls=2, sizes=None)}
+    if told and isinstance(told.get("schedule"), Budget):
+        told = told | {"schedule": replace(told["schedule"], speedup=1.1)}
+    if told and "preset" in told:
+        told = {name: value for name, value in told.items() if name != "preset"} | {
+            "schedule": [*told["preset"].strategy.scales, 1, 1][:5]
+        }
     return replace(method, steps=min(method.steps, 5), patch=told, sigmas=sigmas and sigmas[:5])
 
 

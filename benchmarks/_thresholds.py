@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ddit_ext.calibration.plan import BOTH_ENDS
+from ddit_ext.calibration.fixed import BOTH_ENDS
 
 
 def cost(chosen: list[list[int]], seconds: dict[int, float]) -> float:

@@ -4,8 +4,8 @@
     python benchmarks/embedded_calibrated.py --model wan --out benchmarks/results/embedded_calibrated_wan.json
 
 Calibrates an embedded model to each target on some prompts (FLUX at batch 8, Wan at 4). Then, on others, the full run,
-each preset and fewer steps of equal time take turns, with --by-itself also a run with `target_speedup` alone, by sizes and
-by forecast steps. Times are whole denoising loops; a speed is the median over batches of the ratio to the full runs of the
+each preset and fewer steps of equal time take turns, with --by-itself also a forecast and a budget
+of larger patches that no calibration chose. Times are whole denoising loops; a speed is the median over batches of the ratio to the full runs of the
 same batch just before and after, unpatched. PSNR and SSIM are to the full sample of the same noise. At the end: whether each preset is within 10 % of its target, and whether presets
 for more speed are faster. A target that can't be reached is left out, with the reason.
 """
@@ -23,16 +23,13 @@ from _runs import Method, batches, interleaved_runs
 from _timing import write_json
 
 import ddit_ext
-from ddit_ext import embedded
+from ddit_ext import Budget, embedded
 
 CALIBRATION_SEED, PROMPT_SEED = 6_000_000, 7_000_000
 CLOSE = 0.1
 """A speed counts as the target within this share of it."""
 
 BATCH = {"flux": 8, "wan": 4}
-
-NEAR, FAR = {"forecast": 0.75, "corrector": 1.0}, {"forecast": 0.5}
-"""What docs/forecast.md advises for runs by themselves up to 2.5 times the speed, and beyond."""
 
 
 def calibrated(
@@ -77,10 +74,9 @@ def methods_for(
             Method(f"fewer steps, {target:g}x", fewer),
         ]
         if by_itself:
-            own = {"target_speedup": target} | (NEAR if target <= 2.5 else FAR)
-            methods.append(Method(f"target_speedup, forecast, {target:g}x", steps, own))
-            own = {"adapter": model.adapter, "target_speedup": target}
-            methods.append(Method(f"target_speedup, {target:g}x", steps, own))
+            methods.append(Method(f"target_speedup, {target:g}x", steps, {"target_speedup": target}))
+            own = {"adapter": model.adapter, "schedule": Budget(target)}
+            methods.append(Method(f"budget, {target:g}x", steps, own))
     return methods
 
 

@@ -3,10 +3,10 @@
     python benchmarks/embedded_frontier.py --steps 28 --prompts 64 --out benchmarks/results/embedded_frontier.json
     python benchmarks/embedded_frontier.py --model wan --prompts 32 --batch 4 --out benchmarks/results/embedded_wan.json
 
-Per target speed (1.5, 2, 3): dynamic on a budget (`BudgetPolicy`) with the adapter and training-free, the paper's rule at
+Per target speed (1.5, 2, 3): dynamic on a budget (`Budget`) with the adapter and training-free, the paper's rule at
 the threshold that comes nearest (differences across a change of size left out), fewer fixed steps of equal time, and fixed
 schedules of equal time, coarse first or fine at both ends with 2p between. Fidelity is to the fixed-p sample of the same
-seed and step count. Besides sizes: skipped steps that are forecast, between computed ones whose gaps grow. Times are whole
+seed and step count. Besides sizes: forecasts of as many model calls. Times are whole
 denoising loops at batch 8, methods taking turns; a speed is the median over batches of the ratio to fixed p on the same batch.
 For clips also flicker and motion against the fixed-p clip (ddit_ext/fidelity.py).
 """
@@ -25,11 +25,9 @@ from _runs import Method, batches, interleaved_runs, run
 from _thresholds import both_ends, coarse_first, threshold_for
 from _timing import write_json
 
-from ddit_ext import embedded
-from ddit_ext.policies import BudgetPolicy, PatchScheduler, growing_gaps
+from ddit_ext import Budget, Forecast, Threshold, embedded
 
 SCALES = (1, 2, 4)
-FORECAST = 0.5
 THRESHOLDS = (3e-4, 1.0)  # from "never coarse" to "always" on the embedded model
 CALIBRATION_SEED, PROMPT_SEED = 4_000_000, 5_000_000
 
@@ -53,14 +51,14 @@ def plan(pipe, adapter, steps: int, targets: list[float], calibration) -> tuple[
         reports = [run(pipe, batch, method)[2] for batch in calibration]
         return [[step["scale"] for step in report["steps"]] for report in reports]
 
-    def rule(threshold: float) -> PatchScheduler:
-        return PatchScheduler(list(SCALES), [threshold] * (len(SCALES) - 1), mixed="hold")
+    def rule(threshold: float) -> Threshold:
+        return Threshold(threshold, SCALES, mixed="hold")
 
     for target in targets:
         threshold, expected, _ = threshold_for(
             lambda threshold: scales_of(rule(threshold)), seconds, target, THRESHOLDS
         )
-        budget = BudgetPolicy(list(SCALES), costs, target, mixed="hold")
+        budget = Budget(target, SCALES, costs=costs)
         taken = [scale for sizes in scales_of(budget) for scale in sizes]
         mix = {scale: taken.count(scale) / len(taken) for scale in SCALES}
         schedule = coarse_first(steps, seconds, target, mix)
@@ -79,12 +77,7 @@ def plan(pipe, adapter, steps: int, targets: list[float], calibration) -> tuple[
                 f"threshold, adapter, {target:g}x", steps, {"adapter": adapter, "schedule": rule(threshold)}
             ),
             Method(f"fewer steps, {target:g}x", fewer),
-            # Skipped steps are cheap, not free: together about one computed step.
-            Method(
-                f"forecast, {target:g}x",
-                steps,
-                {"schedule": growing_gaps(steps, max(2, fewer - 1)), "forecast": FORECAST},
-            ),
+            Method(f"forecast, {target:g}x", steps, {"schedule": Forecast(calls=max(2, fewer))}),
             Method(f"coarse first, adapter, {target:g}x", steps, {"adapter": adapter, "schedule": schedule}),
         ]
         ends = both_ends(steps, seconds, target)

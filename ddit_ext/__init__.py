@@ -18,7 +18,7 @@ from ._version import __version__  # noqa: E402
 _LAZY = {
     "ForecastScheduler": "ddit_ext.schedulers",
     "calibrate": "ddit_ext.calibration",
-    "Preset": "ddit_ext.calibration",
+    "Preset": "ddit_ext.presets",
     "Adapter": "ddit_ext.coarse",
     "Budget": "ddit_ext.strategies",
     "Fixed": "ddit_ext.strategies",

@@ -28,6 +28,9 @@ from _timing import Taken, median_interval, write_json
 
 import ddit_ext
 from ddit_ext import embedded
+from ddit_ext.runtime.run import RunState
+
+SCORE, DECIDE = RunState._score, RunState._decide
 
 CASES = (("flux", 1), ("flux", 8), ("wan", 4))
 SIZES = (2, 4)
@@ -55,14 +58,11 @@ class Stopwatch:
     """Seconds spent in some functions of one handle's parts, by part: a list each, one entry a step."""
 
     def __init__(self, handle: ddit_ext.runtime.Handle) -> None:
-        hook = handle._hook
+        watch = handle._hook.watch
         self.steps: dict[str, list[float]] = {part: [] for part in PARTS}
-        for owner, name, part in (
-            (hook.watch, "_follow", "history"),
-            (hook, "_signal", "scores"),
-            (hook.decider, "decide", "decision"),
-        ):
-            setattr(owner, name, self._timed(getattr(owner, name), part))
+        watch._follow = self._timed(watch._follow, "history")
+        RunState._score = self._timed(SCORE, "scores")
+        RunState._decide = self._timed(DECIDE, "decision")
 
     def _timed(self, call: Callable[..., Any], part: str) -> Callable[..., Any]:
         def timed(*args: Any) -> Any:

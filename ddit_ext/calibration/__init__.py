@@ -1,6 +1,6 @@
-"""From a target speed to steps and patch sizes: candidates are run on a few prompts, and the closest one is kept."""
+"""From a target speed to a preset: strategies are run on a few prompts, and the closest one is kept."""
 
+from ..presets import Candidate, Preset, PresetError
 from .calibrate import calibrate
-from .preset import Candidate, Preset, PresetError
 
 __all__ = ["Candidate", "Preset", "PresetError", "calibrate"]

@@ -18,14 +18,15 @@ from tqdm import tqdm
 from .._machine import clock_of, device_name, device_of
 from .._version import __version__
 from ..coarse import Adapter
+from ..presets import Candidate, Preset
+from ..presets.match import identity, plain_config
 from ..runtime import patch
-from ..runtime.denoisers import TRAINING_FREE, find_parts, give_weights
-from ..strategies import checks
-from .match import identity, plain_config
-from .measure import Meter, quiet
+from ..runtime.denoisers import TRAINING_FREE, find_denoisers, find_parts, give_weights
+from ..strategies import DEFAULT_QUANTILE, DEFAULT_SCALES, checks
 from .pictures import first_frames
-from .preset import Candidate, Preset
-from .search import Full, Search
+from .reference import Reference, dense, median_step
+from .runner import Runner, Setting, quiet
+from .search import Search
 from .verdict import NotReached, check_reach, choose, explain
 
 OWN = ("generator", "output_type", "prompt", "return_dict", "callback_on_step_end")
@@ -41,30 +42,33 @@ def calibrate(
     *,
     adapter: str | PathLike | Adapter | Mapping[str, Any] | None = None,
     target_speedup: float | Sequence[float] = 2.0,
-    scales: Sequence[int] = (1, 2, 4),
-    quantile: float = 0.4,
+    target: str = "run",
+    scales: Sequence[int] | None = None,
+    quantile: float = DEFAULT_QUANTILE,
     batch_size: int = 1,
     seed: int = 0,
     progress: bool = True,
     clock: Callable[[], float] | None = None,
     **call: Any,
 ) -> Preset | dict[float, Preset]:
-    """Find, by running, what is closest to the full sample at `target_speedup` times its speed.
+    """Find, by running, what is closest to the full run at `target_speedup` times its speed.
 
-    The full sample is what the pipeline draws at p with the steps of `call`. Tried are fewer steps at p, fixed
-    schedules with coarse steps, sizes chosen by scores, fewer steps of which some are coarse, steps that are skipped
-    while the model's input hardly changes, and steps that are forecast from those computed before. Speed is that of
-    the denoising loop, measured on this machine; closeness is PSNR over all pictures of all prompts.
+    The full run has the steps of `call`, all of them computed. Tried are fewer steps and forecasts; with scales above
+    1 also fixed scales and scales by scores. Speed is that of the denoising loop on this machine; closeness is PSNR
+    over all pictures of all prompts. With scales=(1,) the runs cost at most 3 + 1.75 full runs a prompt, for one
+    target (docs/calibrate.md).
 
     Args:
         pipe: as for `patch`; not patched, and as it was afterwards.
         prompts: what to draw: texts, or the arguments of one call each (such as prompt_embeds, or prompt and image).
         adapter: as for `patch`.
-        target_speedup: times the speed of the full run, above 1; or several, which share the full run, the step times
-            and the scores at p. All of them are checked before any is searched. One that is not reached in runs, though
-            step times promised it, is left out with a warning, as long as another one is reached.
-        scales, quantile: as for `patch`. (1,): no coarse steps, so that no adapter is needed and none of this library's
-            ops: fewer steps, skipped and forecast ones are what is tried.
+        target_speedup: times the speed of the full run, above 1; or several, which share the dense runs and the step
+            times. All of them are checked before any is searched. One that is not reached in runs, though step times
+            promised it, is left out with a warning, as long as another one is reached.
+        target: "run" compares with the full run's pictures, "exact" with those of a run of as many calls that aims at
+            the sample of the ODE.
+        scales, quantile: as for `Threshold`. None: (1,) without an adapter, else (1, 2, 4). With (1,) no adapter is
+            needed and none of this library's ops, and every pipeline with a flow-matching sampler will do.
         batch_size: texts a call.
         seed: of the noise of the first call; the next ones take the next seeds.
         progress: whether to show a progress bar.
@@ -73,46 +77,52 @@ def calibrate(
             not sigmas or timesteps, which say every step.
 
     Returns:
-        a Preset: for `patch(pipe, adapter, preset=preset)` and `pipe(prompt, num_inference_steps=preset.steps)`;
-        of several targets {target: Preset}, in their order.
+        a Preset: for `patch(pipe, adapter, preset=preset)` and `pipe(prompt, **preset.call)`;
+        for several targets {target: Preset}, in their order.
 
     Raises:
         ValueError: `target_speedup` can't be reached (the text says what can, and why), or a bad argument.
         TypeError: an argument of another type. RuntimeError: the pipeline is patched.
     """
-    targets = _targets(target_speedup)
+    speedups = _targets(target_speedup)
+    checks.one_of("target", target, ("run", "exact"))
     calls = _calls(prompts, batch_size, call)
+    if scales is None:
+        scales = (1,) if adapter is None else DEFAULT_SCALES
     scales = checks.scales("scales", scales)
     quantile = checks.number("quantile", quantile, 0.0, 1.0)
-    patch(pipe, schedule=1).unpatch()  # raises what patch() raises
-    weights = _weights(adapter, pipe, tuple(scales))
+    patch(pipe, schedule=dense(target)).unpatch()  # raises what patch() raises
+    weights = _weights(adapter, pipe, scales)
     clock = clock or clock_of(device_of(pipe))
+    device = device_name(device_of(pipe))
+    presets: dict[float, Preset] = {}
+    missed: list[str] = []
     with quiet(pipe), tqdm(desc="calibrating", unit="run", disable=not progress) as bar:
-        meter = Meter(pipe, weights, calls, scales, quantile, seed, clock, bar.update)
-        first = meter.run(0, 1, None)
-        nominal = _steps(pipe, call, len(first.steps))
-        seconds = meter.step_seconds(nominal)
-        full = Full(nominal, [first, *[None] * (len(calls) - 1)], seconds, max(targets))
-        check_reach(full, device_name(device_of(pipe)))
-        if not full.few:
-            full.idle, full.corrects = 0.0, True
-        presets: dict[float, Preset] = {}
-        missed: list[str] = []
-        for target in targets:
-            bar.set_description_str(f"calibrating to {target:g}x")
-            full = replace(full, target=target)  # what the last search has measured at p is known in the next
-            search = Search(meter, full)
+        runner = Runner(pipe, weights, calls, seed, clock, bar.update)
+        first = runner.run(0, Setting(None, dense(target)))
+        reference = Reference(runner, _steps(pipe, call, len(first.steps)), target, max(speedups))
+        reference.runs[0] = first
+        reference.seconds = {1: median_step(first)}
+        if len(scales) > 1:
+            reference.seconds = runner.step_seconds(reference.steps, scales)
+        check_reach(reference, device)
+        for speedup in speedups:
+            bar.set_description_str(f"calibrating to {speedup:g}x")
+            reference = replace(reference, speedup=speedup)  # the dense runs are shared
+            search = Search(reference, scales, quantile)
+            if len(scales) == 1:
+                bar.total = bar.n + len(calls) - len(reference.runs) + search.most_runs()
             try:
-                chosen = choose(search.go(), full)
+                chosen = choose([search.tried[setting] for setting in search.go()], reference)
             except NotReached as error:
                 missed.append(str(error))
             else:
-                presets[target] = _preset(pipe, adapter, weights, meter, search, chosen)
+                presets[speedup] = _preset(pipe, weights if adapter is not None else None, search, chosen)
     if not presets:
         raise NotReached("\n".join(missed))
     for text in missed:
         warnings.warn(f"ddit_ext: {text}; it is left out", stacklevel=2)
-    return presets if isinstance(target_speedup, Sequence) else presets[targets[0]]
+    return presets if isinstance(target_speedup, Sequence) else presets[speedups[0]]
 
 
 def _targets(speedup: Any) -> list[float]:
@@ -171,11 +181,12 @@ def _calls(prompts: Any, batch_size: int, call: Mapping[str, Any]) -> list[dict[
 def _weights(adapter: Any, pipe: Any, scales: tuple[int, ...]) -> dict[str, Adapter] | None:
     """An adapter for each transformer of `pipe`, as `patch` takes them; raises what `patch` raises.
 
-    None where none was given and no size needs one.
+    None where none was given and no scale needs one.
     """
-    parts, coarse = find_parts(pipe), [scale for scale in scales if scale > 1]
+    coarse = scales[1:]
     if adapter is None and not coarse:
         return None
+    parts = find_parts(pipe)
     if adapter is None:
         warnings.warn(TRAINING_FREE, stacklevel=3)
         return {part.name: Adapter.training_free(part.family.transformer, coarse) for part in parts}
@@ -191,48 +202,39 @@ def _steps(pipe: Any, call: Mapping[str, Any], seen: int) -> int:
     return steps if isinstance(steps, int) else seen
 
 
-def _preset(
-    pipe: Any,
-    adapter: Any,
-    weights: dict[str, Adapter] | None,
-    meter: Meter,
-    search: Search,
-    chosen: Candidate,
-) -> Preset:
-    full = search.full
-    first = full.runs[0]
-    assert first is not None and first.pictures is not None
-    choice = chosen.choice
-    drawn = search.runs[repr(choice)]
-    tried = sorted(search.tried.values(), key=lambda candidate: (-candidate.psnr, candidate.choice.words()))
+def _preset(pipe: Any, weights: dict[str, Adapter] | None, search: Search, chosen: Candidate) -> Preset:
+    """weights: the user's own, None without."""
+    reference = search.reference
+    first, setting = reference.run(0), Setting(chosen.steps, chosen.strategy)
+    done = search.runs[setting]
+    tried = sorted(search.tried.values(), key=lambda candidate: (-candidate.psnr, candidate.words()))
     pictures = {}
     for number, (whole, fast) in enumerate(
-        zip(first_frames(first.pictures), search.shown[repr(choice)], strict=True)
+        zip(first_frames(first.pictures), search.shown[setting], strict=True)
     ):
         pictures[f"full sample {number + 1}"] = whole
         pictures[f"chosen {number + 1}"] = fast
-    models = {part.name: part.family.transformer for part in find_parts(pipe)}
-    base, digest = identity(models, None if adapter is None else weights)
+    models = {name: getattr(module, "_orig_mod", module) for name, module in find_denoisers(pipe).items()}
+    base, digest = identity(models, weights)
     return Preset(
         base=base,
         adapter=digest,
         pipeline=type(pipe).__name__,
         sampler={"class": type(pipe.scheduler).__name__, "config": plain_config(pipe.scheduler)},
         dtype=str(next(iter(models.values())).dtype).removeprefix("torch."),
-        steps=choice.steps,
-        run_steps=len(drawn.steps),
-        full_steps=full.steps,
-        grid=tuple(first.grid),
+        steps=chosen.steps,
+        run_steps=len(done.steps),
+        full_steps=reference.steps,
+        grid=first.grid,
         picture=tuple(first.pictures.shape[-3:-1]),
         batch=len(first.pictures),
-        scales=tuple(meter.scales),
-        quantile=float(meter.quantile),
-        choice=choice,
-        explanation=explain(chosen, tried, full, len(drawn.steps)),
-        target_speedup=full.target,
+        target=reference.target,
+        strategy=chosen.strategy,
+        explanation=explain(chosen, tried, reference, len(done.steps)),
+        target_speedup=reference.speedup,
         speed=chosen.speed,
         psnr=chosen.psnr,
-        step_seconds=dict(full.seconds) if full.idle is None else full.costs,
+        step_seconds=dict(reference.seconds),
         device=device_name(device_of(pipe)),
         threads=torch.get_num_threads(),
         candidates=tuple(tried),

@@ -13,8 +13,8 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     """Declare the subcommand."""
     parser = subcommands.add_parser(
         "calibrate",
-        help="find what reaches a speed and is closest to the full sample",
-        description="Run a few prompts in many ways and keep the one that is closest to the full sample at a target "
+        help="find what reaches a speed and is closest to the full run",
+        description="Run a few prompts in many ways and keep the one that is closest to the full run at a target "
         "speed. The preset is for ddit_ext.patch(pipe, adapter, preset=FILE).",
     )
     parser.add_argument(
@@ -23,6 +23,12 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt a line")
     parser.add_argument("--target-speedup", type=float, default=2.0, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--target",
+        choices=("run", "exact"),
+        default="run",
+        help="what to be close to: the pictures of all steps, or the exact sample (default: %(default)s)",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the preset to write (JSON)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with plots and pictures")
     parser.add_argument(
@@ -34,14 +40,10 @@ def add(subcommands: argparse._SubParsersAction) -> None:
         "--scales",
         type=int,
         nargs="+",
-        default=[1, 2, 4],
         metavar="N",
-        help="sizes to try, 1 first (default: 1 2 4); 1 alone: fewer, skipped and forecast steps, for which no adapter is "
-        "needed",
+        help="patch scales to try, 1 first (default: 1 2 4 with an adapter, 1 alone without one)",
     )
-    parser.add_argument(
-        "--steps", type=int, metavar="N", help="of the full sample; default: the pipeline's own"
-    )
+    parser.add_argument("--steps", type=int, metavar="N", help="of the full run; default: the pipeline's own")
     parser.add_argument("--height", type=int, metavar="PIXELS")
     parser.add_argument("--width", type=int, metavar="PIXELS")
     parser.add_argument("--guidance-scale", type=float, metavar="N")
@@ -82,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         prompts,
         adapter=adapter,
         target_speedup=arguments.target_speedup,
+        target=arguments.target,
         scales=arguments.scales,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
@@ -91,6 +94,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.html is not None:
         preset.html(arguments.html)
     print(preset)
+    written = ", ".join(str(path) for path in (arguments.out, arguments.html) if path is not None)
+    given = "" if adapter is None or not preset.strategy.coarse else f", {str(adapter)!r}"
+    print(
+        f"\nwrote {written}. Use it with ddit_ext.patch(pipe{given}, preset={str(arguments.out)!r}) and "
+        f"pipe(prompt, num_inference_steps={preset.steps})"
+    )
     return 0
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from .page import facts, gallery, page, section, table
 from .svg import Chart, size_colour, size_name, strip
 
 if TYPE_CHECKING:
-    from ..calibration.preset import Candidate, Preset
+    from ..presets import Candidate, Preset
 
 KINDS = {
-    "fewer steps at p": "#3b4cc0",
-    "fixed sizes": "#e08a4f",
-    "sizes by the scores": "#8e44ad",
-    "steps skipped": "#2e8b57",
-    "steps forecast": "#b8860b",
+    "Fixed": ("#e08a4f", "fixed scales"),
+    "Threshold": ("#8e44ad", "scales by scores"),
+    "Budget": ("#8e44ad", "scales by scores"),
+    "TeaCache": ("#2e8b57", "steps skipped"),
+    "Forecast": ("#b8860b", "steps forecast"),
 }
+FEWER = ("#3b4cc0", "fewer steps")
+"""Colour and name of each kind of candidate."""
 
 
 def preset_page(preset: Preset, pictures: Mapping[str, Any] | Sequence[Any] | None = None) -> str:
@@ -30,7 +33,9 @@ def preset_page(preset: Preset, pictures: Mapping[str, Any] | Sequence[Any] | No
             facts(
                 {
                     "times as fast": f"{preset.speed:.2f}×",
-                    "dB to the full sample": f"{preset.psnr:.1f}",
+                    (
+                        "dB to the full run" if preset.target == "run" else "dB to the exact sample"
+                    ): f"{preset.psnr:.1f}",
                     "steps to ask for": str(preset.steps),
                     "steps of the full run": str(preset.full_steps),
                     "pixels": f"{width}×{height}",
@@ -38,7 +43,7 @@ def preset_page(preset: Preset, pictures: Mapping[str, Any] | Sequence[Any] | No
                 }
             ),
             section("Speed against fidelity", _chart(preset)),
-            section("Size of each step", _schedule(preset)),
+            section("Scale of each step", _schedule(preset)),
             section("Pictures", gallery(pictures)),
             section("All that was tried", _candidates(preset)),
             section("One step", _step_costs(preset)),
@@ -47,53 +52,41 @@ def preset_page(preset: Preset, pictures: Mapping[str, Any] | Sequence[Any] | No
     )
 
 
-def _kind(candidate: Candidate) -> str:
-    if candidate.choice.fine:
-        return "fewer steps at p"
-    if candidate.choice.kind == "forecasts":
-        return "steps forecast"
-    if not candidate.choice.may_be_coarse:
-        return "steps skipped"
-    return "fixed sizes" if candidate.choice.fixed else "sizes by the scores"
+def _kind(candidate: Candidate) -> tuple[str, str]:
+    kind = type(candidate.strategy).__name__
+    return FEWER if kind == "Fixed" and not candidate.strategy.coarse else KINDS[kind]
 
 
 def _chart(preset: Preset) -> str:
     chart = Chart(
         "speed against fidelity",
         "measured speed, times the full run",
-        "PSNR to the full sample, dB",
+        "PSNR, dB",
         height=320,
         whole=False,
     )
     chart.rule(preset.target_speedup, "#888888", "asked for")
     for candidate in preset.candidates:
-        hint = f"{candidate.choice.words()}: {candidate.speed:.2f}×, {candidate.psnr:.1f} dB"
-        kind = _kind(candidate)
-        chosen = candidate.choice == preset.choice
-        chart.dot((candidate.speed, candidate.psnr), KINDS[kind], hint, label=kind, marked=chosen)
+        hint = f"{candidate.words()}: {candidate.speed:.2f}×, {candidate.psnr:.1f} dB"
+        colour, kind = _kind(candidate)
+        place = (candidate.speed, candidate.psnr)
+        chart.dot(place, colour, hint, label=kind, marked=preset.chose(candidate))
     return chart.svg() + "<p class='lead'>The ring marks what was chosen.</p>"
 
 
 def _schedule(preset: Preset) -> str:
-    if not preset.choice.may_be_coarse and not preset.choice.fixed:
-        return "<p class='lead'>p, or skipped: chosen anew in each run, by how much the model's input changes.</p>"
-    if not preset.choice.fixed:
-        return "<p class='lead'>Chosen anew in each run, by the scores of its latents.</p>"
-    strategy = preset.choice.strategy(preset.scales, preset.quantile)
-    if preset.choice.kind == "forecasts":
-        return f"<p class='lead'>{preset.choice.words()}</p>"
-    sizes = strategy.sizes_of(preset.run_steps)
+    sizes = preset.strategy.computed_scales(preset.run_steps)
+    if sizes is None or len(sizes) != preset.run_steps:
+        return f"<p class='lead'>{escape(preset.strategy.words(preset.steps))}</p>"
     hints = [f"step {step}" for step in range(len(sizes))]
-    return strip(sizes, [size_colour(scale, preset.scales) for scale in sizes], hints)
+    return strip(sizes, [size_colour(scale, preset.strategy.scales) for scale in sizes], hints)
 
 
 def _candidates(preset: Preset) -> str:
-    from ..calibration.preset import candidate_cells
-
-    marked = [candidate.choice == preset.choice for candidate in preset.candidates]
+    marked = [preset.chose(candidate) for candidate in preset.candidates]
     return table(
-        ["steps and sizes", "predicted", "measured", "PSNR, dB", "runs"],
-        [candidate_cells(candidate) for candidate in preset.candidates],
+        ["steps", "measured", "PSNR, dB", "runs"],
+        [candidate.cells() for candidate in preset.candidates],
         marked.index(True) if any(marked) else None,
     )
 
@@ -104,15 +97,15 @@ def _step_costs(preset: Preset) -> str:
         [size_name(scale), f"{seconds:.4g}", f"{seconds / fine:.2f}"]
         for scale, seconds in sorted(preset.step_seconds.items())
     ]
-    return table(["size", "seconds", "of a step at p"], rows)
+    return table(["scale", "seconds", "in full-size steps"], rows)
 
 
 def _origin(preset: Preset) -> str:
-    frames, rows, columns = preset.grid
+    tokens = "–" if preset.grid is None else "×".join(map(str, preset.grid))
     facts_of = {
         "pipeline": preset.pipeline,
         "sampler": preset.sampler["class"],
-        "tokens": f"{frames}×{rows}×{columns}",
+        "tokens": tokens,
         "dtype": preset.dtype,
         "adapter": preset.adapter if len(preset.adapter) < 20 else preset.adapter[:12],
         "device": f"{preset.device}, {preset.threads} CPU threads",

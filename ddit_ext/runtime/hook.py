@@ -14,6 +14,7 @@ from .calls import SizedCall
 from .denoisers import Part
 from .forecast_sampler import ForecastSampler
 from .run import Decision, RunState, StepChoice
+from .run_check import RunCheck
 from .sampler_watch import Run, SamplerWatch
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class PatchHook(Hook):
         *,
         split: bool = False,
         sampler: ForecastSampler | None = None,
-        check: Any = None,
+        check: RunCheck | None = None,
     ) -> None:
         super().__init__(sampler)
         self.parts = list(parts)

@@ -8,23 +8,26 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._machine import clock_of, device_of
 from ..coarse import Adapter
+from ..presets import Preset
+from ..presets.match import check_parts
 from ..reports.report import Report
 from ..strategies import Forecast, Policy, Strategy, Threshold, as_strategy, checks
-from .denoisers import distilled, find_denoisers, find_parts, give_weights, known_family
+from .denoisers import Part, distilled, find_denoisers, find_parts, give_weights, known_family
 from .forecast_sampler import ForecastSampler
 from .hook import PatchHook
 from .patched_call import find_hook
+from .run_check import RunCheck
 from .sampler_hook import SamplerHook, Watched
-
-if TYPE_CHECKING:
-    from ..calibration.preset import Preset
 
 Schedule = int | Sequence[int] | Callable[[int], int] | Strategy | Policy | None
 BATCH = ("finest", "split")
+ALL_STEPS = {"speedup": 1.0, "slope": 0.0, "corrector": 0.0}
+"""A sampler that computes every step as the pipeline's own does."""
+
 GONE = {
     "forecast": "schedule=Forecast(calls=..., slope=...)",
     "corrector": "schedule=Forecast(calls=..., corrector=...)",
@@ -174,16 +177,19 @@ def _hook(
     """The hook for a strategy, not installed yet; raises what patch() raises."""
     if split:
         strategy.check_split()
-    if adapter is None and not strategy.changes_calls:
-        parts = []
-    else:
+    watched = [Watched(module, known_family(module)) for module in find_denoisers(pipe).values()]
+    known = all(part.family is not None for part in watched)
+    sized = strategy.changes_calls or (strategy.sampler is None and known)
+    parts = []
+    if sized or adapter is not None:
         parts = find_parts(pipe)
         give_weights(parts, adapter, strategy.coarse)
     check = None if preset is None else _check(preset, pipe, parts if adapter is not None else None)
-    sampler = None if strategy.sampler is None else ForecastSampler(pipe, strategy.sampler)
-    if strategy.changes_calls:
+    sampler = (
+        None if sized and strategy.sampler is None else ForecastSampler(pipe, strategy.sampler or ALL_STEPS)
+    )
+    if sized:
         return PatchHook(pipe, parts, strategy, split=split, sampler=sampler, check=check)
-    watched = [Watched(module, known_family(module)) for module in find_denoisers(pipe).values()]
     return SamplerHook(watched, strategy, sampler, check)
 
 
@@ -211,8 +217,6 @@ def _check_names(unknown: dict[str, Any]) -> None:
 
 
 def _preset(preset: Any) -> Preset:
-    from ..calibration.preset import Preset
-
     if isinstance(preset, str | PathLike):
         return Preset.load(Path(preset))
     if not isinstance(preset, Preset):
@@ -220,9 +224,8 @@ def _preset(preset: Any) -> Preset:
     return preset
 
 
-def _check(preset: Preset, pipe: Any, parts: Any) -> Any:
-    from ..calibration.match import RunCheck, check_parts
-
+def _check(preset: Preset, pipe: Any, parts: Sequence[Part] | None) -> RunCheck:
+    """Raises for another model or adapter. parts: with the user's adapter; None without one."""
     weights = None if parts is None else {part.name: part.adapter for part in parts}
     models = {name: getattr(module, "_orig_mod", module) for name, module in find_denoisers(pipe).items()}
     for text in check_parts(preset, models, weights):

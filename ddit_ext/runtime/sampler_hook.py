@@ -17,6 +17,7 @@ from ..reports.report import RunRecord, StepRecord
 from ..strategies import Strategy
 from .base_hook import Hook
 from .forecast_sampler import ForecastSampler
+from .run_check import RunCheck
 from .step_watch import StepWatch
 
 
@@ -36,7 +37,7 @@ class SamplerHook(Hook):
         parts: Sequence[Watched],
         strategy: Strategy,
         sampler: ForecastSampler,
-        check: Any = None,
+        check: RunCheck | None = None,
     ) -> None:
         super().__init__(sampler)
         self.record = None
@@ -44,7 +45,7 @@ class SamplerHook(Hook):
         self._forecast = sampler
         self._parts = parts
         self._strategy, self._check = strategy, check
-        self._timesteps: Tensor | None = None  # of the run in the record
+        self._timesteps: Tensor | None = None  # at the last call
         self._step: StepWatch | None = None
         self._open = False  # whether a step is under way
         self._started = self._ended = 0.0
@@ -71,19 +72,27 @@ class SamplerHook(Hook):
         if scheduler.plan is None or len(scheduler.computed) == len(scheduler.timesteps):
             self.warn("nothing is forecast: the pipeline's sampler takes no part in this run")
             return
-        timesteps = scheduler.timesteps.data
-        new = self._timesteps is None or self._timesteps.data_ptr() != timesteps.data_ptr()
-        if new or (not scheduler.computed and self.record.steps and not self._open):
-            self._timesteps, self._open = timesteps, False
+        if self._begins(scheduler):
+            self._open = False
             self._begin_run(part, args, kwargs)
         if not self._open:
             self._open = True
             self._started = self._ended if self.record.steps else self.now()
             samples = _samples(args, kwargs)
-            tokens = None if self.record.fine_tokens is None else self.record.fine_tokens
+            tokens = self.record.fine_tokens
             self.record.steps.append(
                 StepRecord(len(self.record.steps), self._forecast.next_sigma, None, 1, [1] * samples, tokens)
             )
+
+    def _begins(self, scheduler: Any) -> bool:
+        """Whether a call is the first of a run."""
+        before, self._timesteps = self._timesteps, scheduler.timesteps.data
+        if self.record is None:
+            return True
+        if scheduler.computed:
+            return False
+        again = before is not None and before.data_ptr() == self._timesteps.data_ptr()
+        return not (again and self._open)  # else it is guidance's second call
 
     def _stepped(self, scheduler: Any, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
         if not self._open:

@@ -121,8 +121,12 @@ class Strategy(ABC):
 
     @property
     def fixed(self) -> bool:
-        """Whether the scale of every step is known before the run."""
+        """Whether every step of a run is known before it."""
         return self.source is None and not self.compares_input
+
+    def computed_scales(self, steps: int) -> list[int] | None:
+        """The scale of each computed step of a run of `steps` steps; None where the run itself decides."""
+        return None
 
     @abstractmethod
     def start(self, times: StepTimes) -> Policy:

@@ -64,6 +64,11 @@ class Fixed(Strategy):
         return SKIP in self._all
 
     @property
+    def changes_calls(self) -> bool:
+        """Whether a step is coarse or skipped."""
+        return max(self._all) > 1 or self.skips
+
+    @property
     def coarse(self) -> tuple[int, ...]:
         """The scales above 1 in it."""
         return tuple(sorted({size for size in self._all if size > 1}))
@@ -90,8 +95,19 @@ class Fixed(Strategy):
             sizes = list(self.sizes)
         return [1 if protects(self.protect, step, total) else size for step, size in enumerate(sizes)]
 
+    def computed_scales(self, steps: int) -> list[int]:
+        return [size for size in self.sizes_of(steps) if size != SKIP]
+
     def start(self, times: StepTimes) -> Policy:
         return _List(self)
+
+    def __repr__(self) -> str:
+        shown = [repr(self.sizes)]
+        if self.scales != tuple(sorted({1, *self.coarse})):
+            shown.append(f"scales={self.scales}")
+        shown += [f"protect={self.protect}"] if self.protect != (0, 0) else []
+        shown += ["stretch=True"] if self.stretch else []
+        return f"Fixed({', '.join(shown)})"
 
     def words(self, steps: int) -> str:
         names = [

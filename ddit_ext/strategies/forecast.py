@@ -127,6 +127,10 @@ class Forecast(Strategy):
     def start(self, times: StepTimes) -> Policy:
         return self.computed.start(times)
 
+    def computed_scales(self, steps: int) -> list[int] | None:
+        calls = int(steps / self.speedup + 1e-9) if self.calls is None else self.calls
+        return self.computed.computed_scales(calls)
+
     def check_split(self) -> None:
         self.computed.check_split()
 
@@ -137,5 +141,5 @@ class Forecast(Strategy):
         calls = f"{self.calls}" if self.calls is not None else f"1 of {self.speedup:.3g}"
         given = {"growth": self.growth, "slope": self.slope, "corrector": self.corrector}
         shown = ", ".join(f"{name} {value:.3g}" for name, value in given.items() if value is not None)
-        sizes = "" if self.sizes is None else f"; those: {self.sizes.words(self.calls or steps)}"
+        sizes = "" if self.sizes is None else f"; the computed ones: {self.sizes.words(self.calls or steps)}"
         return f"{steps} steps, {calls} computed, the others forecast{f' ({shown})' if shown else ''}{sizes}"

@@ -23,6 +23,7 @@ LAYERS = (
     {"strategies", "policies", "schedulers"},
     {"k_diffusion"},
     {"reports"},
+    {"presets"},
     {"runtime"},
     {"calibration"},
     {"embedded"},
@@ -34,12 +35,7 @@ LAYERS = (
 Edge = tuple[str, str]
 
 # Edges that are about to go.
-UNDER_WAY = {
-    ("ddit_ext.reports.preset_page", "ddit_ext.calibration.preset"),
-    ("ddit_ext.reports.preset_page", "ddit_ext.calibration.schedules"),
-    ("ddit_ext.runtime.patch", "ddit_ext.calibration.match"),
-    ("ddit_ext.runtime.patch", "ddit_ext.calibration.preset"),
-}
+UNDER_WAY: set[Edge] = set()
 
 
 def modules(package: Path) -> dict[str, Path]:

@@ -10,9 +10,10 @@ from flux_pipelines import make_call, make_pipeline
 from presets import TokenClock, calls
 
 import ddit_ext
+from ddit_ext import Budget, Fixed, Forecast
 from ddit_ext.calibration.calibrate import _calls
-from ddit_ext.calibration.measure import Meter, Turns, quiet
 from ddit_ext.calibration.pictures import as_uint8
+from ddit_ext.calibration.runner import quiet
 from ddit_ext.calibration.search import Search
 from ddit_ext.coarse import Adapter
 from ddit_ext.fidelity import psnr
@@ -41,7 +42,7 @@ def calibrate(pipe, *, steps=STEPS, count=2, clock=None, **settings):
 
 @pytest.fixture(scope="module")
 def preset(pipe):
-    return calibrate(pipe, seed=5)
+    return calibrate(pipe, seed=5, scales=(1, 2, 4))
 
 
 def draw(pipe, number, steps):
@@ -52,10 +53,9 @@ def draw(pipe, number, steps):
 
 
 def test_the_figures_are_those_of_the_run(pipe, preset):
-    timed = {0: 0.0} | {scale: cost / 1000 for scale, cost in COST.items()}  # a skipped step runs no block
-    assert preset.step_seconds == pytest.approx(timed)
+    assert preset.step_seconds == pytest.approx({scale: cost / 1000 for scale, cost in COST.items()})
     full = [draw(pipe, number, STEPS) for number in range(2)]
-    with ddit_ext_patched(pipe, preset=preset) as handle:
+    with ddit_ext.patch(pipe, preset=preset) as handle:
         fast, seconds = [], []
         for number in range(2):
             clock = TokenClock(pipe)
@@ -71,40 +71,35 @@ def test_the_figures_are_those_of_the_run(pipe, preset):
     np.testing.assert_array_equal(preset.pictures["chosen 1"], fast[0][0])
 
 
-class ddit_ext_patched:
-    """A patch for the length of a `with`."""
-
-    def __init__(self, pipe, **settings):
-        self.handle = ddit_ext.patch(pipe, **settings)
-
-    def __enter__(self):
-        return self.handle
-
-    def __exit__(self, *error):
-        self.handle.unpatch()
-
-
 def test_the_closest_that_is_fast_enough_is_chosen(preset):
     ended = [candidate for candidate in preset.candidates if candidate.runs == 2]
     assert preset.psnr == max(candidate.psnr for candidate in ended if candidate.reached)
     assert preset.speed >= 2.0 * 0.95
     assert all(candidate.reached == (candidate.speed >= 2.0 * 0.95) for candidate in preset.candidates)
-    kinds = {candidate.choice.kind for candidate in preset.candidates}
-    assert {"coarse_first", "fine_ends", "budget", "skips", "forecasts"} <= kinds
-    assert any(candidate.choice.fine for candidate in ended)
-    lengths = {candidate.choice.steps for candidate in preset.candidates}
+    assert len({(candidate.steps, candidate.strategy) for candidate in preset.candidates}) == len(
+        preset.candidates
+    )
+    kinds = {type(candidate.strategy) for candidate in preset.candidates}
+    assert {Fixed, Budget, Forecast} <= kinds
+    assert any(candidate.strategy == Fixed(1) for candidate in ended)
+    sized = [candidate.strategy for candidate in preset.candidates if type(candidate.strategy) is Forecast]
+    assert any(strategy.sizes is not None for strategy in sized) and any(
+        strategy.sizes is None for strategy in sized
+    )
+    lengths = {candidate.steps for candidate in preset.candidates}
     assert {5, STEPS} <= lengths
 
 
 def test_predictions_hold_on_a_steady_clock(preset):
     for candidate in preset.candidates:
-        if candidate.predicted_speed is not None:
-            assert candidate.speed == pytest.approx(candidate.predicted_speed)
+        scales = candidate.strategy.computed_scales(candidate.steps)
+        if scales is not None:
+            assert candidate.speed == pytest.approx(STEPS * COST[1] / sum(COST[scale] for scale in scales))
 
 
 def test_words(preset):
-    assert preset.choice.words() in preset.explanation
-    assert f"{preset.speed:.2f} times as fast as {STEPS} steps at p" in preset.explanation
+    assert preset.strategy.words(preset.steps) in preset.explanation
+    assert f"{preset.speed:.2f} times as fast as {STEPS} full-size steps" in preset.explanation
     if preset.steps < STEPS:
         assert f"num_inference_steps={preset.steps}" in preset.explanation
     assert len(preset.table().splitlines()) == 2 + len(preset.candidates)
@@ -124,29 +119,30 @@ def test_the_pipeline_is_as_it_was(pipe, preset):
 
 
 def test_a_model_of_few_steps_keeps_them_and_is_deterministic(pipe):
-    presets = [calibrate(pipe, steps=4, count=1, target_speedup=1.5) for _ in range(2)]
+    presets = [calibrate(pipe, steps=4, count=1, target_speedup=1.5, scales=(1, 2, 4)) for _ in range(2)]
     assert presets[0] == presets[1]
-    choice = presets[0].choice
-    assert choice.fixed and not choice.fine and choice.steps == 4
-    assert all(candidate.choice.fixed for candidate in presets[0].candidates)
-    assert any(candidate.choice.fine for candidate in presets[0].candidates)  # fewer steps stand beside it
-    assert f"As many steps, some of them coarser: {choice.words()}" in presets[0].explanation
+    assert presets[0].strategy.coarse and presets[0].steps == 4
+    assert all(type(candidate.strategy) is Fixed for candidate in presets[0].candidates)
+    assert any(
+        candidate.strategy == Fixed(1) for candidate in presets[0].candidates
+    )  # fewer steps stand beside it
 
 
 def test_what_cannot_be_reached(pipe):
     # 4 steps: three at 7 and one at 22 instead of 4 at 22.
     with pytest.raises(
-        ValueError, match=r"target_speedup=3 .*at most 2.05 .*4 steps: first 3 at 4p.*4p takes 0.32"
+        ValueError,
+        match=r"target_speedup=3 .*at most 2.05 .*4 steps: 3 at scale 4.*one at scale 4 takes 0.32",
     ):
-        calibrate(pipe, steps=4, count=1, target_speedup=3.0)
+        calibrate(pipe, steps=4, count=1, target_speedup=3.0, scales=(1, 2, 4))
     assert find_hook(pipe.transformer) is None
 
 
 def test_coarse_steps_that_save_nothing(pipe):
     clock = TokenClock(pipe, overhead=0.0)
     clock.per_call_only()
-    with pytest.raises(ValueError, match="at most 1.00 can.*2p takes 1.00, 4p takes 1.00"):
-        calibrate(pipe, steps=4, count=1, clock=clock)
+    with pytest.raises(ValueError, match="at most 1.00 can.*scale 2 takes 1.00, one at scale 4 takes 1.00"):
+        calibrate(pipe, steps=4, count=1, clock=clock, scales=(1, 2, 4))
     assert find_hook(pipe.transformer) is None
 
 
@@ -172,7 +168,7 @@ def test_an_error_in_a_run_leaves_the_pipeline_unpatched(pipe):
 
 def test_training_free_is_told(pipe):
     with pytest.warns(UserWarning, match="no adapter was given"), pytest.raises(ValueError, match="reached"):
-        calibrate(pipe, steps=4, count=1, target_speedup=9.0)
+        calibrate(pipe, steps=4, count=1, target_speedup=9.0, scales=(1, 2))
 
 
 @pytest.mark.parametrize(
@@ -198,6 +194,7 @@ def test_training_free_is_told(pipe):
         (dict(output_type="pil"), ValueError, "output_type is set by calibrate"),
         (dict(scales=(2, 4)), ValueError, "scales"),
         (dict(quantile=2.0), ValueError, "quantile"),
+        (dict(target="best"), ValueError, "target must be one of .*'run', 'exact'.* got 'best'"),
         (dict(adapter=3), TypeError, "adapter.*int"),
         (dict(adapter="no/such/folder"), ValueError, "no/such/folder"),
     ],
@@ -210,7 +207,7 @@ def test_bad_arguments(pipe, settings, error, text):
 
 
 def test_a_patched_pipeline(pipe):
-    with ddit_ext_patched(pipe, schedule=1), pytest.raises(RuntimeError, match="already patched"):
+    with ddit_ext.patch(pipe, schedule=1), pytest.raises(RuntimeError, match="already patched"):
         ddit_ext.calibrate(pipe, ["a cat"], progress=False)
 
 
@@ -233,47 +230,23 @@ def test_the_progress_bar_of_a_pipeline_comes_back():
     assert not pipe.__dict__
 
 
-def test_several_targets_share_what_is_measured_at_p(pipe, preset, monkeypatch):
-    ran = []
-    run = Meter.run
-
-    def counted(self, number, schedule, steps, **settings):
-        ran.append("timing" if isinstance(schedule, Turns) else repr(schedule))
-        return run(self, number, schedule, steps, **settings)
-
-    monkeypatch.setattr(Meter, "run", counted)
-    presets = calibrate(pipe, seed=5, target_speedup=[2.0, 1.5])
-    both = ran.copy()
-    ran.clear()
-    alone = calibrate(pipe, seed=5, target_speedup=1.5)
-    assert list(presets) == [2.0, 1.5]
-    for together, apart in ((presets[2.0], preset), (presets[1.5], alone)):
-        found, expected = ([(c.choice.words(), c.psnr) for c in p.candidates] for p in (together, apart))
-        assert found == expected and together.choice.words() == apart.choice.words()
-        assert together.target_speedup == apart.target_speedup
-        assert together.speed == pytest.approx(apart.speed)
-    assert both.count("timing") == ran.count("timing") > 0
-    scores_at_p = next(text for text in both if "PatchScheduler" in text)
-    assert both.count(scores_at_p) == 1
-
-
 def test_one_of_several_targets_that_cannot_be_reached(pipe):
     with pytest.raises(ValueError, match="target_speedup=3 can't be reached"):
-        calibrate(pipe, steps=4, count=1, target_speedup=[1.5, 3.0])
+        calibrate(pipe, steps=4, count=1, target_speedup=[1.5, 3.0], scales=(1, 2, 4))
 
 
 @pytest.fixture
 def slow_at_2_4(monkeypatch):
-    """In the final runs of a target of 2.4 everything is too slow."""
-    go = Search.go
+    """In the runs for a target of 2.4 everything is too slow."""
+    measure = Search.measure
 
-    def slowed(self):
-        ended = go(self)
-        return (
-            [replace(candidate, reached=False) for candidate in ended] if self.full.target == 2.4 else ended
-        )
+    def slowed(self, setting, calls):
+        candidate = measure(self, setting, calls)
+        if self.reference.speedup == 2.4:
+            candidate = self.tried[setting] = replace(candidate, reached=False)
+        return candidate
 
-    monkeypatch.setattr(Search, "go", slowed)
+    monkeypatch.setattr(Search, "measure", slowed)
 
 
 def test_a_target_that_runs_miss_does_not_cost_the_others(pipe, slow_at_2_4):

@@ -4,10 +4,13 @@ import sys
 import warnings
 
 import pytest
-from flux_pipelines import make_call, make_pipeline
+from flow_families import FAMILIES
+from flux_pipelines import make_call, make_pipeline, make_vae
 from presets import TokenClock, calls
 
 import ddit_ext
+from ddit_ext import Fixed
+from ddit_ext.calibration import runner
 from ddit_ext.coarse import Adapter
 
 
@@ -33,7 +36,6 @@ def calibrate(pipe, steps, target, **settings):
         return ddit_ext.calibrate(
             pipe,
             made,
-            scales=(1,),
             num_inference_steps=steps,
             target_speedup=target,
             clock=clock,
@@ -53,14 +55,10 @@ def test_no_op_and_no_adapter_is_needed(no_ops, tmp_path):
     ddit_ext.unpatch(pipe)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing is training-free
-        preset = calibrate(pipe, 10, 2.0)
-    assert preset.scales == (1,) and preset.adapter == "training-free"
-    assert {candidate.choice.kind for candidate in preset.candidates} == {
-        "coarse_first",
-        "skips",
-        "forecasts",
-    }
-    assert not any(candidate.choice.coarse for candidate in preset.candidates)
+        preset = calibrate(pipe, 10, 2.0)  # without an adapter scales are (1,)
+    assert preset.adapter == "training-free"
+    assert {type(candidate.strategy).__name__ for candidate in preset.candidates} == {"Fixed", "Forecast"}
+    assert not any(candidate.strategy.coarse for candidate in preset.candidates)
     saved = ddit_ext.Preset.load(preset.save(tmp_path / "preset.json"))
     assert saved == preset
     handle = ddit_ext.patch(pipe, preset=saved)
@@ -73,7 +71,7 @@ def test_no_op_and_no_adapter_is_needed(no_ops, tmp_path):
 def test_an_adapter_may_be_given():
     pipe = make_pipeline()
     adapter = Adapter.create(pipe.transformer, rank=2)
-    preset = calibrate(pipe, 10, 2.0, adapter=adapter)
+    preset = calibrate(pipe, 10, 2.0, adapter=adapter, scales=(1,))
     ddit_ext.patch(pipe, preset=preset).unpatch()
     ddit_ext.patch(pipe, adapter, preset=preset).unpatch()
 
@@ -81,6 +79,81 @@ def test_an_adapter_may_be_given():
 def test_a_model_of_few_steps_has_nothing_left_to_try():
     with pytest.raises(
         ValueError,
-        match=r"at most 1.00 can, with 4 steps at p.*there is no coarse size in scales; a model of 4",
+        match=r"at most 1.00 can, with 4 steps.*there is no scale above 1 in scales; a model of 4",
     ):
         calibrate(make_pipeline(), 4, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "most", "speedup", "target"),
+    [(4, 10, 1.5, "run"), (4, 10, 2.0, "exact"), (4, 10, 3.0, "run"), (32, 60, 2.0, "run")],
+)
+def test_what_it_costs_in_full_runs(prompts, most, speedup, target):
+    """Calls of the model, in full runs of 28: the dense run of each prompt is among them."""
+    pipe, calls_of_the_model = make_pipeline(), [0]
+
+    def count(*_):
+        calls_of_the_model[0] += 1
+
+    pipe.transformer.transformer_blocks[0].register_forward_pre_hook(count)
+    clock = TokenClock(pipe)
+    preset = ddit_ext.calibrate(
+        pipe,
+        calls(make_call, prompts, rows=2, columns=2),
+        num_inference_steps=28,
+        target_speedup=speedup,
+        target=target,
+        clock=clock,
+        progress=False,
+    )
+    clock.remove()
+    assert calls_of_the_model[0] / 28 <= most
+    chosen = next(candidate for candidate in preset.candidates if preset.chose(candidate))
+    assert chosen.runs == prompts and chosen.reached
+
+
+def test_several_targets_share_the_dense_runs():
+    pipe, dense = make_pipeline(), []
+    run = runner.Runner.run
+
+    def counted(self, number, setting, **settings):
+        if setting.strategy == Fixed(1) and setting.steps in (None, 12):
+            dense.append(number)
+        return run(self, number, setting, **settings)
+
+    clock = TokenClock(pipe)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(runner.Runner, "run", counted)
+        presets = ddit_ext.calibrate(
+            pipe,
+            calls(make_call, 3, rows=4, columns=4),
+            num_inference_steps=12,
+            target_speedup=[2.0, 1.5],
+            clock=clock,
+            progress=False,
+        )
+    clock.remove()
+    assert sorted(dense) == [0, 1, 2]
+    assert list(presets) == [2.0, 1.5]
+    for speedup, preset in presets.items():
+        assert preset.target_speedup == speedup and preset.speed >= 0.95 * speedup
+
+
+def test_a_family_that_is_not_known():
+    family = next(family for family in FAMILIES if family.name == "AuraFlow")
+    pipe = family.build()
+    pipe.vae = make_vae()  # its own pipeline decodes
+    passed = [0.0]
+    pipe.transformer.register_forward_pre_hook(lambda *_: passed.__setitem__(0, passed[0] + 1.0))
+    arguments = family.arguments(1)
+    preset = ddit_ext.calibrate(
+        pipe, [arguments], num_inference_steps=12, clock=lambda: passed[0], progress=False
+    )
+    assert preset.grid is None and preset.speed >= 1.9
+    assert preset.base["family"] == "AuraFlowTransformer2DModel"
+    again = ddit_ext.Preset.from_dict(preset.to_dict())
+    assert again == preset
+    with ddit_ext.patch(pipe, preset=again):
+        pipe(**arguments, output_type="latent", **preset.call)
+    with pytest.raises(ValueError, match="preset was made for the family .AuraFlow.*, this model is .flux."):
+        ddit_ext.patch(make_pipeline(), preset=again)

@@ -6,7 +6,7 @@ from presets import TokenClock, calls
 from skip_cases import sizes_of
 
 import ddit_ext
-from ddit_ext.calibration import schedules
+from ddit_ext import Forecast
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
@@ -37,23 +37,30 @@ def calibrate(pipe, steps, strength, target, columns=4, **settings):
 
 
 def test_a_run_is_as_the_preset_says_and_ends_at_p(pipe):
-    preset, call = calibrate(pipe, 8, 0.5, 1.5)
-    assert preset.choice.coarse and preset.run_steps == 4
-    assert "a run does 4 of 8 steps, with as large a share of each size" in preset.explanation
+    preset, call = calibrate(pipe, 8, 0.5, 1.5, scales=(1, 2, 4))
+    assert preset.strategy.coarse and preset.run_steps == 4
+    assert "a run does 4 of 8 steps" in preset.explanation
     handle = ddit_ext.patch(pipe, preset=preset)
     try:
         pipe(**call, num_inference_steps=preset.steps, output_type="latent")
     finally:
         handle.unpatch()
     ran = sizes_of(handle)
-    assert ran == schedules.sizes_of(preset.choice.schedule(preset.scales), 4)
+    assert ran == preset.strategy.sizes_of(4)
     assert max(ran) > 1 and ran[-1] == 1
     assert preset.speed >= 1.5 * 0.95
 
 
+def test_forecasts_keep_their_share_of_the_calls(pipe):
+    preset, call = calibrate(pipe, 20, 0.6, 2.0)
+    assert preset.run_steps in (12, 6) and preset.speed >= 2.0 * 0.95
+    tried = [candidate for candidate in preset.candidates if isinstance(candidate.strategy, Forecast)]
+    assert tried and all(candidate.speed == pytest.approx(12 / 6) for candidate in tried)
+
+
 def test_a_budget_that_the_steps_of_the_run_can_not_keep_is_not_tried(pipe):
-    # 32 + 6 tokens a step at p, 2 + 6 at 4p, enough is 0.95 * 3.7: 28 steps could keep that, the 9 that are done can't.
-    preset, _ = calibrate(pipe, 28, 0.3, 3.7, columns=8)
-    kinds = {candidate.choice.kind for candidate in preset.candidates}
-    assert "forecasts" in kinds and preset.speed >= 3.7 * 0.95
-    assert preset.run_steps <= 9
+    # 32 + 6 tokens a full-size step, 2 + 6 at scale 4; enough is 0.95 * 3.7: 28 steps could keep that, the 9 that are
+    # done can't.
+    preset, _ = calibrate(pipe, 28, 0.3, 3.7, columns=8, scales=(1, 2, 4))
+    assert preset.speed >= 3.7 * 0.95 and preset.run_steps <= 9
+    assert "Budget" not in {type(candidate.strategy).__name__ for candidate in preset.candidates}

@@ -8,7 +8,7 @@ from flux_pipelines import make_call, make_pipeline, make_transformer, run
 from presets import make_preset
 
 import ddit_ext
-from ddit_ext.calibration.choices import budget, coarse_first, forecasts, skips, thresholds
+from ddit_ext import Budget, Fixed, Forecast, TeaCache, Threshold
 from ddit_ext.coarse import Adapter
 from ddit_ext.runtime.patched_call import find_hook
 
@@ -60,19 +60,32 @@ def test_fewer_steps_at_p_need_no_adapter(pipe):
     plain = run(pipe, call)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ddit_ext.patch(pipe, preset=make_preset(pipe, coarse_first(6, {})))
+        ddit_ext.patch(pipe, preset=make_preset(pipe, Fixed(1)))
         assert torch.equal(run(pipe, call), plain)
 
 
-@pytest.mark.parametrize("choice", [coarse_first(6, {}), skips(6, 1e-9), forecasts(6, 4, 0.5, 1.5)])
-def test_presets_without_coarse_steps_take_an_adapter_of_any_sizes(pipe, choice):
+@pytest.mark.parametrize("strategy", [Fixed(1), TeaCache(1e-9), Forecast(calls=4, growth=1.5)], ids=repr)
+def test_presets_without_coarse_steps_take_an_adapter_of_any_sizes(pipe, strategy):
     adapter = Adapter.create(pipe.transformer, scales=(2,), rank=2)
-    handle = ddit_ext.patch(pipe, adapter, preset=make_preset(pipe, choice))
+    handle = ddit_ext.patch(pipe, adapter, preset=make_preset(pipe, strategy))
     run(pipe, make_call(**SIZE, steps=6))
     assert set(sizes(handle)) <= {0, 1}
     handle.unpatch()
     with pytest.raises(ValueError, match=r"not for \[4\]"):
         ddit_ext.patch(pipe, adapter, preset=make_preset(pipe))
+
+
+def test_a_preset_that_forecasts(pipe):
+    preset = make_preset(pipe, Forecast(calls=3))
+    sampler = pipe.scheduler
+    with ddit_ext.patch(pipe, preset=preset) as handle:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            run(pipe, make_call(**SIZE) | preset.call)
+        assert len(sizes(handle)) == 6 and sizes(handle).count(1) == 3 and told(handle) == []
+        with pytest.warns(UserWarning, match="the preset is for 6 steps .*, this run has 8"):
+            run(pipe, make_call(**SIZE, steps=8))
+    assert pipe.scheduler is sampler
 
 
 def test_a_preset_with_an_adapter(pipe, tmp_path):
@@ -89,17 +102,20 @@ def test_a_preset_with_an_adapter(pipe, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "choice",
-    [thresholds(6, [1e9, 1e9], 2), budget(6, [0.4, 0.2], 2.0, [[0.1, 0.2, 0.3]] * 6)],
-    ids=lambda choice: choice.kind,
+    "strategy",
+    [
+        Threshold(1e9, protect=(0, 1), warmup_scale=2),
+        Budget(2.0, costs=[0.4, 0.2], reference=[[0.1, 0.2, 0.3]] * 6),
+    ],
+    ids=["threshold", "budget"],
 )
-def test_a_preset_by_scores(pipe, choice, tmp_path):
-    make_preset(pipe, choice).save(tmp_path / "preset.json")
+def test_a_preset_by_scores(pipe, strategy, tmp_path):
+    make_preset(pipe, strategy).save(tmp_path / "preset.json")
     handle = ddit_ext.patch(pipe, preset=tmp_path / "preset.json")
     run(pipe, make_call(**SIZE, steps=6))
     taken = sizes(handle)
     assert max(taken) > 1 and taken[-1] == 1
-    if choice.kind == "thresholds":
+    if isinstance(strategy, Threshold):
         assert taken[:3] == [2, 2, 2]
 
 

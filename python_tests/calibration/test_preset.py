@@ -9,10 +9,11 @@ import torch
 from flux_pipelines import make_pipeline, make_transformer
 from presets import make_preset
 
+from ddit_ext import Budget, Fixed, Forecast, TeaCache, Threshold
 from ddit_ext.calibration import Preset, PresetError
-from ddit_ext.calibration.choices import coarse_first
-from ddit_ext.calibration.match import RunCheck, _runs_on, adapter_digest, check_patch
 from ddit_ext.coarse import Adapter
+from ddit_ext.presets.match import adapter_digest, check_patch
+from ddit_ext.runtime.run_check import RunCheck, _runs_on
 
 
 @pytest.fixture(scope="module")
@@ -51,24 +52,24 @@ def without(name):
     ("change", "text"),
     [
         (damage(format="else"), "expected format 'ddit_ext.preset', got 'else'"),
-        (damage(format_version=5, ddit_ext="9.9"), "format_version.*got 5, written by ddit_ext 9.9"),
+        (damage(format_version=6, ddit_ext="9.9"), "format_version.*got 6, written by ddit_ext 9.9"),
         (damage(format_version=True), "format_version.*True"),
         (without("steps"), r"lacks \['steps'\]"),
         (damage(steps=0), "steps.*0"),
         (damage(steps=2.0), "steps.*2.0"),
         (damage(speed="fast"), "speed.*'fast'"),
-        (damage(psnr=float("nan")), "psnr.*nan"),
-        (damage(psnr=-float("inf")), "psnr must be a number, got -inf"),
+        (damage(psnr=float("nan")), "psnr.*NaN"),
+        (damage(psnr=-float("inf")), "psnr must be finite, got -inf"),
         (damage(speed=True), "speed must be a number, got True"),
-        (damage(threads=0), "threads must be a whole number of at least 1, got 0"),
+        (damage(threads=0), "threads must be at least 1, got 0"),
         (damage(grid=[1, 2]), "grid.*3"),
-        (damage(scales=2), "scales.*list"),
+        (damage(target="best"), "target must be one of .* got 'best'"),
         (damage(base={}), "base must have family"),
         (damage(sampler={"class": "X"}), "sampler"),
         (damage(step_seconds={"one": 1}), "one"),
-        (damage(choice={"steps": 3}), "kind"),
-        (damage(choice=None), "damaged"),
-        (damage(choice={"steps": 6, "kind": "coarse_first", "settings": {"first": [[8, 1]]}}), "8"),
+        (damage(strategy={"steps": 3}), "strategy must be one of"),
+        (damage(strategy=None), "damaged"),
+        (damage(strategy={"strategy": "Fixed", "sizes": [8, 1], "scales": [1, 2]}), "8"),
         (damage(candidates=[{}]), "damaged"),
         (damage(candidates=None), "candidates"),
     ],
@@ -89,7 +90,7 @@ def test_any_cut_of_the_file_is_noticed(saved):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(PresetError, match="nothing.json"):
+    with pytest.raises(PresetError, match="there is no file .*nothing.json"):
         Preset.load(tmp_path / "nothing.json")
 
 
@@ -114,7 +115,7 @@ def test_another_adapter(pipe):
 
 
 def test_steps_at_p_need_no_adapter(pipe):
-    preset = make_preset(pipe, coarse_first(6, {}), adapter=Adapter.create(pipe.transformer, rank=2))
+    preset = make_preset(pipe, Fixed(1), adapter=Adapter.create(pipe.transformer, rank=2))
     assert check_patch(preset, pipe.transformer, None) == []
 
 
@@ -181,8 +182,67 @@ def test_another_sampler(pipe):
 def test_table_and_words(pipe):
     preset = make_preset(pipe)
     lines = preset.table().splitlines()
-    assert lines[2].startswith(
-        "| **6 steps: first 1 at 4p, 2 at 2p, then p** | **2.10×** | **2.05×** | **31.0**"
+    assert lines[2] == (
+        "| **6 steps: 1 at scale 4, 2 at scale 2, 3 at scale 1** | **2.05×** | **31.0** | **2** |"
     )
     assert "1.90× (too slow)" in lines[3]
+    assert preset.call == {"num_inference_steps": 6}
     assert str(preset).startswith("Fewer steps, and some of them coarser.")
+
+
+COARSE = {"threshold": 0.1, "coefficients": [1.0, 0.0], "protect_first": 1, "protect_last": 2, "skipped": 3}
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("kind", "settings", "strategy"),
+    [
+        ("coarse_first", {"first": [[4, 1], [2, 2]]}, Fixed([4, 2, 2, 1, 1, 1], stretch=True)),
+        ("coarse_first", {"first": []}, Fixed(1)),
+        ("fine_ends", {"before": 2, "coarse": [[2, 1], [4, 1]]}, Fixed([1, 1, 2, 4, 1, 1], stretch=True)),
+        (
+            "thresholds",
+            {"thresholds": [0.1, 0.2], "warmup_scale": 2},
+            Threshold(
+                [0.1, 0.2], quantile=0.3, protect=(0, 1), warmup_scale=2, only_finer=True, mixed="hold"
+            ),
+        ),
+        (
+            "budget",
+            {"costs": [0.4, 0.2], "target": 1.9, "reference": [[0.1, 0.2, 0.3]]},
+            Budget(1.9, quantile=0.3, costs=[0.4, 0.2], reference=[[0.1, 0.2, 0.3]]),
+        ),
+        ("skips", COARSE, TeaCache(0.1, protect=(1, 2))),
+        (
+            "forecasts",
+            {"computed": 4, "forecast": 0.5, "growth": 1.5, "corrector": 1.0, "coarse": []},
+            Forecast(calls=4, growth=1.5, slope=0.5, corrector=1.0),
+        ),
+        (
+            "forecasts",
+            {"computed": 5, "forecast": 0.5, "growth": 1.5, "coarse": [[2, 2]]},
+            Forecast(
+                calls=5, growth=1.5, slope=0.5, corrector=0.0, sizes=Fixed([1, 1, 2, 2, 1], stretch=True)
+            ),
+        ),
+    ],
+)
+def test_files_of_older_formats(pipe, saved, version, kind, settings, strategy):
+    data = json.loads(saved.read_text())
+    choice = {"steps": 6, "kind": kind, "settings": settings}
+    entry = dict(choice=choice, predicted_speed=None, speed=2.0, psnr=30.0, runs=2, reached=True)
+    old = {name: value for name, value in data.items() if name not in ("strategy", "target")}
+    old |= dict(format_version=version, choice=choice, scales=[1, 2, 4], quantile=0.3, candidates=[entry])
+    saved.write_text(json.dumps(old))
+    preset = Preset.load(saved)
+    assert preset.strategy == strategy and preset.target == "run"
+    assert preset.chose(preset.candidates[0]) and preset.speed == make_preset(pipe).speed
+    preset.save(saved)
+    assert json.loads(saved.read_text())["format_version"] == 5 and Preset.load(saved) == preset
+    for name in ("choice", "scales"):
+        saved.write_text(json.dumps({key: value for key, value in old.items() if key != name}))
+        with pytest.raises(PresetError, match=f"lacks .*{name}"):
+            Preset.load(saved)
+    saved.write_text(json.dumps(old | {"choice": choice | {"kind": "best"}}))
+    with pytest.raises(PresetError, match="damaged: kind must be one of an older format's, got 'best'"):
+        Preset.load(saved)

@@ -7,7 +7,7 @@ from wan_pipelines import make_call, make_pipeline
 
 import ddit_ext
 from ddit_ext.calibration import Preset
-from ddit_ext.calibration.preset import PresetError
+from ddit_ext.presets import PresetError
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 STEPS = 8
@@ -18,7 +18,7 @@ def calibrate(pipe, kind, **settings):
     try:
         made = calls(lambda **call: make_call(kind, 4, 4, 1, guidance=1.0, **call), 1)
         return ddit_ext.calibrate(
-            pipe, made, num_inference_steps=STEPS, clock=clock, progress=False, **settings
+            pipe, made, num_inference_steps=STEPS, scales=(1, 2, 4), clock=clock, progress=False, **settings
         )
     finally:
         clock.remove()

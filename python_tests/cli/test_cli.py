@@ -105,7 +105,7 @@ def test_calibrate_passes_everything_on(prompts, tmp_path, monkeypatch, capsys):
     assert (
         cli.main(
             f"calibrate model --prompts {prompts} --target-speedup 2.5 --out {out} --html {page} --steps 20 --height 32 "
-            "--guidance-scale 3.5 --batch-size 2 --seed 7 --scales 1 2".split()
+            "--guidance-scale 3.5 --batch-size 2 --seed 7 --scales 1 2 --target exact".split()
         )
         == 0
     )
@@ -114,6 +114,7 @@ def test_calibrate_passes_everything_on(prompts, tmp_path, monkeypatch, capsys):
         prompts=["a cat", "a dog on blue dots"],
         adapter="folder",
         target_speedup=2.5,
+        target="exact",
         scales=[1, 2],
         batch_size=2,
         seed=7,
@@ -123,7 +124,8 @@ def test_calibrate_passes_everything_on(prompts, tmp_path, monkeypatch, capsys):
     )
     assert ddit_ext.Preset.load(out) == preset
     assert page.read_text().startswith("<!doctype html>")
-    assert preset.explanation in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert preset.explanation in told and f"wrote {out}, {page}. Use it with ddit_ext.patch(pipe, 'folder'" in told
 
 
 def test_an_embedded_model_brings_its_adapter():

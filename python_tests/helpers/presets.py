@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from flux_pipelines import TEXT
 
+from ddit_ext import Fixed
 from ddit_ext._machine import device_name
-from ddit_ext.calibration import Candidate, Preset
-from ddit_ext.calibration.choices import Choice, coarse_first
-from ddit_ext.calibration.match import adapter_digest, plain_config
 from ddit_ext.coarse.base_weights import fingerprint
+from ddit_ext.presets import Candidate, Preset
+from ddit_ext.presets.match import adapter_digest, plain_config
 
 
 class TokenClock:
@@ -44,25 +44,24 @@ class TokenClock:
             handle.remove()
 
 
-def make_preset(pipe: Any, choice: Choice | None = None, adapter: Any = None, **changes: Any) -> Preset:
+def make_preset(pipe: Any, strategy: Any = None, adapter: Any = None, **changes: Any) -> Preset:
     """For 8x6 tokens and 6 steps of 12; changes: other values of its fields."""
-    choice = choice or coarse_first(6, {4: 1, 2: 2})
-    chosen = Candidate(choice, 2.1, 2.05, 31.0, 2, True)
+    strategy = strategy or Fixed([4, 2, 2, 1, 1, 1], stretch=True)
+    chosen = Candidate(6, strategy, 2.05, 31.0, 2, True)
     values = dict(
         base=fingerprint(pipe.transformer),
         adapter=adapter_digest(adapter),
         pipeline=type(pipe).__name__,
         sampler={"class": type(pipe.scheduler).__name__, "config": plain_config(pipe.scheduler)},
         dtype="float32",
-        steps=choice.steps,
-        run_steps=choice.steps,
+        steps=6,
+        run_steps=6,
         full_steps=12,
         grid=(1, 8, 6),
         picture=(32, 24),
         batch=1,
-        scales=(1, 2, 4),
-        quantile=0.4,
-        choice=choice,
+        target="run",
+        strategy=strategy,
         explanation="Fewer steps, and some of them coarser.",
         target_speedup=2.0,
         speed=2.05,
@@ -70,7 +69,7 @@ def make_preset(pipe: Any, choice: Choice | None = None, adapter: Any = None, **
         step_seconds={1: 0.054, 2: 0.018, 4: 0.01},
         device=device_name("cpu"),
         threads=1,
-        candidates=(chosen, Candidate(coarse_first(6, {}), 2.0, 1.9, 29.0, 2, False)),
+        candidates=(chosen, Candidate(6, Fixed(1), 1.9, 29.0, 2, False)),
         versions={"ddit_ext": "0", "torch": torch.__version__},
     )
     return Preset(**{**values, **changes})

@@ -143,8 +143,8 @@ def test_page_of_a_preset(tmp_path):
     preset.html(tmp_path / "preset.html", {"full sample 1": picture, "chosen 1": picture})
     text, document = read(tmp_path / "preset.html")
     assert text.count('class="ring"') == 1 and text.count("<circle") == 2 + 1
-    assert "6 steps: first 1 at 4p, 2 at 2p, then p: 2.05×, 31.0 dB" in text
-    assert re.search(r'<tr class="marked"><td>6 steps: first 1 at 4p', text)
+    assert "6 steps: 1 at scale 4, 2 at scale 2, 3 at scale 1: 2.05×, 31.0 dB" in text
+    assert re.search(r'<tr class="marked"><td>6 steps: 1 at scale 4', text)
     assert len(document.addresses) == 2
     (strip,) = re.findall(r'aria-label="patch size of each step">(.*?)</svg>', text)
     assert re.findall(r'fill="(#\w+)"', strip) == [SIZES[2]] + [SIZES[1]] * 2 + [SIZES[0]] * 3

@@ -5,18 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cache_cases import arguments, make, run
-from diffusers import (
-    AutoencoderKL,
-    FlowMatchEulerDiscreteScheduler,
-    FlowMatchHeunDiscreteScheduler,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
-)
-from flux_pipelines import make_call, make_pipeline, make_vae
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
+from flow_families import FAMILIES
+from flux_pipelines import make_call, make_pipeline
 from flux_pipelines import run as run_flux
 
 import ddit_ext
 from ddit_ext import Fixed, Forecast, ForecastScheduler, Threshold
+from ddit_ext.runtime.denoisers import known_family
 from ddit_ext.runtime.patched_call import find_hook
 
 STEPS = 12
@@ -154,63 +150,38 @@ def test_a_pipeline_that_is_made_from_it_shares_the_forecast():
         assert scales(handle).count(1) == 4
 
 
-def sd3():
-    """A tiny Stable Diffusion 3 pipeline, a family that larger patches don't know."""
-    torch.manual_seed(0)
-    transformer = SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=1,
-        in_channels=4,
-        num_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        caption_projection_dim=16,
-        pooled_projection_dim=32,
-        out_channels=4,
-    ).eval()
-    torch.nn.init.normal_(transformer.proj_out.weight)
-    nothing = dict.fromkeys(
-        ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")
-    )
-    vae: AutoencoderKL = make_vae()
-    pipe = StableDiffusion3Pipeline(
-        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae, **nothing
-    )
-    pipe.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(0)
-    call = dict(
-        prompt_embeds=torch.randn(1, 6, 32, generator=generator),
-        negative_prompt_embeds=torch.randn(1, 6, 32, generator=generator),
-        pooled_prompt_embeds=torch.randn(1, 32, generator=generator),
-        negative_pooled_prompt_embeds=torch.randn(1, 32, generator=generator),
-        num_inference_steps=10,
-        height=16,
-        width=16,
-        output_type="latent",
-    )
-    return pipe, lambda: pipe(**call, generator=torch.Generator().manual_seed(0)).images
-
-
-def test_a_family_that_is_not_known():
-    pipe, draw = sd3()
-    plain = draw()
-    pipe.scheduler = ForecastScheduler.from_scheduler(own := pipe.scheduler, calls=5)
-    expected = draw()
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_family_whether_known_or_not(family):
+    """The bare scheduler's latents; tokens in the report where the family is known."""
+    pipe = family.build()
+    plain = family.run(pipe, steps=8)
+    pipe.scheduler = ForecastScheduler.from_scheduler(own := pipe.scheduler, calls=4)
+    expected = family.run(pipe, steps=8)
     pipe.scheduler = own
     with ddit_ext.patch(pipe) as handle:
-        assert torch.equal(draw(), expected)
+        assert torch.equal(family.run(pipe, steps=8), expected)
         data = handle.report().to_dict()
-        assert scales(handle).count(1) == 5 and len(data["steps"]) == 10
-        assert {step["tokens"] for step in data["steps"] if step["scale"]} == {None}
-        assert data["speedup_estimate"] == 2.0 and data["grid"] is None
-        assert "5 of 10 steps computed" in str(handle.report())
-    assert torch.equal(draw(), plain)
+        assert scales(handle).count(1) == 4 and len(data["steps"]) == 8
+        known = known_family(pipe.transformer) is not None
+        assert all((step["tokens"] is not None) == known for step in data["steps"] if step["scale"])
+        assert data["speedup_estimate"] == pytest.approx(2.0) and (data["grid"] is not None) == known
+        assert "4 of 8 steps computed" in str(handle.report())
+    assert torch.equal(family.run(pipe, steps=8), plain)
+
+
+def test_a_family_without_larger_patches():
+    family = next(family for family in FAMILIES if family.name == "AuraFlow")
+    pipe = family.build()
+    own = pipe.scheduler
     with pytest.raises(
         TypeError, match="pipe must be a diffusers pipeline whose transformer is of a supported family"
     ):
         ddit_ext.patch(pipe, schedule=Forecast(calls=5, sizes=2))
     assert pipe.scheduler is own
+    plain = family.run(pipe, steps=4)
+    with ddit_ext.patch(pipe, schedule=1) as handle:
+        assert torch.equal(family.run(pipe, steps=4), plain)
+        assert scales(handle) == [1] * 4
 
 
 def test_a_sampler_that_cannot_be_wrapped():

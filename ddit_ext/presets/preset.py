@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from .._version import __version__
 from ..coarse.adapter_file import replace_file
-from .choices import Choice
-from .values import number, whole
+from ..strategies import Strategy, checks, from_dict
+from .old_formats import upgraded
 
 FORMAT = "ddit_ext.preset"
-FORMAT_VERSION = 4
-"""Since 2 steps may be skipped, since 3 forecast, since 4 corrected; files of 1 to 3 have the same fields."""
+FORMAT_VERSION = 5
+"""Since 5 a strategy is stored as it is; files of 1 to 4 are read through `old_formats`."""
 
 
 class PresetError(ValueError):
@@ -27,43 +27,50 @@ class Candidate:
     """One way to spend the time that was tried: what it is, what it cost, how close it came.
 
     Attributes:
-        choice: steps and sizes.
-        predicted_speed: by the step costs; None where the sizes are only known after a run.
-        speed: measured, times the full run; the median over the prompts it ran on.
-        psnr: dB to the full sample, the mean over pictures; equal pictures count 100.
+        steps: num_inference_steps. strategy: what decides them.
+        speed: measured, times the full run; the median over the calls it ran on.
+        psnr: dB to the reference's pictures, the mean over pictures; equal ones count 100.
         runs: calls that were measured.
         reached: whether `speed` counts as the target: it is at most 5 % below.
     """
 
-    choice: Choice
-    predicted_speed: float | None
+    steps: int
+    strategy: Strategy
     speed: float
     psnr: float
     runs: int
     reached: bool
 
+    def words(self) -> str:
+        """Steps and strategy in a few words."""
+        return self.strategy.words(self.steps)
+
+    def cells(self) -> list[str]:
+        """Words, speed, PSNR and number of runs, as shown in tables."""
+        speed = f"{self.speed:.2f}×" + ("" if self.reached else " (too slow)")
+        return [self.words(), speed, f"{self.psnr:.1f}", str(self.runs)]
+
 
 @dataclass(frozen=True)
 class Preset:
-    """Steps and sizes that reach a target speed on one model, sampler, size and machine.
+    """Steps and a strategy that reach a target speed on one model, sampler, size and machine.
 
     Make one with `ddit_ext.calibrate`; use it with `ddit_ext.patch(pipe, adapter, preset=preset)` and
-    `pipe(prompt, num_inference_steps=preset.steps)`.
+    `pipe(prompt, **preset.call)`.
 
     Attributes:
         base: the fingerprint of the model. adapter: the digest of the adapter's weights, or "training-free".
-            Of a pipeline with two transformers a fingerprint by name, and two digests with a "+" between.
+            A pipeline with two transformers has a fingerprint by name, and two digests with a "+" between.
         pipeline, sampler, dtype: of the calibrated pipeline; sampler is {"class", "config"}.
         steps: to be passed as num_inference_steps. run_steps: steps that the sampler then does.
         full_steps: num_inference_steps of the full run, the yardstick.
-        grid: frames, rows and columns of base tokens. picture: height and width in pixels. batch: samples a call.
-        scales, quantile: as for `patch`.
-        choice: what was chosen. explanation: the same in words.
+        grid: frames, rows and columns of base tokens; None for a family that is not known. picture: height and width
+            in pixels. batch: samples a call.
+        target: what pictures were compared with, "run" or "exact". strategy: what was chosen. explanation: in words.
         target_speedup, speed, psnr: asked for; measured over the calibration's prompts.
-        step_seconds: {scale: seconds of one step} on `device`, with `threads` CPU threads; 0: of a skipped one, where
-            it was timed.
+        step_seconds: {scale: seconds of one step} on `device`, with `threads` CPU threads.
         candidates: all that was tried. versions: of the libraries.
-        pictures: {caption: picture} of the full sample and the chosen one; not in the file.
+        pictures: {caption: picture} of the reference and the chosen one; not in the file.
     """
 
     base: Mapping[str, Any]
@@ -74,12 +81,11 @@ class Preset:
     steps: int
     run_steps: int
     full_steps: int
-    grid: tuple[int, int, int]
+    grid: tuple[int, int, int] | None
     picture: tuple[int, int]
     batch: int
-    scales: tuple[int, ...]
-    quantile: float
-    choice: Choice
+    target: str
+    strategy: Strategy
     explanation: str
     target_speedup: float
     speed: float
@@ -92,11 +98,6 @@ class Preset:
     pictures: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @property
-    def strategy(self) -> Any:
-        """What `patch` is given."""
-        return self.choice.strategy(self.scales, self.quantile)
-
-    @property
     def call(self) -> dict[str, int]:
         """Keywords for the pipeline: `pipe(prompt, **preset.call)`."""
         return {"num_inference_steps": self.steps}
@@ -104,9 +105,9 @@ class Preset:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in the file."""
         data = {name.name: getattr(self, name.name) for name in fields(self) if name.name != "pictures"}
-        data["choice"] = self.choice.to_dict()
+        data["strategy"] = self.strategy.to_dict()
         data["candidates"] = [
-            asdict(candidate) | {"choice": candidate.choice.to_dict()} for candidate in self.candidates
+            vars(entry) | {"strategy": entry.strategy.to_dict()} for entry in self.candidates
         ]
         data["step_seconds"] = {str(scale): seconds for scale, seconds in self.step_seconds.items()}
         plain = {"format": FORMAT, "format_version": FORMAT_VERSION, "ddit_ext": __version__, **data}
@@ -127,6 +128,8 @@ class Preset:
             PresetError: (a ValueError) a file that is missing, damaged, of another format or a newer version.
         """
         path = Path(path)
+        if not path.is_file():
+            raise PresetError(f"preset: there is no file {path}")
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
@@ -146,10 +149,12 @@ class Preset:
                 f"got {version!r}, written by ddit_ext {data.get('ddit_ext', '?')}"
             )
         names = {name.name for name in fields(cls)} - {"pictures"}
-        missing = sorted(names - data.keys())
+        old = names - {"target", "strategy"} | {"choice", "scales", "quantile"}
+        missing = sorted((names if version == FORMAT_VERSION else old) - data.keys())
         if missing:
             raise PresetError(f"{origin}: lacks {missing}")
         try:
+            data = data if version == FORMAT_VERSION else upgraded(data)
             return cls(**_parsed({name: data[name] for name in names}))
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise PresetError(f"{origin} is damaged: {error}") from error
@@ -169,29 +174,20 @@ class Preset:
     def table(self) -> str:
         """The candidates as a Markdown table, the chosen one in bold."""
         lines = [
-            "| candidate | predicted speed | measured speed | PSNR to the full sample, dB | runs |",
-            "|---" * 5 + "|",
+            "| steps | measured speed | PSNR, dB | runs |",
+            "|---" * 4 + "|",
         ]
         for candidate in self.candidates:
-            cells = candidate_cells(candidate)
-            bold = "**" if candidate.choice == self.choice else ""
-            lines.append("| " + " | ".join(f"{bold}{cell}{bold}" for cell in cells) + " |")
+            bold = "**" if self.chose(candidate) else ""
+            lines.append("| " + " | ".join(f"{bold}{cell}{bold}" for cell in candidate.cells()) + " |")
         return "\n".join(lines)
+
+    def chose(self, candidate: Candidate) -> bool:
+        """Whether a candidate is the one that was chosen."""
+        return (candidate.steps, candidate.strategy) == (self.steps, self.strategy)
 
     def __str__(self) -> str:
         return f"{self.explanation}\n\n{self.table()}"
-
-
-def candidate_cells(candidate: Candidate) -> list[str]:
-    """Words, predicted speed, measured speed, PSNR and number of runs of a candidate, as shown in tables."""
-    predicted = candidate.predicted_speed
-    return [
-        candidate.choice.words(),
-        "–" if predicted is None else f"{predicted:.2f}×",
-        f"{candidate.speed:.2f}×" + ("" if candidate.reached else " (too slow)"),
-        f"{candidate.psnr:.1f}",
-        str(candidate.runs),
-    ]
 
 
 def _parsed(data: dict[str, Any]) -> dict[str, Any]:
@@ -208,32 +204,33 @@ def _parsed(data: dict[str, Any]) -> dict[str, Any]:
         if not known or not all(isinstance(base.get(part), dict) for part in ("config", "weights")):
             raise ValueError(f"base must have family, config and weights, got {sorted(data['base'])}")
     for name in ("steps", "run_steps", "full_steps", "batch", "threads"):
-        data[name] = whole(name, data[name])
-    for name in ("target_speedup", "speed", "psnr", "quantile"):
-        data[name] = number(name, data[name])
-    for name, length in (("grid", 3), ("picture", 2), ("scales", None)):
+        data[name] = checks.whole(name, data[name])
+    for name in ("target_speedup", "speed", "psnr"):
+        data[name] = checks.number(name, data[name], finite=True)
+    checks.one_of("target", data["target"], ("run", "exact"))
+    for name, length in (("grid", 3), ("picture", 2)):
+        if name == "grid" and data[name] is None:
+            continue
         values = _is(data, name, list)
-        if length is not None and len(values) != length:
+        if len(values) != length:
             raise ValueError(f"{name} must hold {length} numbers, got {values!r}")
-        data[name] = tuple(whole(name, value) for value in values)
+        data[name] = tuple(checks.whole(name, value) for value in values)
     data["step_seconds"] = {
-        int(scale): number("step_seconds", seconds) for scale, seconds in data["step_seconds"].items()
+        int(scale): checks.number("step_seconds", seconds, finite=True)
+        for scale, seconds in data["step_seconds"].items()
     }
-    data["choice"] = Choice.from_dict(data["choice"])
+    data["strategy"] = from_dict(data["strategy"])
     data["candidates"] = tuple(_candidate(entry) for entry in _is(data, "candidates", list))
-    if not set(data["choice"].scales()) <= set(data["scales"]):
-        raise ValueError(f"choice uses the sizes {data['choice'].scales()}, scales are {data['scales']}")
     return data
 
 
 def _candidate(entry: Any) -> Candidate:
-    predicted = entry["predicted_speed"]
     return Candidate(
-        choice=Choice.from_dict(entry["choice"]),
-        predicted_speed=None if predicted is None else number("predicted_speed", predicted),
-        speed=number("speed", entry["speed"]),
-        psnr=number("psnr", entry["psnr"]),
-        runs=whole("runs", entry["runs"]),
+        steps=checks.whole("steps", entry["steps"]),
+        strategy=from_dict(entry["strategy"]),
+        speed=checks.number("speed", entry["speed"], finite=True),
+        psnr=checks.number("psnr", entry["psnr"], finite=True),
+        runs=checks.whole("runs", entry["runs"]),
         reached=bool(entry["reached"]),
     )
 
