@@ -12,7 +12,8 @@ from typing import Any
 import diffusers
 import torch
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus
-from flow_families import FAMILIES, SIDE, TEXT, Family, _hunyuan_vae, _text
+from flow_families import FAMILIES, Family
+from flow_families.family import SIDE, TEXT, text
 from PIL import Image
 
 BY_NAME = {family.name: family for family in FAMILIES}
@@ -34,27 +35,6 @@ def _flux2_vae() -> Any:
     return vae.eval()
 
 
-def _qwen_vae() -> Any:
-    numbers = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.0, 2.0, 1.5, 0.5]}
-    return diffusers.AutoencoderKLQwenImage(
-        base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **numbers
-    ).eval()
-
-
-def _z_vae() -> Any:
-    """8x8 pixels to a latent pixel of sixteen channels."""
-    return diffusers.AutoencoderKL(
-        block_out_channels=(4, 4, 4, 4),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=16,
-        norm_num_groups=2,
-        layers_per_block=1,
-        shift_factor=0.1,
-        scaling_factor=0.5,
-    ).eval()
-
-
 class _Eyes(torch.nn.Module):
     """In the place of a vision model: 4 tokens of 12 features."""
 
@@ -64,7 +44,7 @@ class _Eyes(torch.nn.Module):
         self.device, self.dtype = self.scale.device, self.scale.dtype
 
     def forward(self, pixel_values: torch.Tensor) -> Any:
-        return SimpleNamespace(last_hidden_state=self.scale * _text(1, 4, 12, seed=8))
+        return SimpleNamespace(last_hidden_state=self.scale * text(1, 4, 12, seed=8))
 
 
 class _Batch(dict):
@@ -109,7 +89,7 @@ def _family(name: str, pipeline: str, parts: Any, **changes: Any) -> Family:
 
 
 def _negative(batch: int) -> dict[str, Any]:
-    return {"negative_prompt_embeds": _text(batch, TEXT, 16, seed=2)}
+    return {"negative_prompt_embeds": text(batch, TEXT, 16, seed=2)}
 
 
 def _image(**more: Any) -> Any:
@@ -133,17 +113,17 @@ EDITS = {
     "Qwen-Image Edit-Plus": _family(
         "Qwen-Image",
         "QwenImageEditPlusPipeline",
-        lambda: {"vae": _qwen_vae()},
+        lambda: {"vae": BY_NAME["Qwen-Image"].vae()},
         arguments=lambda batch: {"image": [picture(), picture(6)]},
     ),
     "Qwen-Image img2img": _family(
-        "Qwen-Image", "QwenImageImg2ImgPipeline", lambda: {"vae": _qwen_vae()}, arguments=_image(strength=0.8)
+        "Qwen-Image", "QwenImageImg2ImgPipeline", lambda: {"vae": BY_NAME["Qwen-Image"].vae()}, arguments=_image(strength=0.8)
     ),
     "Qwen-Image ControlNet": _family(
         "Qwen-Image",
         "QwenImageControlNetPipeline",
         lambda: {
-            "vae": _qwen_vae(),
+            "vae": BY_NAME["Qwen-Image"].vae(),
             "controlnet": _controlled(
                 "QwenImageControlNetModel",
                 in_channels=16,
@@ -158,16 +138,16 @@ EDITS = {
         arguments=lambda batch: {"control_image": picture()},
     ),
     "Z-Image img2img": _family(
-        "Z-Image", "ZImageImg2ImgPipeline", lambda: {"vae": _z_vae()}, arguments=_image(strength=0.8)
+        "Z-Image", "ZImageImg2ImgPipeline", lambda: {"vae": BY_NAME["Z-Image"].vae()}, arguments=_image(strength=0.8)
     ),
     "Stable Diffusion 3 img2img": _family(
-        "Stable Diffusion 3", "StableDiffusion3Img2ImgPipeline", lambda: {"vae": _z_vae()}, arguments=_image(strength=0.8)
+        "Stable Diffusion 3", "StableDiffusion3Img2ImgPipeline", lambda: {"vae": BY_NAME["Z-Image"].vae()}, arguments=_image(strength=0.8)
     ),
     "Stable Diffusion 3 ControlNet": _family(
         "Stable Diffusion 3",
         "StableDiffusion3ControlNetPipeline",
         lambda: {
-            "vae": _z_vae(),
+            "vae": BY_NAME["Z-Image"].vae(),
             "controlnet": _controlled(
                 "SD3ControlNetModel",
                 sample_size=16,
