@@ -62,7 +62,7 @@ class _Extractor:
 def _eyes() -> dict[str, Any]:
     guider = diffusers.ClassifierFreeGuidance(guidance_scale=6.0)
     return {
-        "vae": _hunyuan_vae(),
+        "vae": BY_NAME["HunyuanVideo 1.5"].parts()["vae"],
         "guider": guider,
         "image_encoder": _Eyes(),
         "feature_extractor": _Extractor(),
