@@ -107,47 +107,25 @@ TEST(LatentHistory, StartsANewRun) {
   EXPECT_FALSE(history.ready());
 }
 
-TEST(LatentHistory, LowerOrdersNeedFewerLatents) {
+TEST(LatentHistory, NeedsFourLatents) {
   LatentHistory history;
-  push(history, 0);
-  EXPECT_FALSE(history.ready(1));
-  push(history, 1);
-  EXPECT_TRUE(history.ready(1) && !history.ready(2));
-  push(history, 2);
-  EXPECT_TRUE(history.ready(2) && !history.ready());
-  // A difference d as the third difference of (d, 0, 0, 0).
-  const std::vector<float> z0 = latent(2), z1 = latent(1), z2 = latent(0), none(z0.size());
-  for (const int order : {1, 2}) {
-    std::vector<float> difference(z0.size());
-    for (size_t i = 0; i < z0.size(); ++i) {
-      difference[i] = order == 1 ? z0[i] - z1[i] : z0[i] - 2.0f * z1[i] + z2[i];
-    }
-    const auto expected =
-        reference_quantiles<float>({difference.data(), none.data(), none.data(), none.data()},
-                                   {kStrides, kStrides, kStrides, kStrides}, kSizes, {1, 2, 4}, 0.4);
-    const auto got = history.quantiles({1, 2, 4}, 0.4, order);
-    ASSERT_EQ(got.size(), expected.size());
-    for (size_t b = 0; b < got.size(); ++b)
-      for (size_t k = 0; k < 3; ++k) EXPECT_NEAR(got[b][k], expected[b][k], 1e-5 * expected[b][k]);
-  }
+  for (int step = 0; step < 3; ++step) push(history, step);
+  EXPECT_FALSE(history.ready());
   expect_error<std::logic_error>([&] { history.quantiles({1}, 0.4); },
                                  "needs the latents of four steps, got 3");
-  expect_error<std::invalid_argument>([&] { history.ready(4); }, "order must be 1, 2 or 3, got 4");
 }
 
 TEST(LatentHistory, KnowsWhetherItsDifferencesAreOfOneScale) {
   LatentHistory history;
   const std::vector<int64_t> taken{1, 1, 1, 4, 4, 4, 4, 1};
   const std::vector<bool> third{false, false, false, true, false, false, true, true, false};
-  const std::vector<bool> first{false, true, true, true, true, true, true, true, true};
   for (int64_t step = 0; step <= 8; ++step) {
     push(history, step);
     EXPECT_EQ(history.one_scale(), third[step]) << step;
-    EXPECT_EQ(history.one_scale(1), first[step]) << step;
     if (step < 8) history.took(taken[step]);
   }
   push(history, 9);  // at no scale that was told
-  EXPECT_FALSE(history.one_scale(1));
+  EXPECT_FALSE(history.one_scale());
   history.reset();
   expect_error<std::invalid_argument>([&] { history.took(1); }, "push must come before took");
   push(history, 0);

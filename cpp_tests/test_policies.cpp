@@ -14,7 +14,6 @@
 #include "ddit_ext/budget_policy.h"
 #include "ddit_ext/patch_scheduler.h"
 #include "ddit_ext/planned_policy.h"
-#include "ddit_ext/skipped_steps.h"
 #include "ddit_ext/tea_cache_policy.h"
 #include "scheduler_cases.h"
 
@@ -30,10 +29,7 @@ bool is(const Json& of, const char* key, const char* value) {
 ddit::SignalOptions options_of(const Json& of) {
   ddit::SignalOptions options;
   if (of.members.count("warmup_scale")) options.warmup_scale = of.integer("warmup_scale", 1);
-  options.min_stay = of.integer("min_stay", 1);
   options.only_finer = of.members.count("only_finer") > 0;
-  options.order = static_cast<int>(of.integer("order", 3));
-  if (is(of, "source", "outputs")) options.source = ddit::SignalOptions::Source::kOutputs;
   if (is(of, "mixed", "hold")) options.mixed = ddit::SignalOptions::Mixed::kHold;
   return options;
 }
@@ -58,14 +54,8 @@ std::unique_ptr<ddit::Policy> policy_of(const Json& of) {
                                                 of.at("target_speedup").number, first, last, options_of(of),
                                                 reference);
   }
-  if (name == "FixedSchedule") {
-    return std::make_unique<ddit::FixedSchedule>(scales, integers(of.at("schedule")), first, last);
-  }
-  const double share = number(of.at("coarse_share"));
-  if (name == "LinearRamp") return std::make_unique<ddit::LinearRamp>(scales, share, first, last);
-  EXPECT_EQ(name, "RandomSchedule");
-  return std::make_unique<ddit::RandomSchedule>(scales, share, static_cast<uint64_t>(of.integer("seed", 0)),
-                                                first, last);
+  EXPECT_EQ(name, "FixedSchedule");
+  return std::make_unique<ddit::FixedSchedule>(scales, integers(of.at("schedule")), first, last);
 }
 
 TEST(Policies, SharedRuns) {
@@ -143,7 +133,6 @@ TEST(BudgetPolicy, EveryRunEndsOnItsBudget) {
     const double fine = static_cast<double>(std::min(steps, first + last));
     if (static_cast<double>(steps) / target < fine + (static_cast<double>(steps) - fine) * costs[1]) continue;
     ddit::SignalOptions options;
-    options.min_stay = draw(1, 4);
     options.only_finer = draw(0, 3) == 0;
     if (draw(0, 1)) options.mixed = ddit::SignalOptions::Mixed::kHold;
     ddit::Scores reference;
@@ -167,16 +156,6 @@ TEST(BudgetPolicy, EveryRunEndsOnItsBudget) {
   EXPECT_GT(runs, 200);
 }
 
-TEST(CoarseShare, ReachesTheSpeedup) {
-  const std::vector<double> costs{0.4, 0.2};
-  const double share = ddit::coarse_share(costs, 2.0);
-  EXPECT_NEAR(1.0 - share + share * 0.3, 0.5, 1e-12);
-  EXPECT_DOUBLE_EQ(ddit::coarse_share(costs, 1.0), 0.0);
-  expect_error([&] { ddit::coarse_share(costs, 3.5); }, "target_speedup must be in [1, 3.33333]");
-  expect_error([&] { ddit::coarse_share({1.0}, 1.0); }, "costs must be between 0 and 1, got [1]");
-  expect_error([&] { ddit::coarse_share({}, 1.0); }, "costs must hold one number per scale > 1");
-}
-
 TEST(FixedSchedule, MaySkipStepsOfAListButTheFirst) {
   ddit::FixedSchedule policy({1, 2}, std::vector<int64_t>{1, 0, 2, 0});
   EXPECT_TRUE(policy.skips() && !policy.needs_signal());
@@ -187,26 +166,6 @@ TEST(FixedSchedule, MaySkipStepsOfAListButTheFirst) {
   expect_error([] { ddit::FixedSchedule({1, 2}, std::vector<int64_t>{0, 1}); },
                "schedule[0] must be a scale, got 0: the first step can't be skipped");
   expect_error([] { ddit::FixedSchedule({1, 2}, 0); }, "schedule: expected one of the scales (1, 2), got 0");
-}
-
-TEST(GrowingGaps, PlacesTheComputedSteps) {
-  // By hand: 8 * (k / 4)^2 = 0, 0.5, 2, 4.5.
-  EXPECT_EQ(ddit::growing_gaps(8, 4, 2.0), (std::vector<int64_t>{1, 1, 1, 0, 0, 1, 0, 0}));
-  EXPECT_EQ(ddit::growing_gaps(6, 3, 1.0), (std::vector<int64_t>{1, 0, 1, 0, 1, 0}));
-  for (int64_t total = 1; total <= 30; ++total) {
-    for (int64_t computed = 1; computed <= total; ++computed) {
-      for (const double growth : {1.0, 1.75, 4.0}) {
-        const std::vector<int64_t> made = ddit::growing_gaps(total, computed, growth);
-        ASSERT_EQ(static_cast<int64_t>(made.size()), total);
-        ASSERT_EQ(std::accumulate(made.begin(), made.end(), int64_t{0}), computed);
-        ASSERT_EQ(made.front(), 1);
-      }
-    }
-  }
-  expect_error([] { ddit::growing_gaps(0, 1); }, "total_steps must be 1 or more, got 0");
-  expect_error([] { ddit::growing_gaps(8, 9); }, "computed must be in [1, total_steps = 8], got 9");
-  expect_error([] { ddit::growing_gaps(8, 4, 0.5); }, "growth must be in [1, 4], got 0.5");
-  expect_error([] { ddit::growing_gaps(8, 4, std::nan("")); }, "growth must be in [1, 4]");
 }
 
 TEST(TeaCachePolicy, ShowsItsSumAndKeepsItWhereACallFails) {

@@ -40,7 +40,8 @@ TEST(StackedPolicy, SkipsBySumsAndSizesTheRest) {
 }
 
 TEST(StackedPolicy, DoesNotSkipWhatEitherProtects) {
-  StackedPolicy late(TeaCachePolicy(kAlways, {1}, {}, {1.0, 0.0}, 3, 1), ddit::LinearRamp({1, 2}, 0.5));
+  StackedPolicy late(TeaCachePolicy(kAlways, {1}, {}, {1.0, 0.0}, 3, 1),
+                     ddit::FixedSchedule({1, 2}, {2, 2, 2, 1, 1, 1}));
   EXPECT_EQ(run(late, 6), (std::vector<int64_t>{2, 2, 2, 0, 0, 1}));
   EXPECT_FALSE(late.needs_signal());
   StackedPolicy ends(TeaCachePolicy(kAlways), ddit::FixedSchedule({1, 2}, 2, 2, 2));
@@ -71,14 +72,14 @@ TEST(StackedPolicy, SaysWhatDoesNotFit) {
                "StackedPolicy: skip must have no scales but [1], as sizes decides them, got [1, 2]");
   expect_error([&] { StackedPolicy(TeaCachePolicy(0.25), coarse); },
                "StackedPolicy: sizes must skip no steps and not look at the input, got TeaCachePolicy(");
-  StackedPolicy ramp(TeaCachePolicy(0.25), ddit::LinearRamp({1, 2}, 0.5));
-  expect_error([&] { ramp.skipped(1, {{0.0}}); }, "TeaCachePolicy: protect_last is 1, so begin(total_steps)");
-  expect_error([&] { ramp.decide(1, {}); }, "LinearRamp: begin(total_steps) must come before decide");
-  ramp.begin(4);
-  expect_error([&] { ramp.skipped(4, {}); }, "TeaCachePolicy: step must be below total_steps = 4, got 4");
-  expect_error([&] { ramp.decide(4, {}); }, "LinearRamp: step must be below total_steps = 4, got 4");
-  expect_error([&] { ramp.skipped(-1, {}); }, "TeaCachePolicy: step must be 0 or more, got -1");
-  expect_error([&] { ramp.decide(-1, {}); }, "LinearRamp: step must be 0 or more, got -1");
+  StackedPolicy both(TeaCachePolicy(0.25), ddit::BudgetPolicy({1, 2}, {0.5}, 1.5));
+  expect_error([&] { both.skipped(1, {{0.0}}); }, "TeaCachePolicy: protect_last is 1, so begin(total_steps)");
+  expect_error([&] { both.decide(1, {}); }, "BudgetPolicy: begin(total_steps) must come before decide");
+  both.begin(4);
+  expect_error([&] { both.skipped(4, {}); }, "TeaCachePolicy: step must be below total_steps = 4, got 4");
+  expect_error([&] { both.decide(4, {}); }, "BudgetPolicy: step must be below total_steps = 4, got 4");
+  expect_error([&] { both.skipped(-1, {}); }, "TeaCachePolicy: step must be 0 or more, got -1");
+  expect_error([&] { both.decide(-1, {}); }, "BudgetPolicy: step must be 0 or more, got -1");
   StackedPolicy budget(TeaCachePolicy(0.25, {1}, {}, {1.0, 0.0}, 1, 0),
                        ddit::BudgetPolicy({1, 2}, {0.5}, 1.5));
   budget.begin(4);

@@ -13,12 +13,9 @@ ones are copied for each run.
 from ._core import (
     BudgetPolicy,
     FixedSchedule,
-    LinearRamp,
     PatchScheduler,
-    RandomSchedule,
     RunPolicy,
     TeaCachePolicy,
-    coarse_share,
 )
 from .strategies import SKIP, Policy
 
@@ -26,12 +23,9 @@ __all__ = [
     "SKIP",
     "BudgetPolicy",
     "FixedSchedule",
-    "LinearRamp",
     "PatchScheduler",
     "Policy",
-    "RandomSchedule",
     "TeaCachePolicy",
-    "coarse_share",
 ]
 
 Policy.register(RunPolicy)

@@ -22,6 +22,7 @@ import _front  # noqa: F401  (first: it makes the helpers importable)
 
 # isort: split
 import torch
+from _planned import coarse_share, linear_ramp, shuffled
 from _quality import psnr, ssim
 from _replay import Replay, replayed
 from _runs import Batch, Method, batches, decode, run
@@ -30,7 +31,7 @@ from _thresholds import threshold_for
 from _timing import write_json
 
 from ddit_ext import embedded
-from ddit_ext.policies import LinearRamp, PatchScheduler, Policy, RandomSchedule, coarse_share
+from ddit_ext.policies import PatchScheduler, Policy
 
 SCALES = (1, 2, 4)
 STEPS = embedded.STEPS
@@ -44,7 +45,7 @@ class Weighted(Policy):
 
     def __init__(self, rule: PatchScheduler, weights: list[float]) -> None:
         self.rule, self.weights = rule, weights
-        self.mixed, self.order = rule.mixed, rule.order
+        self.mixed = rule.mixed
 
     def begin(self, total_steps: int) -> None:
         self.rule.begin(total_steps)
@@ -60,8 +61,8 @@ def signal_rules(sigmas: list[float]) -> dict[str, Any]:
     Differences across a change of size are left out: with them no threshold gives these costs.
     """
 
-    def rule(threshold: float, order: int = 3, quantile: float = 0.4, weights: Any = None) -> dict[str, Any]:
-        paper = PatchScheduler(list(SCALES), [threshold] * 2, mixed="hold", order=order)
+    def rule(threshold: float, quantile: float = 0.4, weights: Any = None) -> dict[str, Any]:
+        paper = PatchScheduler(list(SCALES), [threshold] * 2, mixed="hold")
         return {
             "schedule": Weighted(paper, weights) if weights else paper,
             "quantile": quantile,
@@ -70,8 +71,6 @@ def signal_rules(sigmas: list[float]) -> dict[str, Any]:
 
     return {
         "third difference": rule,
-        "second difference": partial(rule, order=2),
-        "first difference": partial(rule, order=1),
         "third, over sigma": partial(rule, weights=[1 / sigma for sigma in sigmas]),
         "third, rho 0.1": partial(rule, quantile=0.1),
         "third, rho 0.8": partial(rule, quantile=0.8),
@@ -167,17 +166,14 @@ class Study:
             third = third or found["scales"]
             methods.append(Method(name, STEPS, self.patched(rule(found["threshold"]))))
         share = coarse_share([self.costs[scale] for scale in SCALES[1:]], self.target)
-        ramp = LinearRamp(list(SCALES), share)
-        ramp.begin(STEPS)
-        planned = [ramp.decide(step, []) for step in range(STEPS)]
+        planned = linear_ramp(SCALES, share, STEPS)
         mean = mean_schedule(third, self.costs, STEPS / self.target)
-        random = RandomSchedule(list(SCALES), share, seed=1)
         return [
             *methods,
             Method("mean schedule of third", STEPS, self.patched({"schedule": mean})),
             Method("linear ramp", STEPS, self.patched({"schedule": planned})),
             Method("linear ramp, backwards", STEPS, self.patched({"schedule": planned[::-1]})),
-            Method("random", STEPS, self.patched({"schedule": random})),
+            Method("random", STEPS, self.patched({"schedule": shuffled(planned, seed=1)})),
         ]
 
     def search(self, name: str, rule: Any, made: list[Batch], replay: Replay) -> dict[str, Any]:
@@ -187,8 +183,7 @@ class Study:
             method = Method(name, STEPS, self.patched(rule(threshold)))
             return [sample for batch in made for sample in self.draw(batch, method)[1]]
 
-        bounds = {"first difference": (1e-3, 2e-1), "second difference": (1e-3, 3e-2)}.get(name, (5e-4, 1e-2))
-        threshold, speed, scales = threshold_for(sizes, self.costs, self.target, bounds, 7, self.close)
+        threshold, speed, scales = threshold_for(sizes, self.costs, self.target, (5e-4, 1e-2), 7, self.close)
         print(f"{name}: threshold {threshold:.5f}, {speed:.2f}x", flush=True)
         return {
             "kind": "threshold",

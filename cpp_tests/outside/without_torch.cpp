@@ -37,8 +37,8 @@ int main(int argc, char** argv) {
                      std::vector<float>{0.0f, 0.0f};
 
   ddit::BudgetPolicy budget({1, 2}, {0.5}, 1.5);
-  ddit::LinearRamp ramp({1, 2, 4}, 0.5);
-  ddit::Policy* const policies[] = {&budget, &ramp};
+  ddit::FixedSchedule fixed({1, 2, 4}, {4, 4, 1, 1});
+  ddit::Policy* const policies[] = {&budget, &fixed};
   for (ddit::Policy* policy : policies) {
     policy->begin(4);
     good = good && policy->decide(0, {}) == policy->scales().back() && policy->decide(3, {}) == 1;

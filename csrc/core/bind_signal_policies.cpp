@@ -28,14 +28,10 @@ bool second(const char* argument, const std::string& value, const char* first, c
                         "'");
 }
 
-SignalOptions options(std::optional<int64_t> warmup_scale, int64_t min_stay, bool only_finer, int64_t order,
-                      const std::string& source, const std::string& mixed) {
+SignalOptions options(std::optional<int64_t> warmup_scale, bool only_finer, const std::string& mixed) {
   SignalOptions result;
   result.warmup_scale = warmup_scale;
-  result.min_stay = min_stay;
   result.only_finer = only_finer;
-  result.order = static_cast<int>(order);
-  if (second("source", source, "latents", "outputs")) result.source = SignalOptions::Source::kOutputs;
   if (second("mixed", mixed, "use", "hold")) result.mixed = SignalOptions::Mixed::kHold;
   return result;
 }
@@ -49,12 +45,9 @@ scales: 1 first, then increasing. thresholds: one per scale > 1, in the same ord
 The first protect_first and the last protect_last steps of a run are at the base scale, whatever the scores.
 
 warmup_scale: of the steps before the first signal; None: the base scale, as in the paper.
-min_stay: so many decisions in a row stay at one scale before it may change.
 only_finer: never back to a larger scale once a signal has made it smaller.
-order: of the difference that is scored, 1, 2 or 3; it takes so many + 1 latents or outputs.
-source: of the differences, "latents" or the model's "outputs".
 mixed: "use" scores differences between steps of two scales like any other, as the paper does; "hold" leaves them
-out, and the last scale holds until all differences are of one scale again (at most 3 steps with latents).)";
+out, and the last scale holds until all differences are of one scale again (at most 3 steps).)";
 
 constexpr const char* kBudgetDoc =
     R"(Ends a run on budget: how fast it is is given, where it is fine follows the scores.
@@ -63,7 +56,7 @@ The budget is total_steps / target_speedup, in steps at the base scale. Each ste
 threshold for all scales, chosen anew: the one at which the steps to come would use up what is left. What scores they
 will have is read from `reference`, or else taken to be as those seen so far. The cost of a run (protected steps
 included) never exceeds the budget, and falls short of it by less than what one step can save; that comes before
-min_stay, only_finer, warmup_scale and held steps.
+only_finer, warmup_scale and held steps.
 Steps without a signal are at the largest scale, as long as the rest can still use up the budget.
 
 scales: 1 first, then increasing. costs: of a step at each scale > 1, in units of one at the base scale: below 1
@@ -79,45 +72,35 @@ void bind_signal_policies(py::module_& module) {
                                             "What the policies that look at scores share.")
       .def_property_readonly("warmup_scale",
                              [](const SignalPolicy& self) { return self.options().warmup_scale; })
-      .def_property_readonly("min_stay", [](const SignalPolicy& self) { return self.options().min_stay; })
       .def_property_readonly("only_finer", [](const SignalPolicy& self) { return self.options().only_finer; })
-      .def_property_readonly("order", [](const SignalPolicy& self) { return self.options().order; })
-      .def_property_readonly("source",
-                             [](const SignalPolicy& self) {
-                               return self.options().source == SignalOptions::Source::kOutputs ? "outputs"
-                                                                                               : "latents";
-                             })
       .def_property_readonly("mixed", [](const SignalPolicy& self) {
         return self.options().mixed == SignalOptions::Mixed::kHold ? "hold" : "use";
       });
 
   py::class_<PatchScheduler, SignalPolicy>(module, "PatchScheduler", kSchedulerDoc)
       .def(py::init([](std::vector<int64_t> scales, std::vector<double> thresholds, int64_t protect_first,
-                       int64_t protect_last, std::optional<int64_t> warmup_scale, int64_t min_stay,
-                       bool only_finer, int64_t order, const std::string& source, const std::string& mixed) {
+                       int64_t protect_last, std::optional<int64_t> warmup_scale,
+                       bool only_finer, const std::string& mixed) {
              return PatchScheduler(std::move(scales), std::move(thresholds), protect_first, protect_last,
-                                   options(warmup_scale, min_stay, only_finer, order, source, mixed));
+                                   options(warmup_scale, only_finer, mixed));
            }),
            py::arg("scales"), py::arg("thresholds"), py::arg("protect_first") = 0,
            py::arg("protect_last") = 0, py::kw_only(), py::arg("warmup_scale") = py::none(),
-           py::arg("min_stay") = 1, py::arg("only_finer") = false, py::arg("order") = 3,
-           py::arg("source") = "latents", py::arg("mixed") = "use")
+           py::arg("only_finer") = false, py::arg("mixed") = "use")
       .def_property_readonly("thresholds", [](const PatchScheduler& self) { return self.thresholds(); });
 
   py::class_<BudgetPolicy, SignalPolicy>(module, "BudgetPolicy", kBudgetDoc)
       .def(py::init([](std::vector<int64_t> scales, std::vector<double> costs, double target_speedup,
                        int64_t protect_first, int64_t protect_last, std::optional<ddit::Scores> reference,
-                       std::optional<int64_t> warmup_scale, int64_t min_stay, bool only_finer, int64_t order,
-                       const std::string& source, const std::string& mixed) {
+                       std::optional<int64_t> warmup_scale, bool only_finer, const std::string& mixed) {
              return BudgetPolicy(std::move(scales), std::move(costs), target_speedup, protect_first,
                                  protect_last,
-                                 options(warmup_scale, min_stay, only_finer, order, source, mixed),
+                                 options(warmup_scale, only_finer, mixed),
                                  reference.value_or(ddit::Scores{}));
            }),
            py::arg("scales"), py::arg("costs"), py::arg("target_speedup"), py::arg("protect_first") = 0,
            py::arg("protect_last") = 0, py::kw_only(), py::arg("reference") = py::none(),
-           py::arg("warmup_scale") = py::none(), py::arg("min_stay") = 1, py::arg("only_finer") = false,
-           py::arg("order") = 3, py::arg("source") = "latents", py::arg("mixed") = "use")
+           py::arg("warmup_scale") = py::none(), py::arg("only_finer") = false, py::arg("mixed") = "use")
       .def("revise", &BudgetPolicy::revise, py::arg("costs"),
            "Better known costs, also in the middle of a run: the steps that were decided are counted by "
            "them, too. "

@@ -9,6 +9,5 @@ PYBIND11_MODULE(_core, module) {
   ddit_core::bind_signal_policies(module);
   ddit_core::bind_planned_policies(module);
   ddit_core::bind_forecast_plan(module);
-  ddit_core::bind_skipped_steps(module);
   ddit_core::bind_tea_cache_policy(module);
 }

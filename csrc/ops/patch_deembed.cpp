@@ -2,7 +2,6 @@
 #include "ops/linear.h"
 #include "ops/ops.h"
 #include "ops/patch_checks.h"
-#include "ops/small_linear.h"
 #include "ops/tensors.h"
 
 namespace ddit::ops {
@@ -31,14 +30,6 @@ Tensor patch_deembed_cpu(const Tensor& tokens, const Tensor& weight, const std::
   const int64_t D = tokens.size(2), K = grid.features();
   const std::array<int64_t, 7> shape = cells_shape(grid);
   const bool whole = grid.scale == 1;  // a patch is a cell: the product is the result
-  if (const auto small = SmallLinear::of(grid.patches(), K, D, weight, bias, lora_a, lora_b, lora_scale);
-      small && tokens.is_contiguous()) {
-    Tensor cells = empty(tokens, shape);
-    SmallMatrix patches;
-    small->run(tokens.const_data_ptr(), whole ? cells.mutable_data_ptr() : patches.bytes.data());
-    if (!whole) scatter(patches.bytes.data(), cells, grid);
-    return cells;
-  }
   const auto flat_bias = bias ? std::optional(reshape<1>(*bias, {K})) : std::nullopt;
   const auto flat_b = lora_b ? std::optional(reshape<2>(*lora_b, {K, lora_b->size(3)})) : std::nullopt;
   const Tensor patches = linear_cpu(reshape<2>(tokens, {grid.patches(), D}), reshape_transposed(weight, K, D),

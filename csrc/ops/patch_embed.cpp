@@ -4,7 +4,6 @@
 #include "ops/linear.h"
 #include "ops/ops.h"
 #include "ops/patch_checks.h"
-#include "ops/small_linear.h"
 #include "ops/tensors.h"
 
 namespace ddit::ops {
@@ -43,14 +42,6 @@ Tensor patch_embed_cpu(const Tensor& cells, const Tensor& weight, const std::opt
   const int64_t tokens = grid.frames * grid.patch_rows() * grid.patch_cols();
   if (grid.batch == 0 || D == 0) return empty<3>(cells, {grid.batch, tokens, D});
 
-  if (const auto small = SmallLinear::of(grid.patches(), D, K, weight, bias, lora_a, lora_b, lora_scale)) {
-    Tensor out = empty<3>(cells, {grid.batch, tokens, D});
-    SmallMatrix patches;
-    const bool ready = holds_patches(cells, grid);
-    if (!ready) gather(cells, grid, patches.bytes.data());
-    small->run(ready ? cells.const_data_ptr() : patches.bytes.data(), out.mutable_data_ptr());
-    return out;
-  }
   const auto flat_a = lora_a ? std::optional(reshape<2>(*lora_a, {lora_a->size(0), K})) : std::nullopt;
   const Tensor out =
       linear_cpu(patches_of(cells, grid), reshape_transposed(weight, D, K), bias, flat_a, lora_b, lora_scale);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <functional>
 #include <stdexcept>
 #include <string>
 
@@ -78,51 +77,26 @@ void LatentHistory::took(int64_t scale) {
   taken_[newest_] = scale;
 }
 
-bool LatentHistory::ready(int order) const {
-  check(order >= 1 && order < kLatents, "order must be 1, 2 or 3, got ", order);
-  return count_ > order;
-}
-
-bool LatentHistory::one_scale(int order) const {
-  if (!ready(order)) return false;
+bool LatentHistory::one_scale() const {
+  if (!ready()) return false;
   const int64_t first = taken_[slot(1)];
   bool one = first > 0;
-  for (int age = 2; age <= order; ++age) one = one && taken_[slot(age)] == first;
+  for (int age = 2; age < kLatents; ++age) one = one && taken_[slot(age)] == first;
   return one;
 }
 
-std::vector<std::vector<double>> LatentHistory::quantiles(const std::vector<int64_t>& scales, double quantile,
-                                                          int order) const {
-  if (!ready(order)) {
-    static const char* const kNeeded[kLatents] = {"", "two", "three", "four"};
-    throw std::logic_error(std::string("LatentHistory: quantiles needs the latents of ") + kNeeded[order] +
-                           " steps, got " + std::to_string(count_));
-  }
+std::vector<std::vector<double>> LatentHistory::quantiles(const std::vector<int64_t>& scales,
+                                                          double quantile) const {
+  if (!ready())
+    throw std::logic_error("LatentHistory: quantiles needs the latents of four steps, got " +
+                           std::to_string(count_));
   const std::string error = kernel::argument_error(scales, quantile);
   check(error.empty(), error);
 
   std::vector<float> output(static_cast<size_t>(sizes_[0]) * scales.size());
   kernel::Params params;
   const Shape strides = kernels::contiguous_strides(sizes_);
-  // The kernel's a - 3b + 3c - d is a - d where b and c are 0: the first difference of two latents. The
-  // second is that of two first differences.
-  const float nothing = 0.0f;
-  params.latents.fill({&nothing, Shape{}});
-  std::array<std::vector<float>, 2> steps;
-  if (order == 3) {
-    for (int age = 0; age < kLatents; ++age) params.latents[age] = {latents_[slot(age)].data(), strides};
-  } else if (order == 2) {
-    for (int age = 0; age < 2; ++age) {
-      const std::vector<float>&later = latents_[slot(age)], &earlier = latents_[slot(age + 1)];
-      steps[age].resize(later.size());
-      std::transform(later.begin(), later.end(), earlier.begin(), steps[age].begin(), std::minus<float>());
-    }
-    params.latents.front() = {steps[0].data(), strides};
-    params.latents.back() = {steps[1].data(), strides};
-  } else {
-    params.latents.front() = {latents_[slot(0)].data(), strides};
-    params.latents.back() = {latents_[slot(1)].data(), strides};
-  }
+  for (int age = 0; age < kLatents; ++age) params.latents[age] = {latents_[slot(age)].data(), strides};
   params.sizes = sizes_;
   params.dtype = kernel::DType::kFloat32;
   params.scales = scales.data();

@@ -15,14 +15,9 @@ SignalPolicy::SignalPolicy(const char* name, std::vector<int64_t> scales, int64_
   const int64_t warmup = options_.warmup_scale.value_or(known.front());
   check(name, std::find(known.begin(), known.end(), warmup) != known.end(),
         "warmup_scale must be one of the scales ", show(known), ", got ", warmup);
-  check(name, options_.min_stay >= 1, "min_stay must be 1 or more steps, got ", options_.min_stay);
-  check(name, options_.order >= 1 && options_.order <= 3, "order must be 1, 2 or 3, got ", options_.order);
 }
 
-void SignalPolicy::plan(int64_t /*total_steps*/) {
-  chosen_ = 0;
-  stayed_ = 0;
-}
+void SignalPolicy::plan(int64_t /*total_steps*/) { chosen_ = 0; }
 
 void SignalPolicy::check_scores(const Scores& scores) const {
   for (size_t i = 0; i < scores.size(); ++i) {
@@ -42,26 +37,17 @@ int64_t SignalPolicy::choose(int64_t step, const Scores& scores, std::vector<int
   prepare(step, scores);
   std::transform(scores.begin(), scores.end(), choices.begin(),
                  [this](const std::vector<double>& sample) { return rule(sample); });
-  const int64_t scale = limited(step, steady(*std::min_element(choices.begin(), choices.end())));
-  stayed_ = scale == chosen_ ? stayed_ + 1 : 1;
-  chosen_ = scale;
-  return scale;
-}
-
-int64_t SignalPolicy::steady(int64_t scale) const {
-  if (chosen_ == 0) return scale;
-  if (stayed_ < options_.min_stay) return chosen_;
-  return options_.only_finer ? std::min(scale, chosen_) : scale;
+  int64_t scale = *std::min_element(choices.begin(), choices.end());
+  if (options_.only_finer && chosen_ > 0) scale = std::min(scale, chosen_);
+  chosen_ = limited(step, scale);
+  return chosen_;
 }
 
 std::string SignalPolicy::describe_options() const {
   std::ostringstream text;
   text << ", protect_first=" << protect_first() << ", protect_last=" << protect_last();
   if (options_.warmup_scale) text << ", warmup_scale=" << *options_.warmup_scale;
-  if (options_.min_stay != 1) text << ", min_stay=" << options_.min_stay;
   if (options_.only_finer) text << ", only_finer=True";
-  if (options_.order != 3) text << ", order=" << options_.order;
-  if (options_.source == SignalOptions::Source::kOutputs) text << ", source='outputs'";
   if (options_.mixed == SignalOptions::Mixed::kHold) text << ", mixed='hold'";
   text << ')';
   return text.str();

@@ -136,7 +136,7 @@ def test_each_sample_has_a_run_of_its_own():
     pipe = make_pipeline()
     call = batch_call(steps=9)
     for policy in (
-        policies.PatchScheduler(SCALES, [0.044, 0.036], mixed="hold", min_stay=2),
+        policies.PatchScheduler(SCALES, [0.044, 0.036], mixed="hold"),
         policies.BudgetPolicy(SCALES, [0.4, 0.2], 1.6, warmup_scale=1),
     ):
         handle = ddit_ext.patch(pipe, schedule=policy, batch="split")

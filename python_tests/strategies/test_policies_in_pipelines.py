@@ -36,7 +36,7 @@ def taken(handle):
 
 @ignore_training_free
 def test_planned_policies_in_a_pipeline(pipe, patched):
-    policy = policies.LinearRamp([1, 2], 0.5)
+    policy = policies.FixedSchedule([1, 2], [2, 2, 1, 1])
     handle = patched(schedule=policy)
     run(pipe, make_call(steps=4))
     assert taken(handle) == [2, 2, 1, 1]
@@ -199,15 +199,15 @@ def unfit(**attributes):
     ("arguments", "error", "text"),
     [
         (
-            dict(schedule=policies.LinearRamp([1, 3], 0.5), scales=(1, 2)),
+            dict(schedule=policies.FixedSchedule([1, 3], 3), scales=(1, 2)),
             ValueError,
             r"scales: .*\(1, 3\).*\(1, 2\)",
         ),
-        (dict(schedule=policies.LinearRamp([1, 2], 0.5), protect=(1, 0)), ValueError, r"protect=\(1, 0\)"),
+        (dict(schedule=policies.FixedSchedule([1, 2], 2), protect=(1, 0)), ValueError, r"protect=\(1, 0\)"),
         (
-            dict(schedule=policies.LinearRamp),
+            dict(schedule=policies.FixedSchedule),
             TypeError,
-            "schedule must be an object, got the class LinearRamp",
+            "schedule must be an object, got the class FixedSchedule",
         ),
         (dict(schedule=unfit(source="z")), ValueError, "schedule: source .*got 'z'"),
         (dict(schedule=unfit(mixed=1)), ValueError, "schedule: mixed .*got 1"),

@@ -16,7 +16,7 @@ namespace ddit {
 // left. What scores they will have is read from `reference`, or else taken to be as those seen so far.
 //
 // The cost of a run (protected steps included) never exceeds the budget, and falls short of it by less than
-// what one step can save. That comes before min_stay, only_finer, warmup_scale and held steps. Steps without
+// what one step can save. That comes before only_finer, warmup_scale and held steps. Steps without
 // a signal are at the largest scale, as long as the rest can still use up the budget: at the start of a run
 // coarse steps cost the least quality.
 class BudgetPolicy : public SignalPolicy {

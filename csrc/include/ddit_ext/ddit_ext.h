@@ -11,7 +11,6 @@
 #include "ddit_ext/ops.h"  // torch
 #include "ddit_ext/patch_scheduler.h"
 #include "ddit_ext/planned_policy.h"
-#include "ddit_ext/skipped_steps.h"
 #include "ddit_ext/stacked_policy.h"
 #include "ddit_ext/tea_cache_policy.h"
 #include "ddit_ext/version.h"

@@ -22,22 +22,19 @@ class LatentHistory {
   // latent and the next one is this step's.
   void took(int64_t scale);
 
-  // Whether the latents for a difference of this order (1, 2 or 3) are here, one more than the order: for the
-  // third, from the fourth step of a run on.
-  bool ready(int order = 3) const;
+  // Whether the four latents of a third difference are here: from the fourth step of a run on.
+  bool ready() const { return count_ == kLatents; }
 
   // Whether that difference is of steps at one scale, by took(). With SignalOptions::Mixed::kHold scores are
-  // given only then. False where ready(order) is.
-  bool one_scale(int order = 3) const;
+  // given only then. False before ready().
+  bool one_scale() const;
 
   // Forgets the latents, for a new run.
   void reset();
 
   // scores[sample][i]: the `quantile` over patches of scale scales[i] of the standard deviation of the
-  // latents' difference of this order. Any sequence of scales >= 1. std::logic_error where ready(order) is
-  // false.
-  std::vector<std::vector<double>> quantiles(const std::vector<int64_t>& scales, double quantile,
-                                             int order = 3) const;
+  // latents' third difference. Any sequence of scales >= 1. std::logic_error before ready().
+  std::vector<std::vector<double>> quantiles(const std::vector<int64_t>& scales, double quantile) const;
 
  private:
   static constexpr int kLatents = 4;

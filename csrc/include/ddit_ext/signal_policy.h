@@ -13,14 +13,9 @@ namespace ddit {
 struct SignalOptions {
   // The scale of the steps before the first signal of a run. Nothing: the policy's own choice.
   std::optional<int64_t> warmup_scale;
-  // So many decisions in a row stay at one scale before it may change.
-  int64_t min_stay = 1;
   // A run never goes back to a larger scale once a signal has made it smaller.
   bool only_finer = false;
 
-  // What the scores are made of. A policy does not see that: who feeds it asks options().
-  int order = 3;  // of the difference: 1, 2 or 3; it takes so many + 1 latents or outputs
-  enum class Source { kLatents, kOutputs } source = Source::kLatents;
   // Differences between steps of two scales hold the error of the larger one. kUse: they are scored as they
   // are, as in the paper. kHold: they are left out (no scores are given), and a step without scores after
   // the first signal keeps the last scale.
@@ -50,11 +45,8 @@ class SignalPolicy : public RunPolicy {
   std::string describe_options() const;
 
  private:
-  int64_t steady(int64_t scale) const;
-
   SignalOptions options_;
   int64_t chosen_ = 0;  // by the last signal, 0: none yet in this run
-  int64_t stayed_ = 0;  // decisions in a row with that scale
 };
 
 // The largest scale whose score is below its threshold, else the first scale. A NaN is below no threshold.
