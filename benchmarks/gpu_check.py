@@ -37,7 +37,7 @@ PLANS = {  # groups of stages, with the seconds of each; stages of a group run s
         {"ncu": 30},
         {"wan": 45},
     ),
-    "second": ({"environment": 20}, {"build": 50}, {"tests": 25}, {"ceilings": 12}, {"ops": 60}, {"ncu": 30}),
+    "second": ({"environment": 20}, {"build": 50}, {"tests": 35}, {"ceilings": 12}, {"ops": 50}, {"ncu": 30}),
     "suite": ({"environment": 20}, {"build": 60}, {"suite": 500}),
 }
 TOTAL = {"first": 420, "second": 200, "suite": 590}
