@@ -57,8 +57,8 @@ class QwenPositions(nn.Module):
         tables = (frame[:, None].expand(shape), rows[:, None].expand(shape), columns.expand(shape))
         self.table = torch.cat(tables, dim=-1).flatten(0, 1)
 
-    def forward(self, video_fhw: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        image, text = self.base(self.shapes, **options)
+    def forward(self, video_fhw: Any, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        image, text = self.base(self.shapes, *args, **options)
         return torch.cat([self.table.to(image.device), image[self.own :]]), text
 
 
@@ -78,7 +78,7 @@ class QwenImageFamily(PackedFamily):
     BLOCKS = ("transformer_blocks",)
     RESIDUALS = ("controlnet_block_samples",)
     ROWS = ROWS | set(RESIDUALS) | {"additional_t_cond"}
-    ENTRIES = frozenset({"img_shapes"})
+    ENTRIES = frozenset({"img_shapes", "txt_seq_lens"})
 
     PATCHES = {
         "QwenImageTransformer2DModel": PatchLayers(
@@ -121,6 +121,12 @@ class QwenImageFamily(PackedFamily):
     def places(self, batch: int, rows: int, columns: int, like: Tensor) -> dict[str, Any]:
         """As `PackedFamily.places`."""
         return {"img_shapes": [[(1, rows, columns)]] * batch}
+
+    def finished(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """As `Family.finished`: diffusers before 0.37 asks for the lengths of the texts, all of them padded to one."""
+        text = arguments["encoder_hidden_states"]
+        lengths = {"txt_seq_lens": [text.shape[1]] * len(text)}
+        return (lengths if "txt_seq_lens" in self._parameters else {}) | arguments
 
     def check(self, arguments: dict[str, Any], weights: ScaleWeights) -> None:
         """As `Family.check`; the layered variant denoises several pictures in one sequence."""

@@ -27,7 +27,7 @@ def coarse_tokens(kind: str, rows: int, columns: int, scale: int) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fixed_schedule_runs_coarse(kind):
+def test_fixed_schedule_runs_coarse(kind, supports):
     pipe, call = make_pipeline(kind), make_call(kind, 6, 5, steps=3)
     plain = run(pipe, call)
     handle = ddit_ext.patch(pipe, schedule=2)
@@ -40,6 +40,7 @@ def test_fixed_schedule_runs_coarse(kind):
     assert {step["tokens"] for step in steps} == {coarse_tokens(kind, 6, 5, 2)}
     handle.unpatch()
     assert torch.equal(run(pipe, call), plain)
+    supports("FLUX.1", type(pipe).__name__, "larger patches")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -28,7 +28,7 @@ def adapters_of(pipe):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fixed_sizes_and_size_one(kind):
+def test_fixed_sizes_and_size_one(kind, supports):
     pipe, call = make_pipeline(kind), make_call(kind, 3, 5, steps=3 if kind == "v2v" else 2)
     frames = 3 if kind == "animate" else 2  # one is the reference
     plain = run(pipe, call)
@@ -50,6 +50,7 @@ def test_fixed_sizes_and_size_one(kind):
     assert "step" not in pipe.scheduler.__dict__
     with pytest.raises(RuntimeError, match="not patched"):
         ddit_ext.unpatch(pipe)
+    supports("Wan 2.1", type(pipe).__name__, "larger patches")
 
 
 @pytest.mark.parametrize("kind", KINDS)
