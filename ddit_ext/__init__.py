@@ -1,6 +1,6 @@
 """Dynamic patch scheduling for diffusion transformers (DDiT, arXiv 2602.16968).
 
-`ddit_ext.patch(pipe)` makes a diffusers FLUX or Wan pipeline choose, at every step, how large its patches may
+`ddit_ext.patch(pipe)` makes a diffusers pipeline call its model less often, or choose at every step how large its patches may
 be. What needs diffusers is imported when it is first used, so that `import ddit_ext` stays light.
 """
 
