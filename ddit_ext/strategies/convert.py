@@ -52,21 +52,6 @@ def as_strategy(
     )
 
 
-def inner(sizes: Any, owner: str) -> Strategy | None:
-    """`sizes=` of another strategy: what sizes the computed steps. None stays None.
-
-    Raises:
-        ValueError: a strategy that skips steps itself.
-    """
-    if sizes is None:
-        return None
-    plain = checks.is_whole(sizes) or checks.is_sequence(sizes)
-    checked = Fixed(sizes) if plain else as_strategy(sizes)
-    if checked.skips or checked.source == "input" or type(checked).__name__ in ("Forecast", "TeaCache"):
-        raise ValueError(f"sizes of {owner} must not skip steps themselves, got {checked!r}")
-    return checked
-
-
 def from_dict(data: Any, known: dict[str, type[Strategy]]) -> Strategy:
     """From `Strategy.to_dict()`; known: the strategies by name.
 

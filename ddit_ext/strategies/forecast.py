@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import checks
-from .base import Policy, Strategy
+from .base import Policy
 from .clock import StepTimes
-from .convert import inner
-from .fixed import Fixed
+from .sized import Sized
 
 TARGETS = ("run", "exact")
 MOST_GROWTH = 4.0
@@ -18,7 +17,7 @@ FEWEST = 2
 
 
 @dataclass(frozen=True, repr=False)
-class Forecast(Strategy):
+class Forecast(Sized):
     """Compute some of the steps that the pipeline asks for, and forecast the others (see `ForecastScheduler`).
 
     It works with every pipeline whose scheduler is a flow-matching sampler, without an adapter.
@@ -65,7 +64,7 @@ class Forecast(Strategy):
             growth=share("growth", 1.0, MOST_GROWTH),
             slope=share("slope", 0.0, 1.0),
             corrector=share("corrector", 0.0, 1.0),
-            sizes=inner(self.sizes, "Forecast"),
+            sizes=self._inner(),
         )
 
     @property
@@ -80,44 +79,9 @@ class Forecast(Strategy):
         return self.sizes is not None
 
     @property
-    def computed(self) -> Strategy:
-        """What sizes the computed steps."""
-        return Fixed(1) if self.sizes is None else self.sizes
-
-    @property
-    def scales(self) -> tuple[int, ...]:
-        """The scales of the computed steps."""
-        return self.computed.scales
-
-    @property
-    def coarse(self) -> tuple[int, ...]:
-        """The scales above 1 that a computed step can take."""
-        return self.computed.coarse
-
-    @property
     def target_speedup(self) -> float | None:
         """Times the speed of a full run, where that is given."""
         return self.speedup
-
-    @property
-    def source(self) -> str | None:
-        """What the scores of `sizes` are of."""
-        return self.computed.source
-
-    @property
-    def holds(self) -> bool:
-        """That of `sizes`."""
-        return self.computed.holds
-
-    @property
-    def thresholds(self) -> tuple[float, ...]:
-        """Those of `sizes`."""
-        return self.computed.thresholds
-
-    @property
-    def quantile(self) -> float:
-        """That of `sizes`."""
-        return self.computed.quantile
 
     @property
     def fixed(self) -> bool:

@@ -9,13 +9,13 @@ from typing import Any
 
 from .._core import TeaCachePolicy
 from . import checks
-from .base import Native, Policy, Scores, Strategy, protects
+from .base import Native, Policy, Scores, protects
 from .clock import StepTimes
-from .convert import inner
+from .sized import Sized
 
 
 @dataclass(frozen=True, repr=False)
-class TeaCache(Strategy):
+class TeaCache(Sized):
     """TeaCache's rule (arXiv 2411.19108): a skipped step adds the blocks' residual of the last computed one again.
 
     The relative L1 change of the first block's input is rescaled by a polynomial and summed up; below `threshold`
@@ -38,21 +38,11 @@ class TeaCache(Strategy):
     def __post_init__(self) -> None:
         self._set(
             threshold=checks.number("threshold", self.threshold, 0.0),
-            sizes=inner(self.sizes, "TeaCache"),
+            sizes=self._inner(),
             coefficients=checks.numbers("coefficients", self.coefficients, -math.inf),
             protect=checks.protected("protect", self.protect),
         )
         self._rule()  # raises for coefficients of no polynomial
-
-    @property
-    def scales(self) -> tuple[int, ...]:
-        """The scales of the computed steps."""
-        return (1,) if self.sizes is None else self.sizes.scales
-
-    @property
-    def coarse(self) -> tuple[int, ...]:
-        """The scales above 1 that a computed step can take."""
-        return () if self.sizes is None else self.sizes.coarse
 
     @property
     def source(self) -> str | None:
@@ -63,21 +53,6 @@ class TeaCache(Strategy):
     def compares_input(self) -> bool:
         """Whether the input's changes come beside scores of `sizes`."""
         return self.sizes is not None
-
-    @property
-    def thresholds(self) -> tuple[float, ...]:
-        """Those of `sizes`."""
-        return () if self.sizes is None else self.sizes.thresholds
-
-    @property
-    def quantile(self) -> float:
-        """That of `sizes`."""
-        return Strategy.quantile if self.sizes is None else self.sizes.quantile
-
-    @property
-    def holds(self) -> bool:
-        """That of `sizes`; a skipped step counts as a scale of its own."""
-        return self.sizes is not None and self.sizes.holds
 
     def start(self, times: StepTimes) -> Policy:
         if self.sizes is None:
