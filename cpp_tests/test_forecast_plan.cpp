@@ -14,6 +14,7 @@
 namespace {
 
 using ddit::ForecastPlan;
+using ddit::ForecastSolver;
 using ddit::ForecastTarget;
 using ddit_test::Json;
 
@@ -32,9 +33,11 @@ std::optional<double> optional(const Json& item, const std::string& key) {
 ForecastPlan plan_of(const Json& item) {
   const auto target = item.members.find("target");
   const bool exact = target != item.members.end() && target->second.text == "exact";
-  return ForecastPlan(ddit_test::numbers(item.at("sigmas")), item.integer("calls", 0),
-                      exact ? ForecastTarget::kExact : ForecastTarget::kRun, optional(item, "growth"),
-                      optional(item, "slope"), optional(item, "corrector"));
+  return ForecastPlan(
+      ddit_test::numbers(item.at("sigmas")), item.integer("calls", 0),
+      exact ? ForecastTarget::kExact : ForecastTarget::kRun, optional(item, "growth"),
+      optional(item, "slope"), optional(item, "corrector"),
+      item.members.count("solver") != 0 ? ForecastSolver::kMultistep : ForecastSolver::kEuler);
 }
 
 TEST(ForecastPlan, HasTheNumbersOfTheCases) {
@@ -92,6 +95,22 @@ TEST(ForecastPlan, WithAllStepsIsTheRunItself) {
       EXPECT_EQ(call.correction, 0.0);
     }
   }
+}
+
+TEST(ForecastPlan, DefaultsFollowFromTheShareOfCalls) {
+  double last = 0.0;
+  for (int64_t calls = 1; calls < 28; ++calls) {
+    const ddit::ForecastSettings run = ddit::forecast_defaults(28, calls);
+    EXPECT_GE(run.slope, last);  // the fewer calls, the less a slope is followed
+    EXPECT_LE(run.slope, 0.75);
+    last = run.slope;
+    for (const ForecastSolver solver : {ForecastSolver::kEuler, ForecastSolver::kMultistep}) {
+      const ddit::ForecastSettings made = ddit::forecast_defaults(28, calls, solver);
+      EXPECT_TRUE(made.growth >= 1.0 && made.growth <= 2.0);
+      EXPECT_EQ(made.corrector, 1.0);
+    }
+  }
+  EXPECT_EQ(last, 0.75);
 }
 
 // One line through outputs that lie on a line: the closed form is what Euler steps give, exactly.

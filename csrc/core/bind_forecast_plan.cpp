@@ -20,6 +20,13 @@ ddit::ForecastTarget target_of(const std::string& name) {
   throw std::invalid_argument("ForecastPlan: target must be \"run\" or \"exact\", got \"" + name + "\"");
 }
 
+ddit::ForecastSolver solver_of(const std::string& name) {
+  if (name == "euler") return ddit::ForecastSolver::kEuler;
+  if (name == "multistep") return ddit::ForecastSolver::kMultistep;
+  throw std::invalid_argument("ForecastPlan: solver must be \"euler\" or \"multistep\", got \"" + name +
+                              "\"");
+}
+
 }  // namespace
 
 void bind_forecast_plan(py::module_& module) {
@@ -52,26 +59,31 @@ void bind_forecast_plan(py::module_& module) {
                            R"(Which steps of a run call the model, and what bridges the others.
 
 sigmas: the noise levels of all steps and the end. calls: how many steps call the model. target: "run" or "exact".
-growth in [1, 4], slope and corrector in [0, 1]; None takes the default for calls, steps and target.
+growth in [1, 4], slope and corrector in [0, 1]; None takes the default for calls, steps, target and solver.
+solver: "euler", gaps in closed form, or "multistep", a sampler that takes every level.
 ValueError where an argument is not meant.)")
       .def(py::init([](const std::vector<double>& sigmas, int64_t calls, const std::string& target,
                        std::optional<double> growth, std::optional<double> slope,
-                       std::optional<double> corrector) {
-             return ForecastPlan(sigmas, calls, target_of(target), growth, slope, corrector);
+                       std::optional<double> corrector, const std::string& solver) {
+             return ForecastPlan(sigmas, calls, target_of(target), growth, slope, corrector,
+                                 solver_of(solver));
            }),
            py::arg("sigmas"), py::arg("calls"), py::arg("target") = "run", py::arg("growth") = py::none(),
-           py::arg("slope") = py::none(), py::arg("corrector") = py::none())
+           py::arg("slope") = py::none(), py::arg("corrector") = py::none(), py::arg("solver") = "euler")
       .def(py::pickle(
           [](const ForecastPlan& plan) {
             const ForecastSettings& settings = plan.settings();
+            const bool euler = plan.solver() == ddit::ForecastSolver::kEuler;
             const bool exact = plan.target() == ForecastTarget::kExact;
             return py::make_tuple(plan.sigmas(), plan.calls().size(), exact ? "exact" : "run",
-                                  settings.growth, settings.slope, settings.corrector);
+                                  settings.growth, settings.slope, settings.corrector,
+                                  euler ? "euler" : "multistep");
           },
           [](const py::tuple& state) {
             return ForecastPlan(state[0].cast<std::vector<double>>(), state[1].cast<int64_t>(),
                                 target_of(state[2].cast<std::string>()), state[3].cast<double>(),
-                                state[4].cast<double>(), state[5].cast<double>());
+                                state[4].cast<double>(), state[5].cast<double>(),
+                                solver_of(state[6].cast<std::string>()));
           }))
       .def_property_readonly("sigmas", &ForecastPlan::sigmas, "Noise levels of all steps, and of the end.")
       .def_property_readonly("total_steps", &ForecastPlan::total_steps)

@@ -35,16 +35,24 @@ void check_sigmas(const std::vector<double>& sigmas) {
   }
 }
 
+// A gap that removes most of the noise is where forecasts become unstable.
+double fading(double before, double after) {
+  if (before == 0.0) return 1.0;
+  const double left = after / before;
+  return left * left;
+}
+
 }  // namespace
 
-ForecastSettings forecast_defaults(int64_t steps, int64_t calls, ForecastTarget target) {
+ForecastSettings forecast_defaults(int64_t steps, int64_t calls, ForecastSolver solver) {
   check_calls(steps, calls);
   if (calls == steps) return {1.0, 0.0, 0.0};  // the run itself
+  // Long gaps: a forecast along the whole slope overshoots, the more the fewer steps are computed.
   const double share = static_cast<double>(calls) / static_cast<double>(steps);
-  // A long gap's forecast overshoots: below a third of the steps the slope goes to 0.
-  const double trust = std::clamp((share - 0.2) / 0.12, 0.0, 1.0);
-  if (target == ForecastTarget::kRun) return {1.75, 0.75 * trust, 1.0};
-  return {share < 0.5 ? 1.75 : 1.5, 0.5 * trust, 1.0};
+  if (solver == ForecastSolver::kMultistep) {
+    return {2.0 - 0.8 * share, std::clamp(1.4 * share - 0.2, 0.0, 0.5), 1.0};
+  }
+  return {1.75, std::clamp(4.2 * (share - 0.2), 0.0, 0.75), 1.0};
 }
 
 std::vector<int64_t> forecast_steps(int64_t steps, int64_t calls, double growth) {
@@ -63,11 +71,11 @@ std::vector<int64_t> forecast_steps(int64_t steps, int64_t calls, double growth)
 
 ForecastPlan::ForecastPlan(std::vector<double> sigmas, int64_t calls, ForecastTarget target,
                            std::optional<double> growth, std::optional<double> slope,
-                           std::optional<double> corrector)
-    : sigmas_(std::move(sigmas)), target_(target) {
+                           std::optional<double> corrector, ForecastSolver solver)
+    : sigmas_(std::move(sigmas)), target_(target), solver_(solver) {
   check_sigmas(sigmas_);
   const int64_t steps = total_steps();
-  settings_ = forecast_defaults(steps, calls, target);
+  settings_ = forecast_defaults(steps, calls, solver);
   settings_.growth = growth.value_or(settings_.growth);
   settings_.slope = slope.value_or(settings_.slope);
   settings_.corrector = corrector.value_or(settings_.corrector);
@@ -90,6 +98,9 @@ ForecastPlan::ForecastPlan(std::vector<double> sigmas, int64_t calls, ForecastTa
       }
     }
     call.slope = settings_.slope;
+    if (target == ForecastTarget::kExact && solver == ForecastSolver::kEuler) {
+      call.slope *= fading(call.sigma - sigmas_.back(), call.next_sigma - sigmas_.back());
+    }
     call.forecast = call.slope * call.s1;
     call.correction = settings_.corrector * call.s1;
     calls_.push_back(call);

@@ -37,7 +37,7 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         growth: how the gaps grow along the run, in [1, 4]; 1 spreads the calls evenly.
         slope: share of the outputs' last slope that a forecast follows, in [0, 1].
         corrector: share of a gap's error that is taken back, in [0, 1].
-            None lets growth, slope and corrector follow from calls, steps and target (docs/forecast.md).
+            None lets growth, slope and corrector follow from calls, steps and target (docs/design/forecast-sampler.md).
 
     With as many calls as steps, and slope and corrector at 0 or None, results are the wrapped sampler's bit for bit.
     A run that begins in the middle (img2img, inpainting) calls the model at the same share of its steps.
@@ -146,7 +146,8 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
             calls=calls_of(
                 "ForecastScheduler", len(sigmas) - 1, self.config["calls"], self.config["speedup"]
             ),
-            settings={key: self.config[key] for key in ("target", "growth", "slope", "corrector")},
+            settings={key: self.config[key] for key in ("target", "growth", "slope", "corrector")}
+            | {"solver": "euler" if bases.in_closed_form(self.base) else "multistep"},
             counted=kwargs.get("sigmas") is None and kwargs.get("timesteps") is None,
         )
         self._run = Run(self.base, self.places(0))

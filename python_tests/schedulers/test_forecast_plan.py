@@ -16,7 +16,7 @@ FIELDS = ("step", "levels", "sigma", "next_sigma", "s0", "s1", "slope", "forecas
 
 
 def plan_of(case):
-    names = ("sigmas", "calls", "target", "growth", "slope", "corrector")
+    names = ("sigmas", "calls", "target", "growth", "slope", "corrector", "solver")
     given = {name: case[name] for name in names if name in case}
     given["sigmas"] = [math.nan if sigma is None else sigma for sigma in given["sigmas"]]
     return ForecastPlan(**given)

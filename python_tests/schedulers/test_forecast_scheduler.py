@@ -86,6 +86,25 @@ def test_closed_form_is_the_loop_that_forecasts_and_corrects(base):
     assert error(made, y) < 1e-5  # the model is asked at float32 samples
 
 
+def test_to_the_exact_sample_a_line_is_integrated_and_its_slope_fades():
+    scheduler, x = (
+        wrap(BASES["euler"](), calls=9, target="exact", growth=1.5, slope=0.5, corrector=1.0),
+        sample(),
+    )
+    made = run(scheduler, x)
+    y, last, ends = x.double(), None, [c.sigma for c in scheduler.computed[1:]] + [0.0]
+    for c, after in zip(scheduler.computed, ends, strict=True):
+        t = scheduler.base.timesteps[c.index]
+        v, d = velocity(y.float(), float(t) / 1000).double(), 0.0
+        if last is not None:
+            d = (v - last[1]) / (c.sigma - last[0])
+            y = y + (c.sigma - last[0]) ** 2 / 2 * (d - last[3] * last[2])
+        slope = 0.5 * (after / c.sigma) ** 2
+        y = y + (after - c.sigma) * v + (after - c.sigma) ** 2 / 2 * slope * d
+        last = (c.sigma, v, d, slope)
+    assert error(made, y) < 1e-5
+
+
 def test_looks_like_the_sampler_it_wraps():
     for base in BASES.values():
         plain, made = base(), wrap(base(), calls=4)

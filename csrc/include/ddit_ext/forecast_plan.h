@@ -12,16 +12,22 @@ namespace ddit {
 // ODE.
 enum class ForecastTarget { kRun, kExact };
 
+// How a gap is crossed. kEuler: in closed form, with the numbers of ForecastCall. kMultistep: a multistep
+// sampler (UniPC, DPM-Solver++, DEIS) takes every level of it with forecast outputs.
+enum class ForecastSolver { kEuler, kMultistep };
+
 // growth: how the gaps grow; 1 spreads the calls evenly. slope: the share of the last slope that the forecast
-// follows. corrector: the share of a gap's error that the call after it takes back.
+// follows; to the exact sample in closed form it fades with the noise that a gap removes
+// (ForecastCall::slope). corrector: the share of a gap's error that the call after it takes back.
 struct ForecastSettings {
   double growth = 0.0;
   double slope = 0.0;
   double corrector = 0.0;
 };
 
-// What ForecastPlan takes where nothing is given (docs/forecast.md has the measurements).
-ForecastSettings forecast_defaults(int64_t steps, int64_t calls, ForecastTarget target);
+// What ForecastPlan takes where nothing is given (docs/design/forecast-sampler.md has the measurements).
+ForecastSettings forecast_defaults(int64_t steps, int64_t calls,
+                                   ForecastSolver solver = ForecastSolver::kEuler);
 
 // The k-th computed step is at steps * (k / calls)^growth, rounded, and after the one before.
 // std::invalid_argument where calls is not in [1, steps] or growth not in [1, 4].
@@ -40,8 +46,8 @@ struct ForecastCall {
   double next_sigma = 0.0;  // and of the next one; at the last call, the end of the run
   double s0 = 0.0;          // sum of the steps' sizes, next_sigma - sigma
   double s1 = 0.0;          // kRun: sum of size * (sigma_j - sigma); kExact: the integral, s0^2 / 2
-  double slope = 0.0;
-  double forecast = 0.0;    // slope * s1
+  double slope = 0.0;     // of the settings; for kExact in closed form, times (noise after / noise before)^2
+  double forecast = 0.0;  // slope * s1
   double correction = 0.0;  // corrector * s1
 };
 
@@ -52,11 +58,13 @@ class ForecastPlan {
  public:
   ForecastPlan(std::vector<double> sigmas, int64_t calls, ForecastTarget target = ForecastTarget::kRun,
                std::optional<double> growth = std::nullopt, std::optional<double> slope = std::nullopt,
-               std::optional<double> corrector = std::nullopt);
+               std::optional<double> corrector = std::nullopt,
+               ForecastSolver solver = ForecastSolver::kEuler);
 
   const std::vector<double>& sigmas() const { return sigmas_; }
   int64_t total_steps() const { return static_cast<int64_t>(sigmas_.size()) - 1; }
   ForecastTarget target() const { return target_; }
+  ForecastSolver solver() const { return solver_; }
   const ForecastSettings& settings() const { return settings_; }
   const std::vector<ForecastCall>& calls() const { return calls_; }
   std::vector<int64_t> steps() const;  // of the calls
@@ -64,6 +72,7 @@ class ForecastPlan {
  private:
   std::vector<double> sigmas_;
   ForecastTarget target_;
+  ForecastSolver solver_;
   ForecastSettings settings_;
   std::vector<ForecastCall> calls_;
 };
