@@ -16,7 +16,7 @@ import flux_pipelines
 import torch
 import torch.distributed as dist
 import wan_pipelines
-from ddit_ext.calibration.measure import Meter
+from ddit_ext.calibration.runner import Runner, Setting
 from diffusers import ContextParallelConfig, ParallelConfig
 from processes import fork
 
@@ -187,8 +187,8 @@ def token_timesteps():
 def measured(pipe, call):
     """Two runs of a calibration, whose clock is each rank's own."""
     own = {name: value for name, value in call.items() if name not in ("generator", "output_type")}
-    meter = Meter(pipe, None, [own], (1,), 0.4, 0, time.perf_counter, lambda: None)
-    done = meter.run(0, Forecast(calls=FORECAST.count(1)), STEPS)
+    runner = Runner(pipe, None, [own], 0, time.perf_counter, lambda: None)
+    done = runner.run(0, Setting(STEPS, Forecast(calls=FORECAST.count(1))))
     pictures = torch.from_numpy(done.pictures)
     return {"pictures": pictures, "seconds": done.seconds}
 
