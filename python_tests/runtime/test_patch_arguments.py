@@ -67,7 +67,7 @@ def assert_untouched(pipe):
         (dict(protect=2), ValueError, "protect.*2"),
         (dict(batch="coarsest"), ValueError, "batch.*'coarsest'"),
         (dict(batch=None), ValueError, "batch.*None"),
-        (dict(preset="fast.json"), ValueError, "preset: fast.json is not readable"),
+        (dict(preset="fast.json"), ValueError, "preset: there is no file fast.json"),
         (dict(preset=2.0), TypeError, "preset.*float"),
         (dict(target_speedup="2"), TypeError, "target_speedup.*'2'"),
         (dict(target_speedup=0.5), ValueError, "target_speedup.*at least 1.*0.5"),
