@@ -121,7 +121,7 @@ def test_nothing_is_left_over(family):
     with pytest.raises(KeyboardInterrupt):
         run(family, pipe, call | {"callback_on_step_end": stop})
     handle.unpatch()
-    assert not handle._hook.state.residuals._residuals and handle._hook.state._inputs._last is None
+    assert not handle._hook.watch.run.state.residuals._residuals and handle._hook.watch.run.state._inputs._last is None
     assert list(pipe.transformer.named_modules(remove_duplicate=False)) == modules
     assert torch.equal(run(family, pipe, call), expected)
 
