@@ -221,7 +221,8 @@ class SamplerWatch:
             if run is not None:
                 line.run, run.by_pipeline = run, by_pipeline
             return run, True
-        if run.finished or not run.takes(latents) or run.by_pipeline != by_pipeline:
+        other = run.by_pipeline != by_pipeline and not self.given()
+        if run.finished or not run.takes(latents) or other:
             return None, False
         if run.done == run.index:  # further calls of a step, such as guidance's
             if run.thread != me:
