@@ -1,6 +1,6 @@
 """Coarse calls early, forecasts between, full calls late: against forecasts alone, at several ratios of the calls' costs.
 
-    python benchmarks/coarse_then_forecast.py --side 128 --out benchmarks/results/coarse_then_forecast_128.json
+    python benchmarks/studies/coarse_then_forecast.py --side 128 --out benchmarks/studies/results/coarse_then_forecast_128.json
 
 Every plan runs with the oracle (a perfect low band) and with the adapter. Two yardsticks: PSNR to the run of all steps,
 and to the ODE's own sample. A plan's cost is counted in full calls, by ratios: how many coarse calls take as long as a
@@ -16,6 +16,9 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
+import _front  # noqa: F401  (first: it makes the helpers importable)
+
+# isort: split
 import diffusers
 import numpy as np
 import torch
