@@ -76,34 +76,36 @@ def main() -> None:
     prompts = list(model.reference(arguments.prompts, seed=PROMPT_SEED)[1])
     bench = Bench(model, scenes.PICTURE_SIZE, prompts, seed=11)
     features = model.real_features()
-    real, _ = model.reference(REAL, seed=PROMPT_SEED + 1)
+    real, asked = model.reference(REAL, seed=PROMPT_SEED + 1)
     rows = []
     reference = None
     listed = [(name, plan, None) for name, plan in plans().items()]
-    listed.insert(-1, ("control: 7 Euler steps", Plan.sizes([1] * 7), bench.levels(7)))
+    listed.insert(2, ("control: 7 Euler steps", Plan.sizes([1] * 7), bench.levels(7)))
     print(
         "| plan | accuracy | Fréchet, classifier | Fréchet, patches | PSNR to full |\n|---|---|---|---|---|"
     )
-    for name, plan, levels in [*listed, ("real scenes", None, None)]:
+    listed.insert(0, ("real scenes", None, None))
+    for name, plan, levels in listed:
         shown = real[: len(prompts)] if plan is None else bench.pictures(bench.run(plan, adapter, levels))
-        reference = shown if reference is None else reference
-        judged = model.judge(shown, prompts)
+        reference = shown if name == "full" else reference
+        judged = model.judge(shown, asked[: len(prompts)] if plan is None else prompts)
         row = {
             "plan": name,
             "accuracy": with_interval(judged.found),
             "frechet": frechet_interval(judged.features, features),
             "patches": patch_frechet(shown, real),
-            "psnr": with_interval(np.minimum(psnr(shown, reference), 99)),
         }
+        if reference is not None:
+            row["psnr"] = with_interval(np.minimum(psnr(shown, reference), 99))
         rows.append(row)
         cells = [
             f"{row[key]['mean']:.{digits}f} [{row[key]['low']:.{digits}f}, {row[key]['high']:.{digits}f}]"
             for key, digits in (("accuracy", 3), ("frechet", 0), ("patches", 1), ("psnr", 1))
+            if key in row
         ]
-        if plan is None:
-            cells[0], cells[3] = "", ""
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
-    if arguments.out:
+        if not arguments.out:
+            continue
         settings = {"prompts": len(prompts), "torch": torch.__version__, "date": date.today().isoformat()}
         write_json(arguments.out, settings | {"rows": rows})
 

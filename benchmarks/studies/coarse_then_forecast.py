@@ -160,6 +160,8 @@ def main() -> None:
     parser.add_argument(
         "--add-to", type=Path, default=None, help="an earlier result whose other rows are kept"
     )
+    parser.add_argument("--yardsticks", nargs="+", default=["run", "exact"], choices=("run", "exact"))
+    parser.add_argument("--no-forecasts", action="store_true", help="leave out the plans without coarse calls")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
 
@@ -183,9 +185,12 @@ def main() -> None:
         ]
         rows = [row for row in rows if row["kind"] == "forecast" or row["source"] not in arguments.sources]
     known = {row["plan"] for row in rows if row["kind"] == "forecast"}
-    for yardstick, reference in wanted.items():
+    for yardstick in arguments.yardsticks:
+        reference = wanted[yardstick]
         aims = yardstick == "exact"
         plans = {("forecast", name): plan for name, plan in forecasts(aims).items() if name not in known}
+        if arguments.no_forecasts:
+            plans = {}
         plans |= {("mixed", name): plan for name, plan in mixed(aims).items()}
         for (kind, name), plan in plans.items():
             for source in ("oracle",) if kind == "forecast" else arguments.sources:
