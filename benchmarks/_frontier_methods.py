@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from _caches import magnitude_ratios, settings
-from _runs import Method, batches, run
+from _runs import Method, batches
 from _solvers import (
     SOLVERS,
-    Recorded,
     Rule,
     Solver,
     growing,
     hicache,
-    meancache,
-    meancache_places,
     spectrum,
 )
 
@@ -54,7 +51,7 @@ def entries(model: embedded.Embedded, calls: list[int]) -> list[Entry]:
     found += _cache_dit(pipe, calls)
     for solver in ("DPM-Solver++ 2M", "DEIS", "Euler", "Heun"):
         found += [_placed(solver, count) for count in calls]
-    found += _published(model, calls, own_name)
+    found += _published(calls, own_name)
     if own_name == "Euler":
         found += _caches(model)
     for solver in SOLVERS:
@@ -93,26 +90,19 @@ def _solver(name: str, pick: list[int] | None = None, rule: Rule | None = None) 
     return lambda own: Solver(own, name, pick, rule)
 
 
-def _published(model: embedded.Embedded, calls: list[int], own_name: str) -> list[Entry]:
-    """Spectrum, HiCache and MeanCache from their formulas; the pipeline's own sampler goes through the gaps."""
-    recorded = Recorded(model.pipeline.scheduler, "Euler")
-    prompts = model.reference(4, seed=CALIBRATION_SEED)[1]
-    (batch,) = batches(model.pipeline, prompts, 4, seed=14)
-    run(model.pipeline, batch, Method("recorded", FULL.steps, scheduler=lambda _: recorded))
+def _published(calls: list[int], own_name: str) -> list[Entry]:
+    """Spectrum and HiCache from their formulas, on the model's output; the pipeline's sampler goes through the gaps."""
     found = []
     for count in calls:
         even = [round(FULL.steps * k / count) for k in range(count)]
         own, shared = growing(FULL.steps, count, 2.0), growing(FULL.steps, count, GROWTH)
-        shortest = meancache_places(recorded.levels, recorded.samples, recorded.outputs, count)
-        for line, solver, places, rule in (
-            ("Spectrum", own_name, own, spectrum()),
-            ("Spectrum, half a line", own_name, own, spectrum(mix=0.5)),
-            ("HiCache, even gaps", own_name, even, hicache()),
-            ("HiCache, placed", own_name, shared, hicache()),
-            ("MeanCache, its shortest path", "Euler", shortest, meancache()),
-            ("MeanCache, placed", "Euler", shared, meancache()),
+        for line, places, rule in (
+            ("Spectrum", own, spectrum()),
+            ("Spectrum, half a line", own, spectrum(mix=0.5)),
+            ("HiCache, even gaps", even, hicache()),
+            ("HiCache, placed", shared, hicache()),
         ):
-            found.append(Entry(line, _scheduled(line, count, _solver(solver, places, rule)), count))
+            found.append(Entry(line, _scheduled(line, count, _solver(own_name, places, rule)), count))
     return found
 
 
@@ -148,9 +138,11 @@ def _cache_dit(pipe: Any, calls: list[int]) -> list[Entry]:
         finally:
             cache_dit.disable_cache(pipe.transformer)
 
-    def entry(line: str, setting: Any, calibrator: Callable[[], Any], told: dict[str, Any]) -> Entry:
+    def entry(
+        line: str, setting: Any, calibrator: Callable[[], Any], told: dict[str, Any], calls: int | None = None
+    ) -> Entry:
         method = Method(f"{line}, {setting}", FULL.steps, around=lambda _: around(calibrator(), told))
-        return Entry(line, method)
+        return Entry(line, method, calls)
 
     calibrators = {
         "TaylorSeer": lambda: cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=1),
@@ -168,7 +160,7 @@ def _cache_dit(pipe: Any, calls: list[int]) -> list[Entry]:
     for count in calls:
         places = growing(FULL.steps, count, GROWTH)
         mask = [int(step in places) for step in range(FULL.steps)]
-        found.append(entry("cache-dit, placed", count, calibrators["TaylorSeer"], _masked(mask)))
+        found.append(entry("cache-dit, placed", count, calibrators["TaylorSeer"], _masked(mask), count))
     return found
 
 

@@ -24,7 +24,6 @@ LINES: dict[str, list[tuple[str, str, str]]] = {
         ("UniPC, placed", "UniPC", "#7a5ea8"),
         ("DPM-Solver++ 2M, placed", "DPM-Solver++ 2M", "#b07d2b"),
         ("cache-dit, placed", "cache-dit, TaylorSeer", "#2a6fbb"),
-        ("Spectrum", "Spectrum", "#3a9d5d"),
         (FEWER, "fewer steps", PALE),
     ],
 }
@@ -43,8 +42,8 @@ def plot(rows: Sequence[dict[str, Any]], path: Path, scene: Mapping[str, np.ndar
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({"font.size": 10, "font.family": "DejaVu Sans"})
-    figure = plt.figure(figsize=(8.8, 6.4 if scene else 4.2), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[2.3, 4.1]) if scene else (None, figure)
+    figure = plt.figure(figsize=(8.8, 5.9 if scene else 4.2), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=[1.75, 4.15]) if scene else (None, figure)
     if scene:
         for axis, (title, picture) in zip(upper.subplots(1, len(scene)), scene.items(), strict=True):
             axis.imshow(picture, interpolation="lanczos")
@@ -60,7 +59,10 @@ def plot(rows: Sequence[dict[str, Any]], path: Path, scene: Mapping[str, np.ndar
         _chart(axis, rows, measure, lines)
         if measure == "exact":
             level = full["exact"]["mean"]
-            axis.axhline(level, color="black", linewidth=1, linestyle=(0, (4, 3)))
+            right = max(line.get_xdata()[-1] for line in axis.lines)
+            axis.plot(
+                [axis.get_xlim()[0], right], [level] * 2, color="black", linewidth=1, linestyle=(0, (4, 3))
+            )
             axis.text(0.02, level + 0.3, "all 28 steps", transform=axis.get_yaxis_transform(), fontsize=9)
     figure.savefig(path, dpi=200)
     plt.close(figure)
@@ -71,7 +73,8 @@ def _chart(
 ) -> None:
     ends = []
     for name, label, colour in lines:
-        points = sorted((row["calls"], row[measure]) for row in rows if row["line"] == name)
+        points = [(row["asked"] or row["calls"], row[measure]) for row in rows if row["line"] == name]
+        points.sort(key=lambda point: point[0])
         if not points:
             continue
         ours = label == "ddit_ext"

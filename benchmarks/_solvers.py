@@ -7,7 +7,6 @@ model, a solver of diffusers takes the steps, and a rule may forecast the output
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,16 +41,15 @@ def growing(total: int, calls: int, growth: float) -> list[int]:
 
 @dataclass(frozen=True)
 class Seen:
-    """A model call of this run: its step and noise level, its output and the sample that it was given."""
+    """A model call of this run: its step, noise level and output."""
 
     step: int
     sigma: float
     output: torch.Tensor
-    sample: torch.Tensor
 
 
-Rule = Callable[[Sequence[Seen], int, float, float], torch.Tensor]
-"""Calls so far, a step of the gap, its noise level and that at the gap's end -> what stands for the model's output."""
+Rule = Callable[[Sequence[Seen], int, float], torch.Tensor]
+"""Calls so far, a step of the gap, its noise level -> what stands for the model's output."""
 
 
 class Solver:
@@ -103,41 +101,12 @@ class Solver:
         if self._rule is None:
             return self._solver.step(output, timestep, sample, return_dict=False)
         first, end = self._places[len(self._seen)], self._places[len(self._seen) + 1]
-        self._seen.append(Seen(first, float(self._solver.sigmas[first]), output, sample))
+        self._seen.append(Seen(first, float(self._solver.sigmas[first]), output))
         for level in range(first, end):
-            sigma, last = float(self._solver.sigmas[level]), float(self._solver.sigmas[end])
-            known = level == first and not closed(self._rule)
-            guess = output if known else self._rule(self._seen, level, sigma, last)
+            sigma = float(self._solver.sigmas[level])
+            guess = output if level == first else self._rule(self._seen, level, sigma)
             sample = self._solver.step(guess, self._solver.timesteps[level], sample, return_dict=False)[0]
         return (sample,)
-
-
-def closed(rule: Rule) -> bool:
-    """Whether a rule gives one output for a whole gap, its first level too."""
-    return getattr(rule, "closed", False)
-
-
-class Recorded(Solver):
-    """All steps of a run, with what the model was given and gave: `levels`, `samples`, `outputs`."""
-
-    def __init__(self, own: Any, solver: str) -> None:
-        super().__init__(own, solver)
-        self.samples: list[torch.Tensor] = []
-        self.outputs: list[torch.Tensor] = []
-
-    def step(
-        self, output: torch.Tensor, timestep: Any, sample: torch.Tensor, return_dict: bool = True
-    ) -> Any:
-        self.outputs.append(output)
-        self.samples.append(sample)
-        (after,) = super().step(output, timestep, sample)
-        if len(self.outputs) == len(self.timesteps):
-            self.samples.append(after)
-        return (after,)
-
-    @property
-    def levels(self) -> list[float]:
-        return self.sigmas.tolist()
 
 
 def _load(solver: Any, levels: torch.Tensor, times: torch.Tensor) -> None:
@@ -167,7 +136,7 @@ def spectrum(degree: int = 4, ridge: float = 0.1, mix: float = 1.0) -> Rule:
     mix: share of it; the rest is a line through the last two calls, as its authors advise since (0.5 to 1).
     """
 
-    def rule(seen: Sequence[Seen], step: int, sigma: float, end: float) -> torch.Tensor:
+    def rule(seen: Sequence[Seen], step: int, sigma: float) -> torch.Tensor:
         if len(seen) < 2:
             return seen[-1].output
         at = np.array(
@@ -194,7 +163,7 @@ def hicache(order: int = 2, scale: float = 0.5) -> Rule:
     x counts steps of the run. Derivatives are divided differences of the last calls, so that gaps may differ.
     """
 
-    def rule(seen: Sequence[Seen], step: int, sigma: float, end: float) -> torch.Tensor:
+    def rule(seen: Sequence[Seen], step: int, sigma: float) -> torch.Tensor:
         last = list(seen[-(order + 1) :])[::-1]
         at, x = [each.step for each in last], step - last[0].step
         table, found = [each.output for each in last], last[0].output
@@ -206,53 +175,3 @@ def hicache(order: int = 2, scale: float = 0.5) -> Rule:
         return found
 
     return rule
-
-
-def meancache() -> Rule:
-    """MeanCache (arXiv 2601.19961): the average velocity over the gap, v + (s - t) (v - u) / (t - r).
-
-    u is the average velocity over the last gap, from r to t, as the samples themselves say it.
-    """
-
-    def rule(seen: Sequence[Seen], step: int, sigma: float, end: float) -> torch.Tensor:
-        last = seen[-1]
-        if len(seen) < 2:
-            return last.output
-        before = seen[-2]
-        mean = (last.sample - before.sample) / (last.sigma - before.sigma)
-        return last.output + (end - last.sigma) * (last.output - mean) / (last.sigma - before.sigma)
-
-    rule.closed = True
-    return rule
-
-
-def meancache_places(
-    levels: Sequence[float], samples: torch.Tensor, outputs: torch.Tensor, calls: int, power: float = 2.0
-) -> list[int]:
-    """Where MeanCache calls the model: the shortest path through a recorded run, large errors counted more.
-
-    levels: noise levels and the end [n + 1]. samples: [n + 1, ...], outputs: [n, ...] of a run of all n steps. A gap's
-    error is that of its average velocity, by the formula and in truth; the path's is the sum of errors**power.
-    """
-    n = len(levels) - 1
-    cost = np.full((n, n + 1), math.inf)
-    for i in range(n):
-        for j in range(i + 1, n + 1):
-            true = (samples[j] - samples[i]) / (levels[j] - levels[i])
-            guess = outputs[i]
-            if i:
-                mean = (samples[i] - samples[i - 1]) / (levels[i] - levels[i - 1])
-                guess = guess + (levels[j] - levels[i]) * (guess - mean) / (levels[i] - levels[i - 1])
-            cost[i, j] = (float((guess - true).abs().mean()) * abs(levels[j] - levels[i])) ** power
-    best, via = np.full((calls + 1, n + 1), math.inf), np.zeros((calls + 1, n + 1), int)
-    best[0, 0] = 0
-    for used in range(1, calls + 1):
-        for j in range(1, n + 1):
-            reached = best[used - 1, :j] + cost[:j, j]
-            via[used, j] = int(reached.argmin())
-            best[used, j] = reached[via[used, j]]
-    path, at = [], n
-    for used in range(calls, 0, -1):
-        at = int(via[used, at])
-        path.append(at)
-    return path[::-1]

@@ -79,9 +79,8 @@ class PatchedCall:
 
     @outside_of_graphs
     def _end(self, call: SizedCall) -> Any:
-        output = call.output()
-        self.hook.end_call(call, output)
-        return output
+        self.hook.clock()
+        return call.output()
 
     @staticmethod
     @outside_of_graphs

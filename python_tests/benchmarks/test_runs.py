@@ -1,11 +1,10 @@
-"""What the benchmarks of the frontier count with: methods at equal time, schedules, and runs with diffusers' caches."""
+"""What the benchmarks run with: schedules of a speed, and diffusers' caches."""
 
 import warnings
 from pathlib import Path
 
 import cache_cases
 import flux_pipelines
-import numpy as np
 import pytest
 import torch
 
@@ -19,58 +18,6 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 @pytest.fixture(autouse=True)
 def benchmarks_on_the_path(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
-def samples(psnr, speed, prompts=8):
-    """Prompts that differ from each other by the same in every method."""
-    from _equal_time import Samples
-
-    return Samples.of(psnr + np.linspace(-1, 1, prompts), [speed] * (prompts // 2), batch=2)
-
-
-def test_samples_repeat_the_speed_of_their_batch_and_count_at_most_alike():
-    from _quality import ALIKE
-
-    from _equal_time import Samples  # isort: skip
-
-    made = Samples.of([100.0, 20.0, 30.0], [1.5, 2.5], batch=2)
-    assert made.psnr.tolist() == [ALIKE, 20, 30] and made.speed.tolist() == [1.5, 1.5, 2.5]
-    assert made.at(np.array([1, 2])) == (2.0, 25.0)
-
-
-def test_the_line_is_interpolated_over_the_logarithm_of_the_speed():
-    from _equal_time import above_line
-
-    line = [samples(10, 8.0), samples(30, 2.0)]  # in any order
-    found = above_line(samples(23, 4.0), line)
-    assert [found[name] for name in ("mean", "low", "high")] == pytest.approx([3, 3, 3])
-    assert above_line(samples(17, 4.0), line)["high"] == pytest.approx(-3)
-    assert above_line(samples(30, 2.0), line)["mean"] == pytest.approx(0)
-    assert above_line(samples(40, 1.9), line) is None and above_line(samples(40, 8.1), line) is None
-
-
-def test_a_difference_within_the_noise_has_an_interval_about_zero():
-    from _equal_time import Samples, above_line
-
-    noise = np.array([3.0, -3.0] * 8)
-    line = [Samples.of([20.0] * 16, [2.0] * 8, 2), Samples.of([20.0] * 16, [4.0] * 8, 2)]
-    found = above_line(Samples.of(20.5 + noise, [3.0] * 8, 2), line)
-    assert found["mean"] == pytest.approx(0.5) and found["low"] < 0 < found["high"]
-
-
-def test_a_rival_is_closer_beyond_the_interval_and_not_much_slower():
-    from _equal_time import rivals
-
-    others = {
-        "closer and faster": samples(21, 2.1),
-        "closer, a little slower": samples(20.5, 1.6),
-        "closer, much slower": samples(25, 1.4),
-        "faster but no closer": samples(20, 3.0),
-        "within the noise": samples(20.1, 2.1),
-    }
-    others["within the noise"].psnr[:4] -= 2
-    others["within the noise"].psnr[4:] += 2
-    assert rivals(samples(20, 2.0), others) == ["closer and faster", "closer, a little slower"]
 
 
 @pytest.mark.parametrize("target", [1.2, 1.5, 2.0, 2.4])
