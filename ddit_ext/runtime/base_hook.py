@@ -2,63 +2,85 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from ..reports.report import RunRecord
-from .forecast_sampler import ForecastSampler
+from ..schedulers import ForecastScheduler
+from .forecast_sampler import ForecastSampler, forecast_steps
 from .patched_call import PatchedCall, install
+from .sampler_watch import SamplerWatch
 
 
 class Hook:
     """Stands between the transformers of one pipeline and those who call them.
 
+    parts: what `begin_call` is called with, one for each transformer; each has a `module`.
     sampler: of a forecast, which stands in the pipeline while the hook is installed.
 
     Attributes:
-        record: the run under way, or the last one.
         now: seconds.
         lock: held during a call.
+        on_leave: gives what is called when the hook has stepped aside, or None.
+        watch: of the samplers that the transformers' callers step with.
     """
 
-    record: RunRecord | None
     lock: AbstractContextManager[Any]
+    watch: SamplerWatch
 
-    def __init__(self, sampler: ForecastSampler | None) -> None:
+    def __init__(self, parts: Sequence[Any], sampler: ForecastSampler | None) -> None:
+        self.parts = parts
         self.sampler = sampler
         self.now: Callable[[], float] = time.perf_counter
         self._entries: list[PatchedCall] = []
+        self.on_leave: Callable[[], Callable[[], None] | None] = lambda: None
+        self._local = threading.local()
+        self._last: RunRecord | None = None
 
-    def enter(self, parts: Iterable[Any]) -> None:
-        """Come between each transformer, or what torch.compile made of it (then outside of the graph), and its callers.
+    @property
+    def record(self) -> RunRecord | None:
+        """The last run that this thread has begun, or else any; None without one."""
+        return getattr(self._local, "record", self._last)
 
-        parts: what `begin_call` is called with; each has a `module`.
-        """
-        for part in parts:
+    @record.setter
+    def record(self, record: RunRecord) -> None:
+        self._last = self._local.record = record
+
+    def enter(self) -> None:
+        """Come between each transformer, or what torch.compile made of it (then outside of the graph), and its callers."""
+        for part in self.parts:
             self._entries += install(self, part)
         if self.sampler is not None:
             self.sampler.install()
+            self.watch.follow(self.sampler.scheduler)
 
     def leave(self) -> None:
         """Step aside again, also with a forecast's sampler."""
         for entry in self._entries:
             entry.remove()
         self._entries = []
+        self.parts = ()  # a handle that is kept for its report keeps no model
+        self.watch.remove()
         if self.sampler is not None:
             self.sampler.remove()
+        left = self.on_leave()
+        if left is not None:
+            left()
 
-    def warn(self, text: str) -> None:
-        """Tell the user, once a run, and write it into the report."""
-        if self.record is None or text not in self.record.warnings:
-            if self.record is not None:
-                self.record.warnings.append(text)
+    @staticmethod
+    def warn(record: RunRecord | None, text: str) -> None:
+        """Tell the user, once a run, and write it into the run's record."""
+        if record is None or text not in record.warnings:
+            if record is not None:
+                record.warnings.append(text)
             warnings.warn(f"ddit_ext: {text}", stacklevel=2)
 
-    def add_forecast_steps(self) -> None:
-        """Write down the steps between the last computed one and the next."""
-        if self.sampler is not None and self.sampler.in_place and self.record is not None:
-            steps = self.record.steps
-            steps += self.sampler.forecast_steps(len(steps), len(steps[-1].scales))
+    @staticmethod
+    def add_forecast_steps(scheduler: Any, record: RunRecord) -> None:
+        """Write down the steps between the last one that `scheduler` computed and the next."""
+        if isinstance(scheduler, ForecastScheduler):
+            record.steps += forecast_steps(scheduler, len(record.steps), len(record.steps[-1].scales))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from diffusers.hooks import hooks as diffusers_hooks
 
 from ..modules.swap import Changes
-from .sampler_watch import Run
+from .sampler_run import Run
 
 if TYPE_CHECKING:
     from diffusers.hooks.hooks import ModelHook, StateManager
@@ -92,6 +92,11 @@ class CacheContexts:
             for place, (_, hook) in enumerate(self._hooks):
                 if _kind(hook) in BY_HOOK:
                     self._enter_state(changes, place, hook, label, call)
+
+    def end(self, run: Run) -> None:
+        """A run is over."""
+        if run is self._run:
+            self.drop()
 
     def drop(self) -> None:
         """Forget the states of all labels but a whole call's at size 1."""

@@ -13,7 +13,7 @@ from ..modules.swap import Changes
 from .caches import MARK, WHOLE
 from .denoisers import Part
 from .residual_cache import ResidualCache
-from .sampler_watch import Run
+from .sampler_run import Run
 
 
 class SizedCall:
@@ -35,7 +35,7 @@ class SizedCall:
     ) -> None:
         self._changes = changes
         self._part = part
-        self._run = run
+        self.run = run
         self._residuals = residuals
         self._skipped = skipped
         self._number = run.repeats
@@ -59,7 +59,7 @@ class SizedCall:
         """The arguments of the pass at `scale`, with the model made ready; None: those of the call, as they are."""
         whole = self._arguments[scale]
         arguments = _at_size(
-            self._changes, self._part, self._run, self._number, whole, scale, self._labels[scale]
+            self._changes, self._part, self.run, self._number, whole, scale, self._labels[scale]
         )
         if self._residuals is not None:
             # After the size's own modules, some of which stand inside of the first block.

@@ -11,7 +11,7 @@ from ..strategies import SKIP
 
 
 class ForecastSampler:
-    """Puts the sampler into the pipeline and takes it out again; knows the steps between two computed ones.
+    """Puts the sampler into the pipeline and takes it out again.
 
     settings: of `ForecastScheduler.from_scheduler`, which raises for a sampler that can't be wrapped.
     """
@@ -36,22 +36,23 @@ class ForecastSampler:
         pipe = self._pipe()
         return pipe is not None and pipe.scheduler is self.scheduler
 
-    @property
-    def total(self) -> int:
-        """Steps of the run under way, as the pipeline asked for them."""
-        return sum(call.levels for call in self.scheduler.plan.calls)
 
-    @property
-    def next_sigma(self) -> float:
-        """Sigma of the next computed step."""
-        index = self.scheduler.step_index
-        return float(self.scheduler.sigmas[(self.scheduler.begin_index or 0) if index is None else index])
+def total_steps(scheduler: ForecastScheduler) -> int:
+    """Steps of its run under way, as the pipeline asked for them."""
+    return sum(call.levels for call in scheduler.plan.calls)
 
-    def forecast_steps(self, first: int, samples: int) -> list[StepRecord]:
-        """The steps that the last computed one was followed by; the first of them is number `first` of the run."""
-        done = self.scheduler.computed[-1]
-        sigmas = self.scheduler.base.sigmas[done.index + 1 : done.index + done.levels].tolist()
-        return [
-            StepRecord(first + place, sigma, None, SKIP, [SKIP] * samples, 0)
-            for place, sigma in enumerate(sigmas)
-        ]
+
+def next_sigma(scheduler: ForecastScheduler) -> float:
+    """Sigma of its next computed step."""
+    index = scheduler.step_index
+    return float(scheduler.sigmas[(scheduler.begin_index or 0) if index is None else index])
+
+
+def forecast_steps(scheduler: ForecastScheduler, first: int, samples: int) -> list[StepRecord]:
+    """The steps that its last computed one was followed by; the first of them is number `first` of the run."""
+    done = scheduler.computed[-1]
+    sigmas = scheduler.base.sigmas[done.index + 1 : done.index + done.levels].tolist()
+    return [
+        StepRecord(first + place, sigma, None, SKIP, [SKIP] * samples, 0)
+        for place, sigma in enumerate(sigmas)
+    ]

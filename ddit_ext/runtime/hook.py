@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from ..modules.swap import Changes
 from ..reports.report import RunRecord, StepRecord
+from ..schedulers import ForecastScheduler
 from ..strategies import SKIP, StepTimes, Strategy
 from .base_hook import Hook
 from .calls import SizedCall
 from .denoisers import Part
-from .forecast_sampler import ForecastSampler
+from .forecast_sampler import ForecastSampler, total_steps
 from .run import Decision, RunState, StepChoice
 from .run_check import RunCheck
-from .sampler_watch import Run, SamplerWatch
-
-if TYPE_CHECKING:
-    from ..families import Family
+from .sampler_run import Run
+from .sampler_watch import SamplerWatch
 
 
 class PatchHook(Hook):
@@ -34,95 +34,87 @@ class PatchHook(Hook):
         sampler: ForecastSampler | None = None,
         check: RunCheck | None = None,
     ) -> None:
-        super().__init__(sampler)
-        self.parts = list(parts)
-        self.part = parts[0]  # of the transformer that is called
+        super().__init__(parts, sampler)
         self.strategy = strategy
         self.check = check
         self.lock = threading.RLock()  # a call changes the model: one at a time
-        self.watch = SamplerWatch(pipe, strategy.source == "latents", self._stepped)
-        self.state: RunState | None = None
+        modules = [part.module for part in parts]
+        self.watch = SamplerWatch(pipe, strategy.source == "latents", self._stepped, self._ended, modules)
         self._split = split
         self._times = StepTimes()
 
-    @property
-    def record(self) -> RunRecord | None:
-        """The report's data of the run under way, or of the last one."""
-        return None if self.state is None else self.state.record
-
-    @property
-    def family(self) -> Family:
-        """What is known of the transformer that is called."""
-        return self.part.family
-
     def install(self) -> None:
         """Come between each transformer and its callers."""
-        self.enter(self.parts)
+        self.enter()
 
     def remove(self) -> None:
         """Everything as it was found. A call under way in another thread ends first."""
         with self.lock:
+            parts = self.parts
             self.leave()
-            self.watch.remove()
-            if self.state is not None:
-                self.state.clear()
-            for part in self.parts:
+            for part in parts:
                 part.caches.drop()
-                part.adapter = None  # a handle that is kept for its report keeps no weights
                 part.family.low_rank.clear()
 
     def begin_call(
         self, changes: Changes, part: Part, args: tuple, kwargs: dict[str, Any]
     ) -> SizedCall | None:
         """How a call is to be made; None: as it is. changes: what is undone after the call."""
-        self.part = part
-        arguments = self.family.bind(args, kwargs)
-        seen = self.family.seen(arguments)
+        arguments = part.family.bind(args, kwargs)
+        seen = part.family.seen(arguments)
         if seen is None:
             return None  # the transformer itself says what is wrong
-        run, new = self.watch.look(*seen, self.family)
+        run, new = self.watch.look(*seen, part.family)
+        if run is None:
+            return None
         if new:
             try:
-                self._begin_step(run, arguments)
+                self._begin_step(run, part, arguments)
             except BaseException:
-                self.watch.drop()
+                self.watch.drop(run)
                 raise
-        sizes = self.state.sizes
+        sizes = run.state.sizes
         if not self.strategy.skips:
             return SizedCall(changes, part, run, arguments, sizes)
-        residuals = self.state.residuals
+        residuals = run.state.residuals
         if sizes != [SKIP]:
             return SizedCall(changes, part, run, arguments, sizes, residuals)
         skipped = residuals.has(part, run.repeats, seen[0].shape[0])
         if not skipped:
             self.warn(
+                run.state.record,
                 f"step {run.index} was skipped, but its call {run.repeats} (from 0) had nothing to use again and was "
-                "computed: the last computed step had fewer calls, or rows in them"
+                "computed: the last computed step had fewer calls, or rows in them",
             )
         return SizedCall(changes, part, run, arguments, [residuals.scale], residuals, skipped)
 
-    def clock(self) -> float:
+    def end_call(self, call: SizedCall, output: Any) -> None:
+        """A call has been made."""
+        call.run.seen_alive("output", output)
+        self._clock(call.run)
+
+    def _clock(self, run: Run) -> float:
         """The step under way has lasted until now, which is returned."""
         now = self.now()
-        if self.watch.run is not None and self.state is not None and self.state.record.steps:
-            self.state.record.steps[-1].seconds = now - self.state.started
+        if run.state.record.steps:
+            run.state.record.steps[-1].seconds = now - run.state.started
         return now
 
-    def _begin_step(self, run: Run, arguments: dict[str, Any]) -> None:
+    def _begin_step(self, run: Run, part: Part, arguments: dict[str, Any]) -> None:
+        if run.state is None:
+            self._begin_run(run, part, arguments)
+        state, record = run.state, run.state.record
         # From the second step on all of the loop counts, also what runs before the transformer, such as a ControlNet.
-        started = self.state.ended if run.index > 0 and run.sampled else self.now()
-        rows = self.family.latents(arguments).shape[0]
-        if run.index == 0 or self.state is None:
-            self._begin_run(run, arguments)
-        state, record = self.state, self.state.record
-        changes, (scores, usable), decision = self._choose(run, arguments)
+        started = state.ended if run.index > 0 and run.sampled else self.now()
+        rows = part.family.latents(arguments).shape[0]
+        changes, (scores, usable), decision = self._choose(run, part, arguments)
         if self.strategy.skips:
-            decision = self._skip_or_compute(run, decision)
+            decision = self._skip_or_compute(run, part, decision)
         state.sizes = decision.taken or [decision.scale]
         run.sizes[run.index] = decision.taken or decision.scale
         state.started = started
         for scale in set(state.sizes):
-            record.tokens_at[scale] = 0 if scale == SKIP else self.family.tokens(arguments, scale)
+            record.tokens_at[scale] = 0 if scale == SKIP else part.family.tokens(arguments, scale)
         tokens = [record.tokens_at[scale] for scale in state.sizes]
         record.steps.append(
             StepRecord(
@@ -136,63 +128,67 @@ class PatchHook(Hook):
             )
         )
 
-    def _choose(self, run: Run, arguments: dict[str, Any]) -> StepChoice:
+    def _choose(self, run: Run, part: Part, arguments: dict[str, Any]) -> StepChoice:
         """What a step takes. With context parallelism the first rank chooses for all.
 
         Their latents may differ by a rounding, their clocks do: with scales of their own they would wait for each other.
         """
 
         def choose() -> StepChoice:
-            return self.state.choose(run, self.part, arguments)
+            return run.state.choose(run, part, arguments)
 
-        ranks = self.family.ranks
+        ranks = part.family.ranks
         return choose() if ranks is None or self.strategy.fixed else ranks.agreed(choose)
 
-    def _skip_or_compute(self, run: Run, decision: Decision) -> Decision:
+    def _skip_or_compute(self, run: Run, part: Part, decision: Decision) -> Decision:
         """The same decision, or to compute at scale 1 where there is nothing to use again."""
-        residuals = self.state.residuals
-        if decision.scale == SKIP and not residuals.ready(self.part):
+        residuals = run.state.residuals
+        if decision.scale == SKIP and not residuals.ready(part):
             self.warn(
-                f"step {run.index} was computed: the schedule skips it, but there was nothing to use again"
+                run.state.record,
+                f"step {run.index} was computed: the schedule skips it, but there was nothing to use again",
             )
             decision = Decision(1, alone=decision.alone)
         if decision.scale != SKIP:
-            residuals.begin_step(self.part, decision.scale)
+            residuals.begin_step(part, decision.scale)
         return decision
 
-    def _begin_run(self, run: Run, arguments: dict[str, Any]) -> None:
-        if self.state is not None:
-            self.state.clear()
+    def _begin_run(self, run: Run, part: Part, arguments: dict[str, Any]) -> None:
+        family = part.family
         record = RunRecord.of(self.strategy, split=self._split)
-        record.count_tokens(self.family, arguments)
-        used = [part.adapter for part in self.parts if part.adapter is not None]
+        record.count_tokens(family, arguments)
+        used = [each.adapter for each in self.parts if each.adapter is not None]
         record.untrained = not all(adapter.training_record for adapter in used)
-        self.state = RunState(self.strategy, self._split, self._times, record, self.warn)
+        warn = partial(self.warn, record)
+        self.record = record
+        run.state = RunState(self.strategy, self._split, self._times, record, warn)
         if self.check is not None:
             record.target_speedup, record.full_steps = self.check.target_speedup, self.check.full_steps
-            total = run.total if self.sampler is None else self.sampler.total
-            samples = self.family.latents(arguments).shape[0]
+            forecast = isinstance(run.scheduler, ForecastScheduler)
+            total = total_steps(run.scheduler) if forecast else run.total
+            samples = family.latents(arguments).shape[0]
             for text in self.check.differences(
-                self.family.transformer, run.scheduler, total, record.grid, samples
+                family.transformer, run.scheduler, total, record.grid, samples
             ):
-                self.warn(text)
-        if not self.strategy.fixed and self.family.ranks is not None:  # any scale may come
+                warn(text)
+        if not self.strategy.fixed and family.ranks is not None:  # any scale may come
             for scale in self.strategy.coarse:
-                self.family.check_ranks(self.family.grid(arguments), scale)
+                family.check_ranks(family.grid(arguments), scale)
         scales = (1,) if record.grid is None else self.strategy.scales
-        tokens = {scale: self.family.tokens(arguments, scale) for scale in scales}
-        self.state.begin(run.total, record.costs(tokens), self.family.latents(arguments).shape)
-        for part in self.parts:
-            part.family.low_rank.begin_run(part.family.transformer, self.warn)
+        tokens = {scale: family.tokens(arguments, scale) for scale in scales}
+        run.state.begin(run.total, record.costs(tokens), family.latents(arguments).shape)
+        for each in self.parts:
+            each.family.low_rank.begin_run(each.family.transformer, warn)
 
     def _stepped(self, run: Run) -> None:
         """After a sampler step."""
-        if run.finished:
-            if self.state is not None:
-                self.state.clear()
-            for part in self.parts:
-                part.caches.drop()
-        if run.index >= 0 and self.state is not None:
-            self.state.ended = self.clock()
-            self.state.observe()
-            self.add_forecast_steps()
+        run.state.ended = self._clock(run)
+        run.state.observe()
+        self.add_forecast_steps(run.scheduler, run.state.record)
+
+    def _ended(self, run: Run) -> None:
+        """A run is over, however it ended: what only its steps needed is freed."""
+        if run.state is not None:
+            run.state.clear()
+        for part in self.parts:
+            part.caches.end(run)

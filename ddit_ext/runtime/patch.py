@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -39,13 +41,35 @@ class Handle:
     """What patch() returns: the way to the report and back. As a context manager it unpatches at the end."""
 
     def __init__(self, pipe: Any, hook: PatchHook | SamplerHook, strategy: Strategy) -> None:
-        self._pipe, self._hook, self._strategy = pipe, hook, strategy
+        self._hook, self._strategy = hook, strategy
+        self._pipe: Callable[[], Any] = lambda: pipe
+        self._kind = type(pipe).__name__
         self._patched = True
+        hook.on_leave = weakref.WeakMethod(self._left)
 
     @property
     def pipe(self) -> Any:
-        """The pipeline that was patched."""
-        return self._pipe
+        """The pipeline that was patched; after unpatch(), None once nobody else holds it."""
+        return self._pipe()
+
+    def run(self, total: int = 0, *, sampler: Any = None) -> AbstractContextManager[Any]:
+        """`with handle.run(...):` the calls of the transformer that this thread makes inside belong to one run.
+
+        Pipelines need no such thing, and neither does a loop of your own that steps by `pipe.scheduler`. Other calls of the
+        transformer are made as without a patch.
+
+        Args:
+            total: steps of a loop without a sampler, 0 for unknown; a call at another timestep begins the next step.
+            sampler: what the loop steps with, set_timesteps already called; may be entered anew at each step, so that
+                several runs take turns.
+        """
+        if sampler is not None and total:
+            raise ValueError(
+                f"give total or sampler, not both: the sampler knows its steps; got total={total}"
+            )
+        if sampler is not None and not callable(getattr(sampler, "step", None)):
+            raise TypeError(f"sampler must be a diffusers scheduler, got {type(sampler).__name__}")
+        return self._hook.watch.begin(checks.whole("total", total, 0), sampler)
 
     @property
     def strategy(self) -> Strategy:
@@ -63,6 +87,12 @@ class Handle:
     def unpatch(self) -> None:
         """Leave pipeline and transformer as they were, bit for bit. Again is no error; the report stays."""
         self._hook.remove()
+
+    def _left(self) -> None:
+        """The patch is off: the pipeline is no longer kept alive."""
+        pipe = self._pipe()
+        if self._patched and pipe is not None:
+            self._pipe = weakref.ref(pipe)
         self._patched = False
 
     def __enter__(self) -> Handle:
@@ -75,7 +105,7 @@ class Handle:
 
     def __repr__(self) -> str:
         state = "" if self._patched else ", unpatched"
-        return f"<ddit_ext.Handle: {type(self._pipe).__name__}, {self._strategy!r}{state}>"
+        return f"<ddit_ext.Handle: {self._kind}, {self._strategy!r}{state}>"
 
 
 def patch(
@@ -190,7 +220,7 @@ def _hook(
     )
     if sized:
         return PatchHook(pipe, parts, strategy, split=split, sampler=sampler, check=check)
-    return SamplerHook(watched, strategy, sampler, check)
+    return SamplerHook(pipe, watched, strategy, sampler, check)
 
 
 def _given(**values: Any) -> dict[str, Any]:

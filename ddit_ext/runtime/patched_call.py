@@ -79,8 +79,9 @@ class PatchedCall:
 
     @outside_of_graphs
     def _end(self, call: SizedCall) -> Any:
-        self.hook.clock()
-        return call.output()
+        output = call.output()
+        self.hook.end_call(call, output)
+        return output
 
     @staticmethod
     @outside_of_graphs

@@ -11,7 +11,7 @@ from .denoisers import Part
 from .history import of_one_size
 from .input_change import InputChange
 from .residual_cache import ResidualCache
-from .sampler_watch import Run
+from .sampler_run import Run
 
 Scores = list[list[float]] | None
 

@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from ..families import Family
 from ..reports.report import RunRecord, StepRecord
+from ..schedulers import ForecastScheduler
 from ..strategies import Strategy
 from .base_hook import Hook
-from .forecast_sampler import ForecastSampler
+from .forecast_sampler import ForecastSampler, next_sigma, total_steps
 from .run_check import RunCheck
-from .step_watch import StepWatch
+from .sampler_watch import SamplerWatch
 
 
 @dataclass(frozen=True)
@@ -29,94 +31,104 @@ class Watched:
     family: Family | None
 
 
+class Notes:
+    """What is written down of the run of one sampler."""
+
+    def __init__(self, timesteps: Tensor, record: RunRecord) -> None:
+        self.timesteps, self.record = timesteps, record
+        self.open = False  # whether a step is under way
+        self.started = self.ended = 0.0
+
+
 class SamplerHook(Hook):
-    """Watches a ForecastScheduler; where the family of a transformer is known, tokens are counted, too."""
+    """Watches ForecastSchedulers; where the family of a transformer is known, tokens are counted, too."""
 
     def __init__(
         self,
+        pipe: Any,
         parts: Sequence[Watched],
         strategy: Strategy,
         sampler: ForecastSampler,
         check: RunCheck | None = None,
     ) -> None:
-        super().__init__(sampler)
-        self.record = None
+        super().__init__(parts, sampler)
         self.lock = nullcontext()  # no call is changed
-        self._forecast = sampler
-        self._parts = parts
         self._strategy, self._check = strategy, check
-        self._timesteps: Tensor | None = None  # at the last call
-        self._step: StepWatch | None = None
-        self._open = False  # whether a step is under way
-        self._started = self._ended = 0.0
+        self._notes: WeakKeyDictionary[Any, Notes] = WeakKeyDictionary()
+        modules = [part.module for part in parts]
+        self.watch = SamplerWatch(pipe, False, lambda run: None, modules=modules, seen=self._stepped)
 
     def install(self) -> None:
         """Put the sampler into the pipeline and watch it, and the calls of the transformers."""
-        self.enter(self._parts)
-        self._step = StepWatch(self._forecast.scheduler, self._stepped)
+        self.enter()
 
     def remove(self) -> None:
         """Everything as it was found."""
-        if self._step is not None:
-            self._step.remove()
         self.leave()
 
     def begin_call(self, changes: Any, part: Watched, args: tuple, kwargs: dict[str, Any]) -> None:
         """A call of a transformer begins; it is made as it is."""
-        if not self._forecast.in_place:
-            self.warn(
-                "pipe.scheduler was replaced after patch(), so nothing is forecast: unpatch and patch again"
-            )
-            return
-        scheduler = self._forecast.scheduler
-        if scheduler.plan is None or len(scheduler.computed) == len(scheduler.timesteps):
-            self.warn("nothing is forecast: the pipeline's sampler takes no part in this run")
-            return
-        if self._begins(scheduler):
-            self._open = False
-            self._begin_run(part, args, kwargs)
-        if not self._open:
-            self._open = True
-            self._started = self._ended if self.record.steps else self.now()
-            samples = _samples(args, kwargs)
-            tokens = self.record.fine_tokens
-            self.record.steps.append(
-                StepRecord(len(self.record.steps), self._forecast.next_sigma, None, 1, [1] * samples, tokens)
-            )
+        with self.watch.lock:
+            scheduler, by_pipeline = self.watch.caller()
+            if scheduler is None:
+                scheduler = self.sampler.scheduler
+            if not isinstance(scheduler, ForecastScheduler):
+                self.warn(
+                    None,
+                    f"nothing is forecast: the pipeline that calls has a {type(scheduler).__name__} of its own; give it "
+                    "ForecastScheduler.from_scheduler(its scheduler, ...), or if it was put there after patch(), "
+                    "unpatch and patch again",
+                )
+                return
+            if scheduler.plan is None or len(scheduler.computed) == len(scheduler.timesteps):
+                if by_pipeline or self.watch.given():
+                    self.warn(None, "nothing is forecast: the pipeline's sampler takes no part in this run")
+                return
+            notes = self._notes.get(scheduler)
+            timesteps = scheduler.timesteps.data
+            # Without a step so far a call begins a run, unless it is guidance's second one.
+            second = notes is not None and notes.open and notes.timesteps.data_ptr() == timesteps.data_ptr()
+            if notes is None or not (scheduler.computed or second):
+                notes = self._begin_run(scheduler, timesteps, part, args, kwargs)
+            if not notes.open:
+                record = notes.record
+                notes.open = True
+                notes.started = notes.ended if record.steps else self.now()
+                samples = _samples(args, kwargs)
+                sigma = next_sigma(scheduler)
+                record.steps.append(
+                    StepRecord(len(record.steps), sigma, None, 1, [1] * samples, record.fine_tokens)
+                )
 
-    def _begins(self, scheduler: Any) -> bool:
-        """Whether a call is the first of a run."""
-        before, self._timesteps = self._timesteps, scheduler.timesteps.data
-        if self.record is None:
-            return True
-        if scheduler.computed:
-            return False
-        again = before is not None and before.data_ptr() == self._timesteps.data_ptr()
-        return not (again and self._open)  # else it is guidance's second call
-
-    def _stepped(self, scheduler: Any, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
-        if not self._open:
+    def _stepped(self, scheduler: Any) -> None:
+        notes = self._notes.get(scheduler)
+        if notes is None or not notes.open:
             return  # a sampler's step without a call of the transformer
-        self._ended = self.now()
-        self.record.steps[-1].seconds = self._ended - self._started
-        self._open = False
-        self.add_forecast_steps()
+        notes.ended = self.now()
+        notes.record.steps[-1].seconds = notes.ended - notes.started
+        notes.open = False
+        self.add_forecast_steps(scheduler, notes.record)
 
-    def _begin_run(self, part: Watched, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _begin_run(
+        self,
+        scheduler: ForecastScheduler,
+        timesteps: Tensor,
+        part: Watched,
+        args: tuple,
+        kwargs: dict[str, Any],
+    ) -> Notes:
+        self.watch.follow(scheduler)
         record = RunRecord.of(self._strategy)
         if part.family is not None:
             record.count_tokens(part.family, part.family.bind(args, kwargs))
         self.record = record
+        notes = self._notes[scheduler] = Notes(timesteps, record)
         if self._check is not None:
             record.target_speedup, record.full_steps = self._check.target_speedup, self._check.full_steps
-            for text in self._check.differences(
-                part.module,
-                self._forecast.scheduler,
-                self._forecast.total,
-                record.grid,
-                _samples(args, kwargs),
-            ):
-                self.warn(text)
+            total, samples = total_steps(scheduler), _samples(args, kwargs)
+            for text in self._check.differences(part.module, scheduler, total, record.grid, samples):
+                self.warn(record, text)
+        return notes
 
 
 def _samples(args: tuple, kwargs: dict[str, Any]) -> int:

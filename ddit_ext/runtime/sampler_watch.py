@@ -1,236 +1,349 @@
-"""Watches a pipeline's sampler: where a run begins, which step it is at, and its latents in float32.
+"""Follows the samplers of a patch: where a run begins, which step it is at, and its latents in float32.
 
-The transformer itself cannot tell: its timestep is rounded in bf16, guidance calls it twice a step, and
-it never sees the combined output. `scheduler.step` sees all that: wrapped on the instance, it is called as
-it is and looked at. Without a sampler (a loop of a user's own) a changed timestep is the next step.
+The transformer itself cannot tell: its timestep is rounded in bf16, guidance calls it twice a step, and it never sees
+the combined output. The sampler's `step` sees all that. A run belongs to one sampler object and, at a time, to one thread.
+It begins with the first call after `set_timesteps` that is made at the sampler's noise level. A call that belongs to no
+run is no business of the patch.
 """
 
 from __future__ import annotations
 
+import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from types import TracebackType
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..families import Family
-from .history import History
-from .step_watch import StepWatch
+from .callers import calling_pipeline
+from .sampler_run import Run, noise_levels
+from .watched_sampler import leave_sampler, watch_sampler
 
 MISMATCH = 0.01
 """A timestep in bf16 is off by up to 2**-8 of itself; one that is off by more is not this sampler's."""
 
+ROUNDING = 2**-8
+"""Of a timestep in bf16."""
 
-class Run:
-    """One denoising run: `index` is its current step, `total` its number of steps (0: unknown)."""
+SHARED = (
+    "one sampler is used by two threads at once: give each pipeline a sampler of its own, such as "
+    "copy.deepcopy(pipe.scheduler), or hold a lock around the call (docs/in-a-server.md)"
+)
+AMBIGUOUS = (
+    "it can't be told which of several samplers this call of the transformer belongs to: put the call and the sampler's step "
+    "into `with handle.run(sampler=...):` (docs/in-a-server.md)"
+)
 
-    def __init__(
-        self,
-        scheduler: Any,
-        timesteps: Any,
-        shape: torch.Size,
-        levels: list[float],
-        family: Family,
+
+class Line:
+    """What is known of one sampler. thread: who has set its timesteps, or stepped it last; lost: whose run that ended."""
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+        self.thread: int | None = None
+        self.lost: set[int] = set()
+
+
+class GivenRun:
+    """`with handle.run(...)`: the calls that this thread makes inside belong to one run."""
+
+    def __init__(self, watch: SamplerWatch, total: int, sampler: Any) -> None:
+        self._watch, self.total, self.sampler = watch, total, sampler
+        self.run: Run | None = None
+
+    def __enter__(self) -> GivenRun:
+        self._watch.given().append(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.read = family.told  # σ of a call's timestep
-        self.scheduler = scheduler
-        self.timesteps = timesteps
-        self.shape = shape
-        self.total = len(levels)
-        self.levels = levels  # σ of each step as the sampler has it, or empty
-        self.sigmas: list[float] = []  # all of the sampler's, read at its first step in this run
-        self.euler = False  # whether the sampler's steps are plain Euler ones, read at the same time
-        self.history = History()
-        self.sizes: dict[int, int | list[int]] = {}  # of each step: one, or one a sample
-        self.index = -1  # the step of the last transformer call
-        self.done = 0  # steps that are over
-        self.sampled = False  # the sampler has stepped in this run
-        self.finished = False
-        self.timestep: Tensor | None = None  # of the current step, as the transformer was told
-        self.repeats = 0  # further calls of the current step
-
-    @property
-    def told(self) -> float:
-        """σ of the current step as the transformer was told; on a GPU this waits for it."""
-        assert self.timestep is not None
-        return self.read(self.timestep)
-
-    @property
-    def noise_level(self) -> float | None:
-        """σ in [0, 1] of the current step as the sampler has it; None where only the timestep is known."""
-        return self.levels[self.index] if self.index < len(self.levels) else None
-
-    @property
-    def level(self) -> float:
-        """σ of the current step: the sampler's, or as the transformer was told."""
-        return self.told if self.noise_level is None else self.noise_level
+        self._watch.given().remove(self)
+        if self.run is not None:
+            self._watch.end(self.run)
+            self.run = None
 
 
 class SamplerWatch:
-    """Follows the runs of one pipeline.
+    """Follows the runs of one patch.
 
-    signal: keep the float32 latents, which scores are computed from. stepped: called after each sampler step.
+    signal: keep the float32 latents, which scores are computed from. stepped: called after each sampler step; ended: when
+    a run is over, however it ends; seen: a sampler has stepped, in a run or not. modules: what is called by pipelines.
+
+    Attributes:
+        lock: held while a run is looked up or moved on.
+        run: the run that was called last.
     """
 
-    def __init__(self, pipe: Any, signal: bool, stepped: Callable[[Run], None]) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        signal: bool,
+        stepped: Callable[[Run], None],
+        ended: Callable[[Run], None] = lambda run: None,
+        modules: Collection[nn.Module] = (),
+        seen: Callable[[Any], None] = lambda sampler: None,
+    ) -> None:
         self._pipe = weakref.ref(pipe)  # the hook that owns this hangs on the pipeline's transformer
-        # Pipelines that share the patch step by it when `pipe` is gone.
-        self._scheduler: Any = getattr(pipe, "scheduler", None)
         self._signal = signal
-        self._stepped = stepped
-        self._step: StepWatch | None = None
-        self._wrapped: Any = None
+        self._stepped, self._ended, self._saw = stepped, ended, seen
+        self._modules = modules
+        self._lines: weakref.WeakKeyDictionary[Any, Line] = weakref.WeakKeyDictionary()
+        self._local = threading.local()
+        self.removed = False
+        self.lock = threading.RLock()
+        self.classes: dict[tuple, type] = {}  # those of the samplers, by the library's own
         self.run: Run | None = None
+        self.follow(getattr(pipe, "scheduler", None))
 
-    def look(self, latents: Tensor, timestep: Tensor, family: Family) -> tuple[Run, bool]:
-        """At each transformer call: the run and whether this call begins a step of it.
+    def given(self) -> list[GivenRun]:
+        """The runs that this thread has said it is in, the innermost last."""
+        if not hasattr(self._local, "given"):
+            self._local.given = []
+        return self._local.given
+
+    def begin(self, total: int, sampler: Any) -> GivenRun:
+        """See `Handle.run`."""
+        if self.removed:
+            raise RuntimeError("handle.run: the pipeline is not patched any more")
+        return GivenRun(self, total, sampler)
+
+    def follow(self, sampler: Any) -> Line | None:
+        """Watch a sampler from now on; None for what is none."""
+        if not callable(getattr(sampler, "step", None)):
+            return None
+        if sampler not in self._lines:
+            watch_sampler(sampler, self)
+            self._lines[sampler] = Line()
+        return self._lines[sampler]
+
+    def caller(self) -> tuple[Any, bool]:
+        """The sampler of who calls a transformer now, None where that isn't certain; whether it is a pipeline's."""
+        if self.given():
+            return self.given()[-1].sampler, False
+        pipeline = calling_pipeline(self._modules)
+        if pipeline is not None:
+            return pipeline.scheduler, True
+        return None, False
+
+    def look(self, latents: Tensor, timestep: Tensor, family: Family) -> tuple[Run | None, bool]:
+        """At each transformer call: its run, None without one; and whether this call begins a step of it.
 
         latents, timestep: the call's own; family: of the transformer that is called.
-        """
-        pipe = self._pipe()
-        if pipe is not None:
-            self._scheduler = getattr(pipe, "scheduler", None)
-        scheduler = self._scheduler
-        timesteps = getattr(scheduler, "timesteps", None)
-        if scheduler is not self._wrapped:
-            self._wrap(scheduler)
-        run = self.run
-        if (
-            run is None
-            or run.finished
-            or run.scheduler is not scheduler
-            or not _same_list(run.timesteps, timesteps)
-            or (run.shape[1:] if run.sampled else run.shape)
-            != (latents.shape[1:] if run.sampled else latents.shape)  # guidance may end within a run
-        ):
-            run = self._begin(scheduler, timesteps, latents, timestep, family)
-        elif run.done == run.index:
-            if self._same_timestep(run, timestep):
-                run.repeats += 1
-                return run, False
-            if run.sampled or family.told(timestep) > run.told:  # another loop, without this sampler
-                run = self._begin(scheduler, timesteps, latents, timestep, family)
-            else:
-                run.done += 1
-        run.index = run.done
-        run.timestep = timestep
-        run.repeats = 0
-        if self._signal and not run.sampled:
-            run.history.push(family.noisy(latents))
-        return run, True
 
-    def drop(self) -> None:
-        """Forget the run, as after an error in it."""
-        self.run = None
+        Raises:
+            RuntimeError: a sampler that two threads use at once, or a call that may belong to several.
+        """
+        with self.lock:
+            sampler, by_pipeline = self.caller()
+            if sampler is None and self.given():
+                run, new = self._look_without_sampler(self.given()[-1], latents, timestep, family)
+            else:
+                sampler = sampler or self._of_loop(latents, timestep, family)
+                run, new = self._look(sampler, by_pipeline, latents, timestep, family)
+            if run is None:
+                return None, False
+            if new:
+                run.index, run.timestep, run.repeats = run.done, timestep, 0
+                if self._signal and not run.sampled:
+                    run.history.push(family.noisy(latents))
+            else:
+                run.repeats += 1
+            self.run = run
+            return run, new
+
+    def called(self, name: str, sampler: Any, method: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """A sampler's method, called as it is and looked at."""
+        inside = vars(self._local).setdefault("inside", set())
+        if (
+            self.removed or (name, id(sampler)) in inside
+        ):  # what was put on the instance calls what stood there before
+            return method(*args, **kwargs)
+        inside.add((name, id(sampler)))
+        try:
+            result = method(*args, **kwargs)
+        finally:
+            inside.discard((name, id(sampler)))
+        with self.lock:
+            line = self.follow(sampler)
+            if line is not None and not self.removed:
+                if name == "step":
+                    self._seen(line, sampler, args, kwargs, result)
+                    self._saw(sampler)
+                else:
+                    self._set(line)
+        return result
+
+    def end(self, run: Run) -> None:
+        """A run is over: what it keeps is freed."""
+        run.finished = True
+        run.history.clear()
+        self._ended(run)
+
+    def drop(self, run: Run) -> None:
+        """Forget a run, as after an error in it: the call that raised did not happen."""
+        self.end(run)
+        for holder in (*self._lines.values(), *self.given()):
+            if holder.run is run:
+                holder.run = None
 
     def remove(self) -> None:
-        """Leave the sampler as it was found."""
-        self.run = self._scheduler = None
-        self._wrap(None)
+        """Leave all samplers as they were found."""
+        with self.lock:
+            self.removed = True
+            for sampler, line in list(self._lines.items()):
+                if line.run is not None:
+                    self.end(line.run)
+                leave_sampler(sampler, self)
+            self._lines.clear()
+            self._modules = ()
+            self.run = None
 
-    def _wrap(self, scheduler: Any) -> None:
-        if self._step is not None:
-            self._step.remove()
-        self._wrapped = scheduler
-        self._step = None
-        if callable(getattr(scheduler, "step", None)):
-            self._step = StepWatch(scheduler, self._seen)
+    def _look(
+        self, sampler: Any, by_pipeline: bool, latents: Tensor, timestep: Tensor, family: Family
+    ) -> tuple[Run | None, bool]:
+        line = self.follow(sampler)
+        if line is None:
+            return None, False
+        me = threading.get_ident()
+        if me in line.lost:
+            raise RuntimeError(SHARED)
+        run = line.run
+        if run is not None and not _same_list(run.timesteps, getattr(sampler, "timesteps", None)):
+            self.drop(run)  # a list that was put there by hand
+            run = None
+        if run is None:
+            if by_pipeline and line.thread not in (None, me):
+                raise RuntimeError(SHARED)
+            run = self._begin(sampler, latents, timestep, family)
+            if run is not None:
+                line.run, run.by_pipeline = run, by_pipeline
+            return run, True
+        other = run.by_pipeline != by_pipeline and not self.given()
+        if run.finished or not run.takes(latents) or other:
+            return None, False
+        if run.done == run.index:  # further calls of a step, such as guidance's
+            if run.thread != me:
+                raise RuntimeError(SHARED)
+            return (run, False) if run.same_timestep(timestep) else (None, False)
+        if run.thread != me and by_pipeline:
+            raise RuntimeError(SHARED)
+        if run.noise_level_of(run.done) is not None and (not by_pipeline or timestep.device.type == "cpu"):
+            if abs(run.noise_level_of(run.done) - family.told(timestep)) > max(MISMATCH, run.offset):
+                return None, False
+        run.thread = me
+        return run, True
 
-    def _begin(
-        self, scheduler: Any, timesteps: Any, latents: Tensor, timestep: Tensor, family: Family
-    ) -> Run:
-        levels: list[float] = []
-        if isinstance(timesteps, Tensor) and timesteps.ndim == 1:
-            levels = _noise_levels(scheduler, timesteps)
-            first = _first_step(scheduler)
-            told = family.told(timestep)
-            if first < len(levels) and abs(levels[first] - told) > MISMATCH:
-                # Video-to-video enters later without saying so; otherwise it is not this sampler's run.
-                stated = [family.told(t) for t in timesteps.cpu()]
-                first = stated.index(told) if told in stated else len(levels)
-            levels = levels[first:]
-        self.run = Run(scheduler, timesteps, latents.shape, levels, family)
-        return self.run
+    def _look_without_sampler(
+        self, given: GivenRun, latents: Tensor, timestep: Tensor, family: Family
+    ) -> tuple[Run, bool]:
+        """A loop of the user's own: a changed timestep is the next step."""
+        run = given.run
+        if run is None:
+            given.run = Run(None, None, latents.shape, [], family)
+            given.run.total = given.total
+            return given.run, True
+        if run.same_timestep(timestep):
+            return run, False
+        run.done += 1
+        return run, True
+
+    def _of_loop(self, latents: Tensor, timestep: Tensor, family: Family) -> Any | None:
+        """The sampler of a loop that isn't a pipeline's; None where the call belongs to no run."""
+        pipe = self._pipe()
+        if pipe is not None:
+            self.follow(getattr(pipe, "scheduler", None))
+        me = threading.get_ident()
+        lines = [(sampler, line) for sampler, line in self._lines.items() if line.thread in (None, me)]
+        told = None
+        found = []
+        for sampler, line in lines:
+            run = line.run
+            if run is not None and (run.by_pipeline or run.finished or not run.takes(latents)):
+                continue
+            if getattr(sampler, "num_inference_steps", None) is None:
+                continue  # its timesteps were never set
+            told = family.told(timestep) if told is None else told
+            if run is None:
+                fits = _entry(sampler, told, family) is not None
+            elif run.done == run.index:
+                fits = run.told == told
+            else:
+                level = run.noise_level_of(run.done)
+                fits = level is not None and abs(level - told) <= max(MISMATCH, run.offset)
+            if fits:
+                found.append(sampler)
+        if len(found) > 1:
+            raise RuntimeError(AMBIGUOUS)
+        return found[0] if found else None
 
     @staticmethod
-    def _same_timestep(run: Run, timestep: Tensor) -> bool:
-        if timestep is run.timestep:
-            return True
-        if run.sampled and timestep.device.type != "cpu" and run.repeats == 0:
-            return True  # guidance's second call: reading the values would stall the GPU for nothing
-        return run.read(timestep) == run.told
-
-    def _followed(self, scheduler: Any) -> Run | None:
-        """The run under way, where this is its sampler."""
-        run = self.run
-        if run is None or run.finished or run.scheduler is not scheduler:
+    def _begin(sampler: Any, latents: Tensor, timestep: Tensor, family: Family) -> Run | None:
+        """The run that this call begins; None where the sampler is not at its noise level."""
+        told = family.told(timestep)
+        timesteps = getattr(sampler, "timesteps", None)
+        first = _entry(sampler, told, family)
+        if first is None:
             return None
-        if not _same_list(run.timesteps, scheduler.timesteps):
-            return None  # another run has begun, and the transformer has not been called in it
+        levels = noise_levels(sampler, timesteps)[first:]
+        run = Run(sampler, timesteps, latents.shape, levels, family)
+        run.offset = abs(levels[0] - told)
         return run
 
-    def _seen(self, scheduler: Any, args: tuple, kwargs: dict, result: Any) -> None:
-        run = self._followed(scheduler)
-        if run is None:
+    def _set(self, line: Line) -> None:
+        """A sampler's timesteps are set anew: what was under way is over."""
+        me = threading.get_ident()
+        run, line.run = line.run, None
+        if run is not None:
+            if run.thread != me and not run.finished:
+                line.lost.add(run.thread)
+            self.end(run)
+        line.thread = me
+        line.lost.discard(me)
+
+    def _seen(self, line: Line, sampler: Any, args: tuple, kwargs: dict, result: Any) -> None:
+        me = threading.get_ident()
+        run = line.run
+        if me in line.lost or (
+            run is not None and not run.finished and run.index == run.done and run.thread != me
+        ):
+            raise RuntimeError(SHARED)
+        line.thread = me
+        if run is None or run.finished or run.index < run.done:
+            return  # the transformer has not been called at this step
+        if not _same_list(run.timesteps, sampler.timesteps):
             return
+        run.seen_alive("latent", result)
         if not run.sampled:
-            self._take_over(run)
+            run.take_over()
         if self._signal:
             named = dict(zip(("model_output", "timestep", "sample"), args, strict=False)) | kwargs
-            self._follow(run, named, result)
+            run.follow(named, result)
         run.done += 1
-        run.finished = bool(run.total) and run.done >= run.total
-        if run.finished:
-            run.history.clear()
+        over = bool(run.total) and run.done >= run.total
         self._stepped(run)
-
-    @staticmethod
-    def _take_over(run: Run) -> None:
-        """At the sampler's first step in a run: from here on it alone says what a step is."""
-        run.sampled = True
-        run.history.clear()
-        sigmas = getattr(run.scheduler, "sigmas", None)
-        run.sigmas = sigmas.tolist() if isinstance(sigmas, Tensor) else []
-        run.euler = steps_by_euler(run.scheduler)
-        index = getattr(run.scheduler, "step_index", None)
-        if isinstance(index, int) and isinstance(run.timesteps, Tensor):
-            # Only now it is certain where a loop without set_begin_index entered.
-            run.levels = _noise_levels(run.scheduler, run.timesteps)[max(index - 1 - run.done, 0) :]
-            run.total = len(run.levels)
-
-    @staticmethod
-    def _follow(run: Run, named: dict[str, Any], result: Any) -> None:
-        """Add this step's float32 difference to the history."""
-        output, sample = named.get("model_output"), named.get("sample")
-        if not isinstance(output, Tensor) or not isinstance(sample, Tensor):
-            return
-        length = _euler_length(run, named)
-        if length is not None:
-            difference = output
-        else:
-            after = result[0] if isinstance(result, tuple) else result.prev_sample
-            difference = after.detach().float() - sample.detach().float()
-        if run.history.shape != difference.shape:
-            run.history.clear()
-            run.history.push(sample.expand_as(difference))
-        run.history.add(difference, length)
+        if over:
+            self.end(run)
 
 
-def _euler_length(run: Run, named: dict[str, Any]) -> float | None:
-    """σ_{k+1} - σ_k where the step was exactly that times the model's output, else None."""
-    if not run.euler or named.get("per_token_timesteps") is not None:
+def _entry(sampler: Any, told: float, family: Family) -> int | None:
+    """The index of the sampler's timesteps at which a run enters whose first call is at σ = `told`."""
+    timesteps = getattr(sampler, "timesteps", None)
+    if not isinstance(timesteps, Tensor) or timesteps.ndim != 1:
         return None
-    step = run.scheduler.step_index - 1  # the sampler has moved on
-    return run.sigmas[step + 1] - run.sigmas[step]
-
-
-def steps_by_euler(scheduler: Any) -> bool:
-    """Whether a sampler's step is its length in sigma times the model's output, and nothing else."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    # The class itself: a subclass may step otherwise.
-    return type(scheduler) is FlowMatchEulerDiscreteScheduler and not scheduler.config.stochastic_sampling
+    levels, first = noise_levels(sampler, timesteps), _first_step(sampler)
+    if first >= len(levels):
+        return None  # all of its steps are done
+    if abs(levels[first] - told) <= MISMATCH:
+        return first
+    # Video-to-video enters later without saying so, and so may a loop.
+    nearest = min(range(len(levels)), key=lambda index: abs(levels[index] - told))
+    if abs(levels[nearest] - told) <= told * ROUNDING:
+        return nearest
+    stated = [family.told(t) for t in timesteps.cpu()]
+    return stated.index(told) if told in stated else None
 
 
 def _same_list(before: Any, now: Any) -> bool:
@@ -248,14 +361,3 @@ def _first_step(scheduler: Any) -> int:
         if isinstance(index, int):
             return index
     return 0
-
-
-def _noise_levels(scheduler: Any, timesteps: Tensor) -> list[float]:
-    """σ in [0, 1] of each timestep, read at once: its sigmas where they are such, else timesteps / 1000."""
-    sigmas = getattr(scheduler, "sigmas", None)
-    if isinstance(sigmas, Tensor) and sigmas.ndim == 1 and len(sigmas) >= len(timesteps):
-        levels = sigmas[: len(timesteps)].tolist()
-        if all(0 <= level <= 1 for level in levels):
-            return levels
-    scale = getattr(scheduler.config, "num_train_timesteps", 1000)
-    return [float(t) / scale for t in timesteps.tolist()]

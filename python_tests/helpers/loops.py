@@ -1,5 +1,7 @@
 """A denoising loop of a user's own over a tiny FLUX pipeline."""
 
+from contextlib import nullcontext
+
 import torch
 from flux_pipelines import TEXT
 
@@ -26,9 +28,10 @@ class Loop:
         timestep = torch.full((len(self.latents),), sigma)
         return self.pipe.transformer(hidden_states=self.latents, timestep=timestep, **self.arguments)[0]
 
-    def by_hand(self, sigmas, calls=1):
-        """Euler steps without any sampler."""
-        for sigma, following in zip(sigmas, sigmas[1:], strict=False):
-            for _ in range(calls):
-                velocity = self.call(sigma)
-            self.latents = self.latents + (following - sigma) * velocity
+    def by_hand(self, sigmas, calls=1, handle=None):
+        """Euler steps without any sampler; with a handle it says that they are a run."""
+        with nullcontext() if handle is None else handle.run():
+            for sigma, following in zip(sigmas, sigmas[1:], strict=False):
+                for _ in range(calls):
+                    velocity = self.call(sigma)
+                self.latents = self.latents + (following - sigma) * velocity

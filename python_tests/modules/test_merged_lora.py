@@ -43,7 +43,7 @@ def reference(pipe, adapter, call, **settings):
 
 def layers_of(handle):
     """Of the part's sizes, the merged copies by name."""
-    return [kept for kept in handle._hook.part.family.low_rank._merged.values() if kept]
+    return [kept for kept in handle._hook.parts[0].family.low_rank._merged.values() if kept]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

@@ -30,12 +30,12 @@ def test_a_loop_without_a_sampler(calls):
     pipe = make_pipeline()
     handle = ddit_ext.patch(pipe, threshold=1e9)
     sigmas = [0.9, 0.8, 0.65, 0.5, 0.35, 0.2]
-    for _ in range(2):  # rising noise begins a new run
-        Loop(pipe).by_hand(sigmas, calls)
+    for _ in range(2):
+        Loop(pipe).by_hand(sigmas, calls, handle)
         steps = handle.report().to_dict()["steps"]
         assert [step["scale"] for step in steps] == [1, 1, 1, 4, 4]
         assert [round(step["noise_level"], 4) for step in steps] == sigmas[:-1]
-    Loop(pipe, rows=5).by_hand([0.1, 0.05, 0.0], calls)  # so does another shape
+    Loop(pipe, rows=5).by_hand([0.1, 0.05, 0.0], calls, handle)
     assert len(handle.report().to_dict()["steps"]) == 2
 
 
@@ -43,13 +43,13 @@ def test_a_loop_without_a_sampler_scores_the_latents_as_given():
     pipe = make_pipeline()
     handle = ddit_ext.patch(pipe, threshold=0.0)
     loop, kept = Loop(pipe), []
-    for sigma in (0.9, 0.7, 0.6, 0.4):
-        kept.append(loop.latents)
-        loop.call(sigma)
-        loop.latents = loop.latents + torch.randn(
-            loop.latents.shape, generator=torch.Generator().manual_seed(1)
-        )
-        loop.latents = loop.latents * sigma
+    with handle.run(total=4):
+        for sigma in (0.9, 0.7, 0.6, 0.4):
+            kept.append(loop.latents)
+            loop.call(sigma)
+            noise = torch.Generator().manual_seed(1)
+            loop.latents = loop.latents + torch.randn(loop.latents.shape, generator=noise)
+            loop.latents = loop.latents * sigma
     views = [cells.from_packed(latent, 6, 4) for latent in kept]
     expected = ops.acceleration_quantiles(*views[::-1], list(SCALES), 0.4)
     last = handle.report().to_dict()["steps"][-1]["scores"]
@@ -78,7 +78,8 @@ def test_last_steps_cannot_be_protected_in_a_loop_without_a_sampler():
     for schedule in (None, 2):
         handle = ddit_ext.patch(pipe, schedule=schedule, protect=(0, 1))
         with pytest.raises(ValueError, match=r"last steps, here 1, are protected.*by protect=\(first, 0\)"):
-            Loop(pipe).call(0.9)
+            with handle.run():
+                Loop(pipe).call(0.9)
         assert run(pipe, make_call(steps=5)).isfinite().all()
         handle.unpatch()
 
@@ -104,7 +105,7 @@ def test_a_run_of_unknown_length_gets_advice_that_works(refused, text, mended):
     pipe = make_pipeline()
     handle = ddit_ext.patch(pipe, **refused)
     with pytest.raises(ValueError, match=f"{text}.*let the loop step by pipe.scheduler"):
-        Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.0])
+        Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.0], handle=handle)
     loop = Loop(pipe)
     pipe.scheduler.set_timesteps(8, mu=0.7)
     for t in pipe.scheduler.timesteps:
@@ -113,7 +114,7 @@ def test_a_run_of_unknown_length_gets_advice_that_works(refused, text, mended):
     handle.unpatch()
     if mended is not None:
         handle = ddit_ext.patch(pipe, **mended)
-        Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.0])
+        Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.0], handle=handle)
         assert len(handle.report().to_dict()["steps"]) == 3
 
 
@@ -139,10 +140,10 @@ def test_a_shared_patch_outlives_the_pipeline_it_was_made_on():
 def test_fixed_schedules_in_a_loop_without_a_sampler():
     pipe = make_pipeline()
     handle = ddit_ext.patch(pipe, schedule=[2, 1, 4])
-    Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.0])
+    Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.0], handle=handle)
     assert [step["scale"] for step in handle.report().to_dict()["steps"]] == [2, 1, 4]
     with pytest.raises(ValueError, match="schedule has 3 entries.*step 3"):
-        Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.2, 0.0])
+        Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.2, 0.0], handle=handle)
 
 
 def test_a_loop_without_the_sampler_is_not_forecast():
@@ -150,6 +151,6 @@ def test_a_loop_without_the_sampler_is_not_forecast():
     handle = ddit_ext.patch(pipe, schedule=Forecast(calls=2))
     for _ in range(2):
         with pytest.warns(UserWarning, match="nothing is forecast: the pipeline's sampler takes no part"):
-            Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.0])
+            Loop(pipe).by_hand([0.9, 0.6, 0.3, 0.0], handle=handle)
         run(pipe, make_call(steps=6))
         assert [step["scale"] for step in handle.report().to_dict()["steps"]].count(1) == 2

@@ -79,8 +79,9 @@ def test_positional_arguments():
         txt_ids=torch.zeros(TEXT, 3),
     )
     handle = ddit_ext.patch(pipe, schedule=2)
-    by_name = model(**call).sample
-    by_place = model(*call.values(), return_dict=False)[0]
+    with handle.run():
+        by_name = model(**call).sample
+        by_place = model(*call.values(), return_dict=False)[0]
     assert torch.equal(by_name, by_place)
     with pytest.raises(TypeError):
         model(*call.values(), hidden_states=call["hidden_states"])
@@ -348,13 +349,15 @@ def test_gradient_checkpointing_in_a_patched_call():
     pipe = make_pipeline()
     pipe.transformer.enable_gradient_checkpointing()
     handle = ddit_ext.patch(pipe, trained_adapter(pipe.transformer), schedule=2)
-    with pytest.raises(NotImplementedError, match="gradient checkpointing"):
+    with pytest.raises(NotImplementedError, match="gradient checkpointing"), handle.run():
         pipe.transformer(**gradient_call(pipe))
     assert run(pipe, make_call(steps=1)).isfinite().all()  # without gradients there is nothing to recompute
     handle.unpatch()
-    ddit_ext.patch(pipe, schedule=2)  # training-free: no block differs
+    handle = ddit_ext.patch(pipe, schedule=2)  # training-free: no block differs
     call = gradient_call(pipe)
-    pipe.transformer(**call).sample.square().mean().backward()
+    with handle.run():
+        output = pipe.transformer(**call)
+    output.sample.square().mean().backward()
     assert call["hidden_states"].grad.isfinite().all()
 
 

@@ -135,13 +135,17 @@ def test_only_the_instance_is_wrapped():
     pipe = make_pipeline()
     before = FlowMatchEulerDiscreteScheduler.step
     signature = inspect.signature(pipe.scheduler.step)
+    run(pipe, make_call(steps=2))
+    attributes = vars(pipe.scheduler).keys()
     handle = ddit_ext.patch(pipe, schedule=1)
     run(pipe, make_call(steps=2))
     assert FlowMatchEulerDiscreteScheduler.step is before
     assert inspect.signature(pipe.scheduler.step) == signature
-    assert "step" in pipe.scheduler.__dict__
+    assert type(pipe.scheduler) is not FlowMatchEulerDiscreteScheduler
+    assert isinstance(pipe.scheduler, FlowMatchEulerDiscreteScheduler)
+    assert vars(pipe.scheduler).keys() == attributes
     handle.unpatch()
-    assert "step" not in pipe.scheduler.__dict__
+    assert type(pipe.scheduler) is FlowMatchEulerDiscreteScheduler
 
 
 def test_a_users_own_wrapper_stays():
@@ -175,7 +179,7 @@ def test_two_patched_pipelines_with_one_sampler(first):
             assert [step["scale"] for step in steps] == [1, 1, 1] + [scale] * 3
     handles[first].unpatch()
     handles[1 - first].unpatch()
-    assert "step" not in pipes[0].scheduler.__dict__
+    assert type(pipes[0].scheduler) is FlowMatchEulerDiscreteScheduler
     assert all(
         torch.equal(run(pipe, make_call(steps=6)), out) for pipe, out in zip(pipes, alone, strict=True)
     )

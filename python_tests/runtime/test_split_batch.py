@@ -95,16 +95,16 @@ def test_guidance_embedded_and_outputs_as_objects():
     """A transformer with a guidance input, called directly; its output is an object as without a patch."""
     pipe = make_pipeline()
     pipe.transformer = make_transformer(guidance_embeds=True)
-    ddit_ext.patch(pipe, schedule=ByScore(), batch="split")
+    handle = ddit_ext.patch(pipe, schedule=ByScore(), batch="split")
     loop = Loop(pipe, batch=BATCH)
     loop.arguments |= dict(return_dict=True, guidance=torch.tensor([1.0, 4.0, 9.0]))
     call = dict(loop.arguments, hidden_states=loop.latents, timestep=torch.full((BATCH,), 0.7))
-    hook = find_hook(pipe.transformer)
 
     def output(sizes):
-        pipe.transformer(**call)  # a step begins, at size 1; its second call is at the sizes set here
-        hook._sizes = sizes
-        return pipe.transformer(**call)
+        with handle.run():
+            pipe.transformer(**call)  # a step begins, at size 1; its second call is at the sizes set here
+            find_hook(pipe.transformer).watch.run.state.sizes = sizes
+            return pipe.transformer(**call)
 
     mixed = output([2, 1, 4])
     assert isinstance(mixed, Transformer2DModelOutput)
@@ -362,11 +362,13 @@ def test_guidance_in_one_call_of_twice_the_batch():
 
 def test_a_call_with_another_number_of_rows_raises():
     pipe = make_pipeline()
-    ddit_ext.patch(pipe, schedule=ByScore(), batch="split")
+    handle = ddit_ext.patch(pipe, schedule=ByScore(), batch="split")
     assert isinstance(pipe.transformer, FluxTransformer2DModel)
-    hook = find_hook(pipe.transformer)
     loop = Loop(pipe, batch=3)
-    loop.call(0.9)
-    hook.state.sizes = [1, 2]
-    with pytest.raises(NotImplementedError, match="batch='split': the sampler has 2 samples.* call has 3"):
+    with handle.run():
         loop.call(0.9)
+        find_hook(pipe.transformer).watch.run.state.sizes = [1, 2]
+        with pytest.raises(
+            NotImplementedError, match="batch='split': the sampler has 2 samples.* call has 3"
+        ):
+            loop.call(0.9)

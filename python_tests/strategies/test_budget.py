@@ -62,11 +62,11 @@ def test_the_next_run_knows_the_times_of_the_last(pipe):
     handle = ddit_ext.patch(pipe, schedule=Budget(2.0))
     call = make_call(rows=8, columns=8, steps=STEPS)
     timed(pipe, handle, call, overhead=0.03)
-    first = handle._hook.state._policies[0]._costs()
+    first = handle._hook.watch.run.state._policies[0]._costs()
     timed(pipe, handle, call, overhead=0.03)
     assert first[1] == pytest.approx(0.4)
     timed(pipe, handle, make_call(rows=4, columns=4, steps=STEPS), overhead=0.03)
-    assert handle._hook.state._policies[0]._costs() != first
+    assert handle._hook.watch.run.state._policies[0]._costs() != first
 
 
 def test_what_cannot_be_reached_raises_before_the_first_step(pipe):

@@ -120,8 +120,9 @@ def test_nothing_is_left_over(family):
     assert torch.equal(run(family, pipe, call), first)
     with pytest.raises(KeyboardInterrupt):
         run(family, pipe, call | {"callback_on_step_end": stop})
+    state = handle._hook.watch.run.state
     handle.unpatch()
-    assert not handle._hook.state.residuals._residuals and handle._hook.state._inputs._last is None
+    assert not state.residuals._residuals and state._inputs._last is None
     assert list(pipe.transformer.named_modules(remove_duplicate=False)) == modules
     assert torch.equal(run(family, pipe, call), expected)
 
@@ -148,7 +149,8 @@ def test_a_branch_that_was_not_called_before_is_computed():
 
     def step(*args, **kwargs):
         if handle._hook.watch.run.index in (1, 2) and not handle._hook.watch.run.repeats:
-            pipe.transformer(**dict(seen))
+            with handle.run(sampler=pipe.scheduler):
+                pipe.transformer(**dict(seen))
         return original(*args, **kwargs)
 
     pipe.scheduler.step = step
@@ -192,7 +194,7 @@ def test_weights_that_come_with_the_call_leave_a_step_without_a_signal(monkeypat
     check_here(torch.nn.Linear(2, 2), torch.zeros(1))
     pipe = make("flux")
     handle = ddit_ext.patch(pipe, schedule=TeaCache(math.inf))
-    original, calls = handle._hook.family.first_input, [0]
+    original, calls = handle._hook.parts[0].family.first_input, [0]
 
     def first_input(arguments):
         calls[0] += 1
@@ -200,7 +202,7 @@ def test_weights_that_come_with_the_call_leave_a_step_without_a_signal(monkeypat
             check_here(away, arguments["hidden_states"])
         return original(arguments)
 
-    monkeypatch.setattr(handle._hook.family, "first_input", first_input)
+    monkeypatch.setattr(handle._hook.parts[0].family, "first_input", first_input)
     with pytest.warns(UserWarning, match="no signal: the first block's input can't be told before a call"):
         run("flux", pipe, arguments("flux", False, STEPS))
     assert sizes_of(handle) == [1, 1, 0, 0, 0, 1]

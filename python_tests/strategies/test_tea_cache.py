@@ -47,7 +47,8 @@ def test_above_all_changes_only_the_ends_are_computed(family, guided):
     run(family, pipe, arguments(family, guided, STEPS))
     assert sizes_of(handle) == [1, 1, 0, 0, 0, 1]
     assert counts == [3 * (1 + guided)] * len(counts)
-    assert not handle._hook.state.residuals._residuals and handle._hook.state._inputs._last is None
+    state = handle._hook.watch.run.state
+    assert not state.residuals._residuals and state._inputs._last is None
 
 
 def test_the_scores_are_the_changes_of_the_modulated_input():
@@ -313,4 +314,5 @@ def test_with_sizes_a_report_and_a_second_run():
     assert data["steps_per_scale"] == {1: 1, 2: 2, 0: 3}
     assert data["steps"][0]["changes"] is None and all(step["changes"] for step in data["steps"][1:])
     assert f"change of the input {data['steps'][4]['changes'][0]:.1e}" in str(handle.report())
-    assert not handle._hook.state.residuals._residuals and handle._hook.state._inputs._last is None
+    state = handle._hook.watch.run.state
+    assert not state.residuals._residuals and state._inputs._last is None

@@ -10,7 +10,7 @@ import torch
 from processes import import_path
 from safetensors.torch import load_file
 
-PROGRAM = Path(__file__).with_name("kill_moments.py")
+PROGRAM = Path(__file__).parents[1] / "helpers" / "kill_moments.py"
 MOMENTS = int(os.environ.get("DDIT_KILL_MOMENTS", "2"))
 
 

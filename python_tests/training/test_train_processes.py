@@ -12,7 +12,7 @@ from training_process import mixed_sizes, train
 from ddit_ext.coarse import Adapter
 from ddit_ext.training.checkpoint import checkpoints
 
-PROGRAM = Path(__file__).with_name("training_process.py")
+PROGRAM = Path(__file__).parents[1] / "helpers" / "training_process.py"
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ class Interrupt:
     def __init__(self, at, kind, opcodes=False):
         self.at, self.kind, self.opcodes = at, kind, opcodes
         self.events = 0
-        self.raised = False
+        self.raised = self.locking = False
 
     def __call__(self, frame, event, argument):
         if "/ddit_ext/" not in frame.f_code.co_filename and "/torch/_dynamo/" not in frame.f_code.co_filename:
@@ -39,7 +39,9 @@ class Interrupt:
         return self.inside
 
     def inside(self, frame, event, argument):
-        if event == "line" or (event == "opcode" and not taking_the_lock(frame)):
+        # What is raised in front of a bytecode counts as raised by the one before it.
+        locking, self.locking = self.locking, event == "opcode" and taking_the_lock(frame)
+        if event == "line" or (event == "opcode" and not locking and not self.locking):
             self.events += 1
             if self.events == self.at:
                 self.raised = True

@@ -1,7 +1,7 @@
 """How close a run with coarse steps can come to the run without: oracles, adapter, training-free; and single calls.
 
-    python benchmarks/coarse_ceiling.py --side 128 --out benchmarks/results/coarse_ceiling_128.json
-    python benchmarks/coarse_ceiling.py --model flux --side 64 --schedule 2x8,1x20 --schedule 4x4,1x24
+    python benchmarks/studies/coarse_ceiling.py --side 128 --out benchmarks/studies/results/coarse_ceiling_128.json
+    python benchmarks/studies/coarse_ceiling.py --model flux --side 64 --schedule 2x8,1x20 --schedule 4x4,1x24
 
 The oracle is the base's own velocity with its low band kept and its detail replaced by the analytic residual: what an
 adapter that matches the low band perfectly would give. The blind oracle is the mean of that over noise inside the coarse
@@ -17,6 +17,9 @@ import platform
 from datetime import date
 from pathlib import Path
 
+import _front  # noqa: F401  (first: it makes the helpers importable)
+
+# isort: split
 import diffusers
 import torch
 from _coarse_runs import STEPS, Bench, Plan, halved, spread
@@ -37,7 +40,7 @@ SCHEDULES = (
     "4x12,1x16",
     "4x4,2x4,1x20",
 )
-SINGLE = (0, 2, 4, 6, 8, 10, 12, 14)
+SINGLE = (0, 3, 6, 9, 12)
 SCENE_SEED = 31_337
 
 
@@ -122,8 +125,9 @@ def main() -> None:
         },
         "runs": {},
     }
+    schedules = () if arguments.no_runs else arguments.schedule or SCHEDULES
     print(f"| PSNR to the run, dB | {' | '.join(sources)} |\n" + "|---" * (len(sources) + 1) + "|")
-    for text in arguments.schedule or SCHEDULES:
+    for text in schedules:
         plan = Plan.sizes(sizes_of(text))
         values = {}
         for name, source in sources.items():

@@ -1,6 +1,6 @@
 """Coarse calls early, forecasts between, full calls late: against forecasts alone, at several ratios of the calls' costs.
 
-    python benchmarks/coarse_then_forecast.py --side 128 --out benchmarks/results/coarse_then_forecast_128.json
+    python benchmarks/studies/coarse_then_forecast.py --side 128 --out benchmarks/studies/results/coarse_then_forecast_128.json
 
 Every plan runs with the oracle (a perfect low band) and with the adapter. Two yardsticks: PSNR to the run of all steps,
 and to the ODE's own sample. A plan's cost is counted in full calls, by ratios: how many coarse calls take as long as a
@@ -16,6 +16,9 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
+import _front  # noqa: F401  (first: it makes the helpers importable)
+
+# isort: split
 import diffusers
 import numpy as np
 import torch
@@ -157,6 +160,8 @@ def main() -> None:
     parser.add_argument(
         "--add-to", type=Path, default=None, help="an earlier result whose other rows are kept"
     )
+    parser.add_argument("--yardsticks", nargs="+", default=["run", "exact"], choices=("run", "exact"))
+    parser.add_argument("--no-forecasts", action="store_true", help="leave out the plans without coarse calls")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
 
@@ -180,9 +185,12 @@ def main() -> None:
         ]
         rows = [row for row in rows if row["kind"] == "forecast" or row["source"] not in arguments.sources]
     known = {row["plan"] for row in rows if row["kind"] == "forecast"}
-    for yardstick, reference in wanted.items():
+    for yardstick in arguments.yardsticks:
+        reference = wanted[yardstick]
         aims = yardstick == "exact"
         plans = {("forecast", name): plan for name, plan in forecasts(aims).items() if name not in known}
+        if arguments.no_forecasts:
+            plans = {}
         plans |= {("mixed", name): plan for name, plan in mixed(aims).items()}
         for (kind, name), plan in plans.items():
             for source in ("oracle",) if kind == "forecast" else arguments.sources:

@@ -1,0 +1,173 @@
+"""One transformer for several pipelines, threads and requests: each run as it is alone, or one error that says how."""
+
+import copy
+import sys
+import threading
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+from flux_pipelines import make_call, make_pipeline, make_scheduler, one_thread, run
+from loops import Loop
+
+import ddit_ext
+from ddit_ext.runtime.watched_sampler import plain_class
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+STEPS = 5
+STRATEGIES = {
+    "skipped": dict(schedule=[1, 1, 0, 1, 0]),
+    "coarse": dict(schedule=[1, 2, 4, 1, 2]),
+    "threshold": dict(threshold=1e9),
+    "forecast": dict(schedule=ddit_ext.Forecast(calls=3)),
+    "forecast of coarse steps": dict(schedule=ddit_ext.Forecast(calls=4, sizes=[1, 2, 1, 1])),
+}
+
+
+@pytest.fixture(autouse=True)
+def single_thread():
+    interval = sys.getswitchinterval()
+    with one_thread():
+        yield
+    sys.setswitchinterval(interval)
+
+
+def with_its_own_sampler(pipe, sampler=None):
+    other = FluxPipeline(**pipe.components | {"scheduler": sampler or make_scheduler()})
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+def scales(handle):
+    return [step["scale"] for step in handle.report().to_dict()["steps"]]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_eight_threads(name):
+    pipe = make_pipeline()
+    modules = dict(pipe.transformer.named_modules())
+    with ddit_ext.patch(pipe, **STRATEGIES[name]) as handle:
+        pipes = [pipe] + [with_its_own_sampler(pipe, copy.deepcopy(pipe.scheduler)) for _ in range(7)]
+        alone = [run(each, make_call(steps=STEPS, seed=seed)) for seed, each in enumerate(pipes)]
+        taken = scales(handle)
+        assert len(taken) == STEPS and len(set(taken)) > 1
+        wrong, errors, reports = [], [], []
+        sys.setswitchinterval(1e-5)
+
+        def serve(place, runs=20):
+            try:
+                for _ in range(runs):
+                    made = run(pipes[place], make_call(steps=STEPS, seed=place))
+                    if not torch.equal(made, alone[place]):
+                        wrong.append(place)
+                    reports.append(scales(handle) == taken)
+            except Exception as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=serve, args=(place,)) for place in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not errors and not wrong and len(reports) == 160 and all(reports)
+    assert dict(pipe.transformer.named_modules()) == modules
+    assert all(type(each.scheduler) is plain_class(type(each.scheduler)) for each in pipes)
+
+
+def test_pipelines_with_samplers_that_the_patch_has_never_seen():
+    """Made before or after the patch, each is followed as soon as it calls the transformer."""
+    pipe = make_pipeline()
+    before = with_its_own_sampler(pipe)
+    with ddit_ext.patch(pipe, schedule=[1, 1, 2, 1, 2]) as handle:
+        after = with_its_own_sampler(pipe)
+        want = run(pipe, make_call(steps=STEPS))
+        for other in (before, after):
+            assert torch.equal(run(other, make_call(steps=STEPS)), want)
+            assert scales(handle) == [1, 1, 2, 1, 2]
+    assert type(before.scheduler) is type(after.scheduler) is FlowMatchEulerDiscreteScheduler
+
+
+def test_two_threads_with_one_sampler_are_refused():
+    pipe = make_pipeline()
+    ddit_ext.patch(pipe, schedule=[1, 2, 1, 2])
+    inside, go_on = threading.Event(), threading.Event()
+    caught = []
+
+    def hold(pipe, index, timestep, kwargs):
+        if index == 1:
+            inside.set()
+            go_on.wait(60)
+        return kwargs
+
+    def first():
+        try:
+            run(pipe, make_call(steps=4) | {"callback_on_step_end": hold})
+        except RuntimeError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert inside.wait(60)
+    want = run(pipe, make_call(steps=4, seed=1))
+    go_on.set()
+    thread.join()
+    assert len(caught) == 1 and "give each pipeline a sampler of its own" in str(caught[0])
+    assert torch.equal(run(pipe, make_call(steps=4, seed=1)), want)
+
+
+@pytest.mark.parametrize("name", ["skipped", "coarse", "threshold"])
+def test_runs_that_take_turns_in_one_thread(name):
+    """Requests interleaved step by step, each with its own sampler."""
+
+    def loop(pipe, sampler, handle, seed):
+        sampler.set_timesteps(STEPS, mu=0.7)
+        mine = Loop(pipe)
+        mine.latents = torch.randn(mine.latents.shape, generator=torch.Generator().manual_seed(seed))
+        for t in sampler.timesteps:
+            with handle.run(sampler=sampler):
+                velocity = mine.call(float(t) / 1000)
+                mine.latents = sampler.step(velocity, t, mine.latents, return_dict=False)[0]
+            yield mine.latents
+
+    pipe = make_pipeline()
+    with ddit_ext.patch(pipe, **STRATEGIES[name]) as handle:
+        alone = []
+        for seed in range(3):
+            *_, last = loop(pipe, make_scheduler(), handle, seed)
+            alone.append(last)
+            assert len(set(scales(handle))) > 1
+        loops = [loop(pipe, make_scheduler(), handle, seed) for seed in range(3)]
+        for _ in range(STEPS):
+            turn = [next(each) for each in loops]
+        assert all(torch.equal(*pair) for pair in zip(turn, alone, strict=True))
+
+
+def test_turns_without_a_word_are_refused_where_they_are_ambiguous():
+    pipe = make_pipeline()
+    ddit_ext.patch(pipe, schedule=[1, 2, 1])
+    first, second = pipe.scheduler, copy.copy(pipe.scheduler)
+    for sampler in (first, second):
+        sampler.set_timesteps(3, mu=0.7)
+    with pytest.raises(RuntimeError, match=r"handle\.run\(sampler=\.\.\.\)"):
+        Loop(pipe).call(float(first.timesteps[0]) / 1000)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_a_request_with_a_copy_of_pipeline_and_sampler(name, duplicate):
+    pipe = make_pipeline()
+    plain = run(pipe, make_call(steps=STEPS))
+    handle = ddit_ext.patch(pipe, **STRATEGIES[name])
+    want = run(pipe, make_call(steps=STEPS))
+    taken, warned = scales(handle), handle.report().to_dict()["warnings"]
+    request = copy.copy(pipe)
+    request.scheduler = duplicate(pipe.scheduler)
+    for _ in range(2):
+        assert torch.equal(run(request, make_call(steps=STEPS)), want)
+        assert scales(handle) == taken and handle.report().to_dict()["warnings"] == warned
+    assert torch.equal(run(pipe, make_call(steps=STEPS)), want)
+    handle.unpatch()
+    assert torch.equal(run(pipe, make_call(steps=STEPS)), plain)
+    if "forecast" not in name:  # a copied ForecastScheduler goes on forecasting: it is a sampler of its own
+        assert torch.equal(run(request, make_call(steps=STEPS)), plain)
