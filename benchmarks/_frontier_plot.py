@@ -56,9 +56,19 @@ def plot(rows: Sequence[dict[str, Any]], path: Path, scene: Mapping[str, np.ndar
                 side.set(color=STRONG, linewidth=2)
     full = next(row for row in rows if row["line"] == "full")
     for axis, (measure, lines) in zip(lower.subplots(1, 2), LINES.items(), strict=True):
+        level = full["exact"]["mean"]
+        if (
+            measure == "exact"
+        ):  # of fewer prompts the difference to the full run counts: means differ by prompts
+            fewer = [row for row in rows if row["prompts"] < full["prompts"]]
+            rows = [
+                row | {"exact": {side: value + level for side, value in row["nearer"].items()}}
+                if row in fewer
+                else row
+                for row in rows
+            ]
         _chart(axis, rows, measure, lines)
         if measure == "exact":
-            level = full["exact"]["mean"]
             right = max(line.get_xdata()[-1] for line in axis.lines)
             axis.plot(
                 [axis.get_xlim()[0], right], [level] * 2, color="black", linewidth=1, linestyle=(0, (4, 3))
