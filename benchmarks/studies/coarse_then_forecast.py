@@ -161,7 +161,9 @@ def main() -> None:
         "--add-to", type=Path, default=None, help="an earlier result whose other rows are kept"
     )
     parser.add_argument("--yardsticks", nargs="+", default=["run", "exact"], choices=("run", "exact"))
-    parser.add_argument("--no-forecasts", action="store_true", help="leave out the plans without coarse calls")
+    parser.add_argument(
+        "--no-forecasts", action="store_true", help="leave out the plans without coarse calls"
+    )
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
 
