@@ -19,7 +19,7 @@ ALIKE = 50.0
 def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Structural similarity of each pair of uint8 pictures ``[n, H, W, 3]`` (Wang et al. 2004): float64 ``[n]``.
 
-    Of clips ``[n, F, H, W, 3]`` the mean over their frames.
+    For clips ``[n, F, H, W, 3]`` it is the mean over their frames.
     """
     pairs = zip(*(array.reshape(-1, *array.shape[-3:]) for array in (a, b)), strict=True)
     each = np.array([structural_similarity(x, y, channel_axis=-1) for x, y in pairs])

@@ -61,7 +61,7 @@ def interleaved(
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
     """The narrowest interval of the median from the order of the values alone that holds with 95 %.
 
-    Of fewer than 6 values no interval does: it is their whole range.
+    For fewer than 6 values no interval does: it is their whole range.
     """
     ordered = sorted(values)
     count = len(ordered)

@@ -58,7 +58,7 @@ class Kept:
         folder.mkdir(parents=True, exist_ok=True)
 
     def latents(self, method: Method) -> torch.Tensor:
-        """Of all batches; what is missing is run."""
+        """The latents of all batches; what is missing is run."""
         kept = self._load(method)
         for batch in self.made[len(kept["parts"]) :]:
             with multiply_adds(self.pipe) as done:
@@ -220,7 +220,7 @@ def _cell(value: dict[str, float] | None, digits: int) -> str:
 
 
 def processor_seconds(call: Callable[[], object]) -> float:
-    """Of one call, on all cores together: what other programs on the machine do changes it little."""
+    """Seconds of one call, on all cores together: what other programs on the machine do changes it little."""
     started = time.process_time()
     call()
     return time.process_time() - started

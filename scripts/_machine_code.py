@@ -184,7 +184,7 @@ def _blocks(instructions: tuple[Instruction, ...]) -> tuple[list[tuple[int, int]
 
 
 def _dominators(successors: list[list[int]]) -> list[set[int]]:
-    """Of each block, those that every way to it passes; of one that nothing reaches, none."""
+    """For each block, those that every way to it passes; of one that nothing reaches, none."""
     predecessors: list[list[int]] = [[] for _ in successors]
     order, stack, seen = [], [(0, iter(successors[0]))], {0}
     while stack:  # depth first, to go through the blocks in an order that converges at once

@@ -40,7 +40,7 @@ GPUS = (
 
 @dataclass(frozen=True)
 class Resources:
-    """Of a kernel, by the compiler."""
+    """What the compiler says of a kernel."""
 
     registers: int  # a thread
     shared: int  # static bytes a block

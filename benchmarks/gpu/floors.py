@@ -19,7 +19,7 @@ def bytes_of(*tensors: Tensor) -> int:
 
 
 def linear_flops(shape: Shape, batch: int, scale: int, lora: bool) -> int:
-    """Of `patch_embed` or `patch_deembed`: the product, and a LoRA where it is cheapest, merged into the weight or kept
+    """The FLOPs of `patch_embed` or `patch_deembed`: the product, and a LoRA where it is cheapest, merged into the weight or kept
     low-rank."""
     tokens, features, width = batch * shape.tokens(scale), shape.features(scale), shape.width
     merged, apart = features * width, tokens * (features + width)

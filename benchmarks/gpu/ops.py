@@ -160,7 +160,7 @@ def _prepare_quantiles(case: Case, device: str) -> Prepared:
 
 
 def allowed_error(dtype: torch.dtype) -> float:
-    """Of ||out - exact|| / ||exact||: twice the unit roundoff for the result's rounding and that of a merged
+    """The bound of ||out - exact|| / ||exact||: twice the unit roundoff for the result's rounding and that of a merged
 
     LoRA weight; in float32 the sums' own rounding, as in the tests.
     """

@@ -45,7 +45,7 @@ class Replay:
         return join(outputs)
 
     tokens = 256
-    """Of a call at size 1 of the embedded model."""
+    """The arithmetic of a call at size 1 of the embedded model."""
 
     def forget(self) -> None:
         self._seen.clear()

@@ -15,7 +15,7 @@ from ddit_ext.training.trainer import Trainer
 
 
 class StepMemory:
-    """Of the steps inside :meth:`watch`: the largest amount that one needed beyond what was there when it began.
+    """What the steps inside :meth:`watch` needed: the largest amount that one needed beyond what was there when it began.
 
     On a GPU as PyTorch's allocator counts it; with glibc by the resident pages of the process, elsewhere it is not known.
     Until :meth:`stop` glibc gives larger tensors pages of their own, which go back when they are freed: from the start,

@@ -24,10 +24,10 @@ struct Thread {
   void* stack_pointer;
   uint3 index;
   State state;
-  // Of a barrier
+  // Where it waits at a barrier
   const char* file;
   int line;
-  // Of a warp operation
+  // What it waits for in a warp operation
   WarpOperation operation;
   unsigned mask;
   uint64_t value;

@@ -24,7 +24,7 @@ namespace ddit_emulation {
 
 constexpr int kWarp = 32;
 
-// Of the thread that runs at the moment.
+// The thread that runs at the moment.
 inline uint3 thread_index, block_index;
 inline dim3 block_size, grid_size;
 

@@ -23,7 +23,7 @@ constexpr int kMostPatches = 256;  // of a block
 
 struct Moves {
   char *cells, *patches;
-  // Of the cells, in bytes; row and column of cells, y and x of pixels inside one.
+  // Strides of the cells, in bytes; row and column of cells, y and x of pixels inside one.
   int64_t sample_stride, frame_stride, row_stride, column_stride, channel_stride, y_stride, x_stride;
   cuda::FastDiv frames, patch_rows, patch_columns;
   cuda::FastDiv side, p;

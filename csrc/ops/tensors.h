@@ -35,7 +35,7 @@ Tensor reinterpret(const Tensor& tensor, const std::array<int64_t, axes>& sizes,
   return Tensor(made);
 }
 
-// Of as many elements: a view where the tensor is contiguous, a copy elsewhere.
+// The same elements in another shape: a view where the tensor is contiguous, a copy elsewhere.
 template <size_t axes>
 Tensor reshape(const Tensor& tensor, const std::array<int64_t, axes>& sizes) {
   if (tensor.is_contiguous()) return reinterpret(tensor, sizes, kernels::contiguous_strides(sizes));
@@ -47,7 +47,7 @@ inline Tensor transposed(const Tensor& matrix) {
   return reinterpret<2>(matrix, {matrix.size(1), matrix.size(0)}, {matrix.stride(1), matrix.stride(0)});
 }
 
-// Of m * n elements -> [n, m]: what transposed(reshape) gives, in one step.
+// m * n elements -> [n, m]: what transposed(reshape) gives, in one step.
 inline Tensor reshape_transposed(const Tensor& tensor, int64_t m, int64_t n) {
   if (tensor.is_contiguous()) return reinterpret<2>(tensor, {n, m}, {1, n});
   return transposed(reshape<2>(tensor, {m, n}));

@@ -48,7 +48,7 @@ def write(adapter: Adapter, folder: Path, dtype: torch.dtype | None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION)}
     replace_file(folder / TENSORS, lambda path: save_file(tensors, path, metadata))
-    # Of every size: one of rank 0 has none of the layers that another has.
+    # From every size: one of rank 0 has none of the layers that another has.
     lora = {name: low for weights in adapter.sizes.values() for name, low in weights.lora.items()}
     description = {
         "format": FORMAT,

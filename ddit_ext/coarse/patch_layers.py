@@ -10,7 +10,7 @@ from torch import nn
 from .errors import AdapterError
 
 Order = Literal["channel_major", "channel_fastest"]
-"""Of the features of a patch: (c, dy, dx) or (dy, dx, c)."""
+"""The order of a patch's features: (c, dy, dx) or (dy, dx, c)."""
 
 
 @dataclass(frozen=True)

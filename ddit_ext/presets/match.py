@@ -44,7 +44,7 @@ def identity(
 ) -> tuple[dict[str, Any], str]:
     """What a preset knows model and adapter by: `base` and `adapter` of a Preset.
 
-    Of a pipeline with two transformers a fingerprint by name, and the digests in that order, joined by "+".
+    A pipeline with two transformers has a fingerprint by name, and the digests in that order, joined by "+".
     """
     bases = {name: _fingerprint(transformer) for name, transformer in parts.items()}
     digests = [adapter_digest(weights[name] if weights else None) for name in parts]

@@ -92,7 +92,7 @@ class RunRecord:
         self.grid = grid.frames, grid.rows, grid.columns
 
     def arithmetic(self, tokens: int) -> float:
-        """Of a block at so many image tokens, in multiplications / 2·width: `token_cost` for a token's layers, and
+        """The arithmetic of a block at so many image tokens, in multiplications / 2·width: `token_cost` for a token's layers, and
         attention 2·tokens·width a token, of the text's as well."""
         tokens += self.text_tokens
         return tokens * (self.token_cost + tokens)

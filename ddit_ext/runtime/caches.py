@@ -144,7 +144,7 @@ class CacheContexts:
                 raise NotImplementedError(f"{self._name(hook)} with coarse patches: {wrong}")
 
     def _name(self, hook: ModelHook) -> str:
-        """Of the cache that a hook belongs to."""
+        """The name of the cache that a hook belongs to."""
         return type(hook).__name__ if self._config is None else type(self._config).__name__
 
     def _keep(self, labels: set[str]) -> None:
@@ -203,6 +203,6 @@ def _kind(thing: Any) -> str:
 
 
 def _label_of(name: str) -> str:
-    """Of a context, by its name."""
+    """The label in the name of a context."""
     _, mark, rest = name.rpartition(MARK)
     return mark + rest if mark else WHOLE

@@ -52,7 +52,7 @@ class SizedCall:
 
     @property
     def scales(self) -> list[int]:
-        """Of the passes, in their order."""
+        """The scales of the passes, in their order."""
         return list(self._groups)
 
     def enter(self, scale: int) -> dict[str, Any] | None:
@@ -75,7 +75,7 @@ class SizedCall:
         self._outputs.append((self._groups[scale], output))
 
     def output(self) -> Any:
-        """Of the whole call."""
+        """The output of the whole call."""
         return join(self._outputs) if len(self._outputs) > 1 else self._outputs[0][1]
 
 
@@ -99,7 +99,7 @@ def _at_size(
 
 
 def _label(scale: int, groups: dict[int, list[int]]) -> str:
-    """Of a size's caches. Empty for a whole call at size 1, whose caches are as they would be without a patch.
+    """The name of a size's caches. Empty for a whole call at size 1, whose caches are as they would be without a patch.
 
     Samples are named: in a split batch a size may have other samples at the next step.
     """

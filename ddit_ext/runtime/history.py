@@ -35,7 +35,7 @@ class History:
 
     @property
     def shape(self) -> torch.Size | None:
-        """Of the latents, None without any."""
+        """The shape of the latents; None without any."""
         return self._latents[0].shape if self._latents else None
 
     @property
@@ -60,7 +60,7 @@ class History:
         torch.add(newest, difference.detach(), alpha=1.0 if factor is None else factor, out=slot)
 
     def _slot(self, like: Tensor) -> Tensor:
-        """Of the newest latent, to be written: the oldest one's, or new memory."""
+        """Memory for the newest latent: the oldest one's, or new."""
         if self.ready:
             slot = self._latents.pop()
         else:

@@ -54,7 +54,7 @@ class Run:
         return self.read(self.timestep)
 
     def seen_alive(self, kind: str, result: Any) -> None:
-        """Of what a loop has just been given, a model's "output" or a sampler's "latent", it holds at least one.
+        """What a loop has just been given, a model's "output" or a sampler's "latent": it holds one of them at least.
 
         When both are gone without another call, the loop was left: what its steps would have needed is freed.
         """
@@ -151,7 +151,7 @@ def steps_by_euler(scheduler: Any) -> bool:
 
 
 def _first_tensor(result: Any) -> Tensor | None:
-    """Of what a model or a sampler returns: a tensor, a tuple or a diffusers output object."""
+    """The tensor in what a model or a sampler returns: a tensor, a tuple or a diffusers output object."""
     if isinstance(result, dict):
         result = tuple(result.values())
     if isinstance(result, tuple | list) and result:

@@ -25,7 +25,7 @@ MISMATCH = 0.01
 """A timestep in bf16 is off by up to 2**-8 of itself; one that is off by more is not this sampler's."""
 
 ROUNDING = 2**-8
-"""Of a timestep in bf16."""
+"""The relative error of a timestep in bf16."""
 
 SHARED = (
     "one sampler is used by two threads at once: give each pipeline a sampler of its own, such as "

@@ -212,7 +212,7 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def step_index(self) -> int | None:
-        """Of the next model call in `timesteps`; None before the first."""
+        """Index of the next model call in `timesteps`; None before the first."""
         return None if self._run is None else self._run.index
 
     @property
@@ -227,7 +227,7 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def plan(self) -> ForecastPlan | None:
-        """Of the current run; None before set_timesteps."""
+        """The plan of the current run; None before set_timesteps."""
         return None if self._run is None else self._run.places.plan
 
     @property

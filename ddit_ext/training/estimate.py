@@ -157,7 +157,7 @@ class _ShortModels:
             }
 
     def flops(self, call: dict[str, Any]) -> int:
-        """Of a forward of the whole model."""
+        """FLOPs of a forward of the whole model."""
         least = _count(self._least, call)
         more = {name: _count(model, call) - least for name, model in self._deeper.items()}
         return least + sum((depth - 1) * more[name] for name, depth in self._depths.items())
@@ -220,7 +220,7 @@ def _meta_call(family: Family, settings: TrainSettings, scale: int) -> tuple[dic
 
 
 def _bytes(tensors: list[Any], size: int) -> int:
-    """Of one sample's tensors, each number in `size` bytes."""
+    """Bytes of one sample's tensors, each number in `size` bytes."""
     return sum(tensor.numel() for tensor in tensors) * size
 
 

@@ -85,7 +85,7 @@ def test_references_enter_a_coarse_call_as_they_are(name):
 
 
 def positions_of(rotary):
-    """Of the image: Qwen has a table for it and one for the text; FLUX.2 cosines and sines of both, text first."""
+    """The image's positions: Qwen has a table for it and one for the text; FLUX.2 cosines and sines of both, text first."""
     image, other = rotary
     return image if image.is_complex() else torch.stack([image, other], -1)
 

@@ -88,7 +88,7 @@ CONFIGS = {
     "sea": sea,
 }
 SHARE_ONE_STATE = ("pyramid", "faster")
-"""Of these one state serves the branches of guidance, in a call at size 1 as diffusers has it."""
+"""One state of these serves the branches of guidance, in a call at size 1 as diffusers has it."""
 
 
 def make(family: str) -> Any:

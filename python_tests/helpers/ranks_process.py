@@ -16,12 +16,12 @@ import flux_pipelines
 import torch
 import torch.distributed as dist
 import wan_pipelines
-from ddit_ext.calibration.runner import Runner, Setting
 from diffusers import ContextParallelConfig, ParallelConfig
 from processes import fork
 
 import ddit_ext
 from ddit_ext import Budget, Forecast, TeaCache, Threshold, policies
+from ddit_ext.calibration.runner import Runner, Setting
 from ddit_ext.coarse import Adapter
 from ddit_ext.families import family_for
 

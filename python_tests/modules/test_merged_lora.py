@@ -42,7 +42,7 @@ def reference(pipe, adapter, call, **settings):
 
 
 def layers_of(handle):
-    """Of the part's sizes, the merged copies by name."""
+    """The merged copies of the part's sizes, by name."""
     return [kept for kept in handle._hook.parts[0].family.low_rank._merged.values() if kept]
 
 

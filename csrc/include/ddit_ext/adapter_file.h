@@ -34,7 +34,7 @@ struct ScaleSpec {
   bool refinement_tokens = false;  // whether the perceptron reads the tokens that leave the blocks
 };
 
-// Of one linear layer of the transformer.
+// The sizes of one linear layer of the transformer.
 struct LoraLayer {
   int64_t in_features = 0, out_features = 0;
 };

@@ -36,7 +36,7 @@ class BudgetPolicy : public SignalPolicy {
   const std::vector<double>& costs() const { return costs_; }
   double target_speedup() const { return target_speedup_; }
   const Scores& reference() const { return reference_; }
-  // Of the last step that had a signal; 0 before.
+  // The threshold of the last step that had a signal; 0 before.
   double threshold() const { return threshold_; }
   // Cost of the decisions of this run so far.
   double spent() const { return spent_; }

@@ -34,7 +34,7 @@ class StackedPolicy : public Policy {
   int64_t decide(int64_t step, const Scores& scores) override { return sizes_->decide(step, scores); }
 
   const std::vector<int64_t>& per_sample() const override { return sizes_->per_sample(); }
-  // Of `sizes`; the changes are wanted where it skips().
+  // That of `sizes`; the changes are wanted where it skips().
   bool needs_signal() const override { return sizes_->needs_signal(); }
   const std::vector<int64_t>& scales() const override { return sizes_->scales(); }
   bool skips() const override { return skip_.skips(); }

@@ -42,7 +42,7 @@ struct Sources {
     return third_difference(to_float(*z[0]), to_float(*z[1]), to_float(*z[2]), to_float(*z[3]));
   }
 
-  // Of this pixel and its right neighbour.
+  // The differences of this pixel and its right neighbour.
   __device__ __forceinline__ void differences(float* out) const {
     Pair<T> pair[4];
 #pragma unroll

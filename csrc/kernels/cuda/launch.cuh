@@ -38,7 +38,7 @@ int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_
   return returned(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
 }
 
-// Of the current device; 1 where it can't be asked, and the launch will say why.
+// Multiprocessors of the current device; 1 where it can't be asked, and the launch will say why.
 inline int multiprocessors() {
   int device = 0, count = 0;
   cudaGetDevice(&device);

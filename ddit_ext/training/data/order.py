@@ -38,7 +38,7 @@ class Order:
         return size, int(self._permutations[size][1][position])
 
     def _stretch(self, number: int) -> tuple[int, int]:
-        """Of stretch ``number`` of the run: its size, and how many of that size come before it."""
+        """Stretch ``number`` of the run: its size, and how many of that size come before it."""
         latest = self._together * (number + 1)  # one sample in all would have been passed through so often
         through = bisect_right(range(latest + 1), number, key=self._before) - 1
         if self._deck[0] != through:
