@@ -11,12 +11,9 @@ number of model calls.
 from __future__ import annotations
 
 import argparse
-import datetime
-import sys
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from _quality import bootstrap
@@ -24,7 +21,6 @@ from _runs import Method, batches, decode, run
 from _timing import write_json
 from diffusers import UniPCMultistepScheduler
 
-import ddit_ext
 from ddit_ext import ForecastScheduler, embedded
 from ddit_ext.fidelity import psnr
 
@@ -125,18 +121,8 @@ def main() -> None:
             )
             print(markdown(rows[-1:]).splitlines()[-1], flush=True)
     if arguments.out:
-        versions = {
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "ddit_ext": ddit_ext.__version__,
-        }
-        about = {
-            "prompts": arguments.prompts,
-            "steps": arguments.steps,
-            "exact": arguments.exact,
-            "date": str(datetime.date.today()),
-        }
-        write_json(arguments.out, {"about": about | versions, "rows": rows})
+        about = {"prompts": arguments.prompts, "steps": arguments.steps, "exact steps": arguments.exact}
+        write_json(arguments.out, {"about": about, "rows": rows})
         arguments.out.with_suffix(".md").write_text(markdown(rows))
 
 
