@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument(
         "--no-oracle", action="store_true", help="leave out the oracle and the training-free runs"
     )
+    parser.add_argument("--no-runs", action="store_true", help="leave out the runs")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
 
