@@ -254,9 +254,8 @@ class Family(ModelFamily, ABC):
         self.check_ranks(grid, weights.scale)
         step = weights.prepare(self.cells(arguments, grid), sigma)
         rewritten, replacements = self._rewrite(arguments, weights, grid, step)
-        changes.swap(
-            self.transformer, replacements | self.low_rank.of(self.transformer, weights, weights.lora)
-        )
+        self.low_rank.enter(changes, self.transformer, weights, lambda: weights.lora)
+        changes.swap(self.transformer, replacements)
         for name, value in self.attributes(weights).items():
             changes.put(vars(self.transformer), name, value)
         return arguments | rewritten

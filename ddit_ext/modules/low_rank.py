@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from .lora import LowRank, LowRankLinear
-from .merged_lora import MergedLinear, why_not_merged
+from .merged_lora import MergedLinear, stamp, why_not_merged
+from .swap import Changes
+
+
+class Places:
+    """Where stand-ins go in one transformer. stand_ins: by the dotted names of its layers."""
+
+    def __init__(self, transformer: nn.Module, stand_ins: Mapping[str, nn.Module]) -> None:
+        on_the_way: dict[tuple[int, str], tuple[dict[str, Any], str, Any]] = {}
+        self._stand_ins: list[tuple[dict[str, Any], str, nn.Module]] = []
+        self.bases: list[nn.Module] = []
+        self.low_ranks: list[LowRank] = []
+        self.stamp: tuple = ()
+        for name, stand_in in stand_ins.items():
+            module = transformer
+            for part in name.split("."):
+                held = module._modules
+                on_the_way[id(held), part] = (held, part, held[part])
+                module = held[part]
+            self._stand_ins.append((held, part, stand_in))
+            self.bases.append(module)
+        self._found = list(on_the_way.values())
+
+    def hold(self) -> bool:
+        """Whether all modules are still where they were."""
+        return all([held.get(part) is module for held, part, module in self._found])
+
+    def enter(self, changes: Changes) -> None:
+        """Put the stand-ins there until `changes.undo()`."""
+        for held, part, stand_in in self._stand_ins:
+            changes.put(held, part, stand_in)
 
 
 class LowRankLayers:
@@ -26,6 +57,7 @@ class LowRankLayers:
         self.merge = False
         self.unmerged: dict[str, str] = {}
         self._remark: Callable[[str], None] | None = None
+        self._places: WeakKeyDictionary[nn.Module, Places] = WeakKeyDictionary()
         self._beside: WeakKeyDictionary[nn.Module, dict[str, LowRankLinear]] = WeakKeyDictionary()
         self._merged: WeakKeyDictionary[nn.Module, dict[str, MergedLinear]] = WeakKeyDictionary()
 
@@ -45,12 +77,44 @@ class LowRankLayers:
             )
         return layers
 
+    def enter(
+        self,
+        changes: Changes,
+        transformer: nn.Module,
+        weights: nn.Module,
+        lora: Callable[[], Mapping[str, LowRank]],
+    ) -> None:
+        """Put the stand-ins of a call with `weights` in place, until `changes.undo()`. lora: gives what belongs to them.
+
+        Where they go is looked up once. A call compares objects: the modules on the way to each layer, and the layer.
+        """
+        places = self._places.get(weights)
+        if places is None or not places.hold() or (self.merge and not self._as_merged(transformer, places)):
+            places = None
+            self._places.pop(weights, None)  # first: there may be no room for two merged copies
+            low_ranks = lora()
+            places = Places(transformer, self.of(transformer, weights, low_ranks))
+            if self.merge:
+                places.stamp = self._stamp(transformer, places, low_ranks.values())
+            self._places[weights] = places
+        places.enter(changes)
+
+    def _as_merged(self, transformer: nn.Module, places: Places) -> bool:
+        """Whether copies that were merged would be the same now; False where some could not be, which a run is told."""
+        return not self.unmerged and places.stamp == self._stamp(transformer, places, places.low_ranks)
+
+    def _stamp(self, transformer: nn.Module, places: Places, low_ranks: Iterable[LowRank]) -> tuple:
+        places.low_ranks = list(low_ranks)
+        state = torch.is_grad_enabled(), hasattr(transformer, "_hf_hook")
+        return *state, *map(stamp, places.bases, places.low_ranks)
+
     def begin_run(self, transformer: nn.Module, remark: Callable[[str], None]) -> None:
         """Free merged copies whose base has changed, also where only its numbers did.
 
         Waits for the device: once a run, not once a call. remark: is told what can't be merged in this run.
         """
         self._remark = remark
+        self._places.clear()
         for kept in self._merged.values():
             compared = {}
             for name, merged in list(kept.items()):
@@ -68,6 +132,7 @@ class LowRankLayers:
     def clear(self) -> None:
         """Free everything that is kept."""
         self._remark = None
+        self._places.clear()
         self._beside.clear()
         self._merged.clear()
 

@@ -73,6 +73,25 @@ def sample(weight: Tensor) -> Tensor:
     return flat[:: max(1, flat.numel() // SAMPLED) | 1].clone()  # an odd step: not one column alone
 
 
+def stamp(base: nn.Module, low_rank: LowRank) -> tuple | object:
+    """Equal as long as a merge would give the same, and is possible as it was; read without a look at any element."""
+    own = vars(base)
+    weight, bias = own["_parameters"].get("weight"), own["_parameters"].get("bias")
+    factors = vars(low_rank)["_parameters"]
+    try:
+        return (
+            id(bias),
+            low_rank.scale,
+            factors["a"].requires_grad,
+            _version(weight),
+            _version(factors["a"]),
+            _version(factors["b"]),
+            not own["_forward_hooks"] and not own["_forward_pre_hooks"] and "forward" not in own,
+        )
+    except (AttributeError, RuntimeError):  # no weight, or one without a memory of its own
+        return object()
+
+
 def _state(base: nn.Linear, low_rank: LowRank) -> tuple:
     return (id(base.bias), low_rank.scale, *map(_version, (base.weight, low_rank.a, low_rank.b)))
 
