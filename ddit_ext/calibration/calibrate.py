@@ -22,7 +22,7 @@ from ..presets import Candidate, Preset
 from ..presets.match import identity, plain_config
 from ..runtime import patch
 from ..runtime.denoisers import TRAINING_FREE, find_denoisers, find_parts, give_weights
-from ..strategies import DEFAULT_QUANTILE, DEFAULT_SCALES, checks
+from ..strategies import DEFAULT_QUANTILE, DEFAULT_SCALES, Fixed, checks
 from .pictures import first_frames
 from .reference import Reference, dense, median_step
 from .runner import Runner, Setting, quiet
@@ -208,12 +208,17 @@ def _preset(pipe: Any, weights: dict[str, Adapter] | None, search: Search, chose
     first, setting = reference.run(0), Setting(chosen.steps, chosen.strategy)
     done = search.runs[setting]
     tried = sorted(search.tried.values(), key=lambda candidate: (-candidate.psnr, candidate.words()))
+    plain = [one for one in tried if isinstance(one.strategy, Fixed) and not one.strategy.coarse]
+    shown = {one: Setting(one.steps, one.strategy) for one in plain if one.steps != chosen.steps}
+    rivals = {one: kept for one, kept in list(shown.items())[:1] if kept in search.shown}
     pictures = {}
     for number, (whole, fast) in enumerate(
         zip(first_frames(first.pictures), search.shown[setting], strict=True)
     ):
-        pictures[f"full sample {number + 1}"] = whole
-        pictures[f"chosen {number + 1}"] = fast
+        pictures[f"full run, sample {number + 1}"] = whole
+        pictures[f"chosen, sample {number + 1}"] = fast
+        for other, drawn in rivals.items():
+            pictures[f"{other.steps} plain steps, sample {number + 1}"] = search.shown[drawn][number]
     models = {name: getattr(module, "_orig_mod", module) for name, module in find_denoisers(pipe).items()}
     base, digest = identity(models, weights)
     return Preset(

@@ -64,7 +64,9 @@ def add(subcommands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Calibrate, write the preset, print what was chosen and what was tried."""
     from ..calibration import calibrate
+    from .quiet import quieten
 
+    quieten()
     prompts = read_prompts(arguments.prompts)
     for path in (arguments.out, arguments.html):
         if path is not None and not path.resolve().parent.is_dir():

@@ -36,6 +36,7 @@ svg .ring { fill: none; stroke: var(--ink); stroke-width: 2; }
 th, td { text-align: right; padding: .28rem .6rem; border-bottom: 1px solid var(--line);
   font-variant-numeric: tabular-nums; white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; } th:first-child, td:first-child { text-align: left; }
+td:first-child { white-space: normal; min-width: 9rem; }
 tr.marked { background: var(--mark); font-weight: 600; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: .8rem; }
 .pictures figure { margin: 0; } .pictures img { width: 100%; border-radius: 6px; }

@@ -19,6 +19,9 @@ KINDS = {
     "TeaCache": ("#2e8b57", "steps skipped"),
     "Forecast": ("#b8860b", "steps forecast"),
 }
+OUTLIERS = 2
+"""A point beyond so many times the target is drawn at the edge: a stalled run would squeeze all others."""
+
 FEWER = ("#3b4cc0", "fewer steps")
 """Colour and name of each kind of candidate."""
 
@@ -66,10 +69,12 @@ def _chart(preset: Preset) -> str:
         whole=False,
     )
     chart.rule(preset.target_speedup, "#888888", "asked for")
+    most = OUTLIERS * preset.target_speedup
     for candidate in preset.candidates:
-        hint = f"{candidate.words()}: {candidate.speed:.2f}×, {candidate.psnr:.1f} dB"
+        beyond = " (drawn at the edge)" if candidate.speed > most else ""
+        hint = f"{candidate.words()}: {candidate.speed:.2f}×, {candidate.psnr:.1f} dB{beyond}"
         colour, kind = _kind(candidate)
-        place = (candidate.speed, candidate.psnr)
+        place = (min(candidate.speed, most), candidate.psnr)
         chart.dot(place, colour, hint, label=kind, marked=preset.chose(candidate))
     return chart.svg() + "<p class='lead'>The ring marks what was chosen.</p>"
 

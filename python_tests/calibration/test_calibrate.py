@@ -67,8 +67,8 @@ def test_the_figures_are_those_of_the_run(pipe, preset):
         assert len(handle.report().to_dict()["steps"]) == preset.run_steps
     assert preset.speed == pytest.approx(np.median([STEPS * COST[1] / 1000 / taken for taken in seconds]))
     assert preset.psnr == pytest.approx(psnr(np.concatenate(fast), np.concatenate(full)).mean())
-    np.testing.assert_array_equal(preset.pictures["full sample 1"], full[0][0])
-    np.testing.assert_array_equal(preset.pictures["chosen 1"], fast[0][0])
+    np.testing.assert_array_equal(preset.pictures["full run, sample 1"], full[0][0])
+    np.testing.assert_array_equal(preset.pictures["chosen, sample 1"], fast[0][0])
 
 
 def test_the_closest_that_is_fast_enough_is_chosen(preset):

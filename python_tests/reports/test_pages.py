@@ -140,7 +140,7 @@ def test_samples_that_differ_get_strips_of_their_own(tmp_path):
 def test_page_of_a_preset(tmp_path):
     preset = make_preset(make_pipeline())
     picture = np.zeros((8, 8, 3), np.uint8)
-    preset.html(tmp_path / "preset.html", {"full sample 1": picture, "chosen 1": picture})
+    preset.html(tmp_path / "preset.html", {"full run, sample 1": picture, "chosen, sample 1": picture})
     text, document = read(tmp_path / "preset.html")
     assert text.count('class="ring"') == 1 and text.count("<circle") == 2 + 1
     assert "6 steps: 1 at scale 4, 2 at scale 2, 3 at scale 1: 2.05×, 31.0 dB" in text
