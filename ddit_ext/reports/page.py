@@ -38,6 +38,9 @@ th, td { text-align: right; padding: .28rem .6rem; border-bottom: 1px solid var(
 th { color: var(--soft); font-weight: 500; } th:first-child, td:first-child { text-align: left; }
 td:first-child { white-space: normal; min-width: 9rem; }
 tr.marked { background: var(--mark); font-weight: 600; }
+@media (max-width: 560px) { body { margin: 1rem auto; } svg text { font-size: 18px; } table { font-size: .8rem; }
+  th, td { padding: .25rem .3rem; } td:first-child { min-width: 6rem; }
+  td:nth-child(2):last-child { white-space: normal; overflow-wrap: anywhere; } }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: .8rem; }
 .pictures figure { margin: 0; } .pictures img { width: 100%; border-radius: 6px; }
 .pictures img.small { image-rendering: pixelated; }
