@@ -45,7 +45,9 @@ class Run:
         self.timestep: Tensor | None = None  # of the current step, as the transformer was told
         self.repeats = 0  # further calls of the current step
         self._holders: dict[str, weakref.ref[Tensor]] = {}
-        self.offset = 0.0  # between the first step's σ as the sampler has it and as the transformer was told
+        # Between the first step's σ as the sampler has it and as the transformer was told; infinite where the two are of
+        # different kinds, as Cosmos' σ / (1 + σ).
+        self.offset = 0.0
 
     @property
     def told(self) -> float:
@@ -56,7 +58,8 @@ class Run:
     def seen_alive(self, kind: str, result: Any) -> None:
         """What a loop has just been given, a model's "output" or a sampler's "latent": it holds one of them at least.
 
-        When both are gone without another call, the loop was left: what its steps would have needed is freed.
+        When both are gone without another call, the loop was left: what its steps would have needed is freed. Before the
+        sampler's first step nothing follows from a lost output: guidance makes another tensor of it.
         """
         tensor = _first_tensor(result)
         if tensor is None:
@@ -68,6 +71,7 @@ class Run:
             if (
                 left is not None
                 and left.state is not None
+                and "latent" in left._holders
                 and all(r() is None for r in left._holders.values())
             ):
                 left.state.clear()

@@ -8,6 +8,7 @@ run is no business of the patch.
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Callable, Collection
@@ -217,7 +218,7 @@ class SamplerWatch:
         if run is None:
             if by_pipeline and line.thread not in (None, me):
                 raise RuntimeError(SHARED)
-            run = self._begin(sampler, latents, timestep, family)
+            run = self._begin(sampler, latents, timestep, family, by_pipeline)
             if run is not None:
                 line.run, run.by_pipeline = run, by_pipeline
             return run, True
@@ -280,13 +281,20 @@ class SamplerWatch:
         return found[0] if found else None
 
     @staticmethod
-    def _begin(sampler: Any, latents: Tensor, timestep: Tensor, family: Family) -> Run | None:
+    def _begin(
+        sampler: Any, latents: Tensor, timestep: Tensor, family: Family, by_pipeline: bool
+    ) -> Run | None:
         """The run that this call begins; None where the sampler is not at its noise level."""
         told = family.told(timestep)
         timesteps = getattr(sampler, "timesteps", None)
         first = _entry(sampler, told, family)
         if first is None:
-            return None
+            if not by_pipeline or not _has_steps_left(sampler):
+                return None
+            # The pipeline tells its transformer other noise levels than its sampler has: where it entered is seen later.
+            run = Run(sampler, timesteps, latents.shape, [], family)
+            run.offset = math.inf
+            return run
         levels = noise_levels(sampler, timesteps)[first:]
         run = Run(sampler, timesteps, latents.shape, levels, family)
         run.offset = abs(levels[0] - told)
@@ -334,8 +342,8 @@ def _entry(sampler: Any, told: float, family: Family) -> int | None:
     if not isinstance(timesteps, Tensor) or timesteps.ndim != 1:
         return None
     levels, first = noise_levels(sampler, timesteps), _first_step(sampler)
-    if first >= len(levels):
-        return None  # all of its steps are done
+    if not _has_steps_left(sampler):
+        return None
     if abs(levels[first] - told) <= MISMATCH:
         return first
     # Video-to-video enters later without saying so, and so may a loop.
@@ -344,6 +352,11 @@ def _entry(sampler: Any, told: float, family: Family) -> int | None:
         return nearest
     stated = [family.told(t) for t in timesteps.cpu()]
     return stated.index(told) if told in stated else None
+
+
+def _has_steps_left(sampler: Any) -> bool:
+    timesteps = getattr(sampler, "timesteps", None)
+    return isinstance(timesteps, Tensor) and timesteps.ndim == 1 and _first_step(sampler) < len(timesteps)
 
 
 def _same_list(before: Any, now: Any) -> bool:

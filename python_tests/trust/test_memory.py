@@ -40,6 +40,7 @@ def fail(pipe, index, timestep, kwargs):
 @pytest.mark.parametrize(
     "settings", [SKIP, dict(schedule=2), dict(threshold=1e9), dict(schedule=ddit_ext.Forecast(calls=3))]
 )
+@pytest.mark.parametrize("count", [8, pytest.param(200, marks=pytest.mark.slow)])
 def test_runs_and_aborted_runs_are_flat(settings, count):
     pipe = make_pipeline()
     handle = ddit_ext.patch(pipe, **settings)
