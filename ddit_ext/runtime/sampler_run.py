@@ -13,6 +13,9 @@ from ..families import Family
 from .history import History
 from .watched_sampler import plain_class
 
+MISMATCH = 0.01
+"""A timestep in bf16 is off by up to 2**-8 of itself; one that is off by more is not this sampler's."""
+
 
 class Run:
     """One denoising run: `index` is its current step, `total` its number of steps (0: unknown)."""
@@ -81,6 +84,14 @@ class Run:
     def noise_level_of(self, step: int) -> float | None:
         """σ in [0, 1] of a step as the sampler has it; None where only the timestep is known."""
         return self.levels[step] if step < len(self.levels) else None
+
+    def is_at(self, step: int, told: float) -> bool:
+        """Whether a call at σ = `told` may be one of `step`: by the sampler's σ or by its timestep, which may differ."""
+        level = self.noise_level_of(step)
+        if level is None or abs(level - told) <= max(MISMATCH, self.offset):
+            return True
+        stated = self.timesteps[len(self.timesteps) - len(self.levels) + step]
+        return abs(self.read(stated) - told) <= MISMATCH
 
     @property
     def noise_level(self) -> float | None:

@@ -19,11 +19,8 @@ from torch import Tensor, nn
 
 from ..families import Family
 from .callers import calling_pipeline
-from .sampler_run import Run, noise_levels
+from .sampler_run import MISMATCH, Run, noise_levels
 from .watched_sampler import leave_sampler, watch_sampler
-
-MISMATCH = 0.01
-"""A timestep in bf16 is off by up to 2**-8 of itself; one that is off by more is not this sampler's."""
 
 ROUNDING = 2**-8
 """The relative error of a timestep in bf16."""
@@ -231,9 +228,9 @@ class SamplerWatch:
             return (run, False) if run.same_timestep(timestep) else (None, False)
         if run.thread != me and by_pipeline:
             raise RuntimeError(SHARED)
-        if run.noise_level_of(run.done) is not None and (not by_pipeline or timestep.device.type == "cpu"):
-            if abs(run.noise_level_of(run.done) - family.told(timestep)) > max(MISMATCH, run.offset):
-                return None, False
+        readable = not by_pipeline or timestep.device.type == "cpu"  # on a GPU reading it would wait
+        if readable and not run.is_at(run.done, family.told(timestep)):
+            return None, False
         run.thread = me
         return run, True
 
@@ -272,8 +269,7 @@ class SamplerWatch:
             elif run.done == run.index:
                 fits = run.told == told
             else:
-                level = run.noise_level_of(run.done)
-                fits = level is not None and abs(level - told) <= max(MISMATCH, run.offset)
+                fits = run.noise_level_of(run.done) is not None and run.is_at(run.done, told)
             if fits:
                 found.append(sampler)
         if len(found) > 1:
