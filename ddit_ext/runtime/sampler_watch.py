@@ -154,16 +154,17 @@ class SamplerWatch:
 
     def called(self, name: str, sampler: Any, method: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         """A sampler's method, called as it is and looked at."""
-        inside = vars(self._local).setdefault("inside", set())
-        if (
-            self.removed or (name, id(sampler)) in inside
-        ):  # what was put on the instance calls what stood there before
+        inside, this = vars(self._local).setdefault("inside", set()), (name, id(sampler))
+        if self.removed or this in inside:  # what was put on the instance calls what stood there before
             return method(*args, **kwargs)
-        inside.add((name, id(sampler)))
         try:
-            result = method(*args, **kwargs)
-        finally:
-            inside.discard((name, id(sampler)))
+            try:
+                inside.add(this)
+                result = method(*args, **kwargs)
+            finally:
+                inside.discard(this)
+        finally:  # once more: the interrupt may have come while that was done
+            inside.discard(this)
         with self.lock:
             line = self.follow(sampler)
             if line is not None and not self.removed:
