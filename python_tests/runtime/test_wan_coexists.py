@@ -186,8 +186,8 @@ def test_tensor_parallel_raises():
 def test_gradient_checkpointing_in_a_patched_call():
     pipe = make_pipeline()
     pipe.transformer.enable_gradient_checkpointing()
-    ddit_ext.patch(pipe, trained_adapter(pipe.transformer), schedule=2)
-    with pytest.raises(NotImplementedError, match="inside WanFamily.coarse"):
+    handle = ddit_ext.patch(pipe, trained_adapter(pipe.transformer), schedule=2)
+    with handle.run(total=1), pytest.raises(NotImplementedError, match="inside WanFamily.coarse"):
         pipe.transformer(
             hidden_states=torch.randn(1, 16, 1, 4, 4),
             timestep=torch.tensor([500.0]),
