@@ -70,7 +70,9 @@ def _watched_class(plain: type, watches: tuple[SamplerWatch, ...]) -> type:
             "__deepcopy__": _copied,
             "__reduce_ex__": _reduced,
         }
-        if not hasattr(plain, "scale_model_input"):  # Bria asks every other class than FlowMatchEuler itself for it
+        if not hasattr(
+            plain, "scale_model_input"
+        ):  # Bria asks every other class than FlowMatchEuler itself for it
             body["scale_model_input"] = lambda self, sample, *_: sample
         known[key] = types.new_class(plain.__name__, (plain,), exec_body=lambda space: space.update(body))
     return known[key]

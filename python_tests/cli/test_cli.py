@@ -125,7 +125,10 @@ def test_calibrate_passes_everything_on(prompts, tmp_path, monkeypatch, capsys):
     assert ddit_ext.Preset.load(out) == preset
     assert page.read_text().startswith("<!doctype html>")
     told = capsys.readouterr().out
-    assert preset.explanation in told and f"wrote {out}, {page}. Use it with ddit_ext.patch(pipe, 'folder'" in told
+    assert (
+        preset.explanation in told
+        and f"wrote {out}, {page}. Use it with ddit_ext.patch(pipe, 'folder'" in told
+    )
 
 
 def test_an_embedded_model_brings_its_adapter():

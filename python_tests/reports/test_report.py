@@ -141,7 +141,9 @@ def record(*steps, **settings):
 
 
 def test_the_first_line_says_what_was_done_and_how_fast_it_was():
-    forecast = record((1, 1.0), (1, 1.0), (0, 0.0), (1, 1.0), (0, 0.0), (0, 0.0), forecasts=True, target_speedup=2.5)
+    forecast = record(
+        (1, 1.0), (1, 1.0), (0, 0.0), (1, 1.0), (0, 0.0), (0, 0.0), forecasts=True, target_speedup=2.5
+    )
     line, second = Report(forecast).to_dict()["summary"]
     assert line == "3 of 6 steps computed, 3 at scale 1, 2.00 times as fast by step times, 2.5 asked for"
     assert second.startswith("3.00 s, 2.00 times less arithmetic in the transformer")

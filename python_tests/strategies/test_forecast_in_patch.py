@@ -107,7 +107,10 @@ def test_a_sampler_that_the_user_put_there_stays():
     handle = ddit_ext.patch(pipe)
     other = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.base.config)
     pipe.scheduler = other
-    with pytest.warns(UserWarning, match="nothing is forecast: the pipeline that calls has a FlowMatchEulerDiscreteScheduler"):
+    with pytest.warns(
+        UserWarning,
+        match="nothing is forecast: the pipeline that calls has a FlowMatchEulerDiscreteScheduler",
+    ):
         run_flux(pipe, make_call(steps=4))
     handle.unpatch()
     assert pipe.scheduler is other

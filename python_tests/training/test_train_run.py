@@ -161,7 +161,9 @@ def test_the_estimate_counts_the_real_models_parameters():
     assert flux.flops_per_sample == flux.flops[1] + 3 * (flux.flops[2] + flux.flops[4])
     assert flux.samples == 10000 * 8 and "assumed, not measured" in str(flux)
     # 128 x 128 latent pixels of 16 channels; 512 rows of T5 and a pooled row of CLIP, in two bytes each.
-    assert flux.cache_bytes == 2 * (16 * 128**2 + settings_for("flux_dev_80gb").data.max_sequence_length * 4096 + 768)
+    assert flux.cache_bytes == 2 * (
+        16 * 128**2 + settings_for("flux_dev_80gb").data.max_sequence_length * 4096 + 768
+    )
 
 
 def test_the_estimate_of_wan():
