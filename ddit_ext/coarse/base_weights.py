@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..modules.offloaded import on_disk
 from .errors import AdapterError
 from .patch_layers import Order, layers_of, unwrap
 from .quantised import FOUR_BITS, unpacked
@@ -29,11 +30,14 @@ class BaseWeights:
     deembed_bias: Tensor  # [C_out, p, p]
 
 
-def read_tensor(module: nn.Module, name: str) -> Tensor | None:
-    """Parameter ``name`` of ``module``, also when accelerate has it offloaded; None if there is none."""
+def read_tensor(transformer: nn.Module, module: nn.Module, name: str) -> Tensor | None:
+    """Parameter ``name`` of a ``module`` in ``transformer``, also an offloaded one; None if there is none."""
     tensor = getattr(module, name, None)
-    if tensor is None or tensor.device.type != "meta":
-        return tensor
+    if tensor is None:
+        return None
+    stored = on_disk(transformer, tensor)
+    if stored is not None or tensor.device.type != "meta":
+        return tensor if stored is None else stored
     hook = getattr(module, "_hf_hook", None)
     for candidate in getattr(hook, "hooks", (hook,)):  # a SequentialHook holds several
         weights = getattr(candidate, "weights_map", None)
@@ -54,7 +58,7 @@ def read_layer(transformer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
         AdapterError: a weight in a form that is not known.
     """
     module = unwrapped_layer(transformer, name)
-    weight, bias = read_tensor(module, "weight"), read_tensor(module, "bias")
+    weight, bias = (read_tensor(unwrap(transformer), module, each) for each in ("weight", "bias"))
     if isinstance(module, nn.Conv2d | nn.Conv3d):
         shape: tuple[int, ...] = (module.out_channels, module.in_channels, *module.kernel_size)
     else:

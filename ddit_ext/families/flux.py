@@ -115,7 +115,7 @@ class FluxFamily(IdsFamily):
         """[B, N, D]: the tokens as the first block's norm modulates them, references among them."""
         transformer = self.transformer
         hidden_states = needed(arguments, "hidden_states")
-        check_here(transformer.x_embedder, hidden_states)
+        check_here(transformer, transformer.x_embedder, hidden_states)
         tokens = transformer.x_embedder(hidden_states)
         levels = (arguments.get("timestep"), arguments.get("guidance"))
         told = [1000 * level.to(tokens.dtype) for level in levels if level is not None]

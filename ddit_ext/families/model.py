@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..modules.blocks import Own, entering
 from ..modules.context_parallel import Ranks, ranks_of
 from ..modules.low_rank import LowRankLayers
+from ..modules.offloaded import waits_on_disk
 from ..modules.swap import swapped
 
 CALL = frozenset({"return_dict"})
@@ -197,6 +198,7 @@ class ModelFamily:
         transformer = self.transformer
         embedders = (module for name, module in transformer.named_children() if name not in self.BLOCKS)
         check_here(
+            transformer,
             next(module for module in embedders if next(module.parameters(), None) is not None),
             self.latents(arguments),
         )
@@ -212,8 +214,13 @@ class ModelFamily:
         return latents
 
 
-def check_here(layer: nn.Module, tensor: Tensor) -> None:
+def check_here(transformer: nn.Module, layer: nn.Module, tensor: Tensor) -> None:
     """ValueError where an offloaded layer's weights do not lie where `tensor` does, and no hook of its own moves them."""
+    if waits_on_disk(transformer, layer):
+        raise ValueError(
+            "the first block's input can't be told before a call: the weights it is made with are on disk until then "
+            "(group offloading by blocks)"
+        )
     devices = {parameter.device for parameter in layer.parameters()}
     if devices != {tensor.device} and not any(map(_is_moved, layer.modules())):
         raise ValueError(

@@ -189,7 +189,7 @@ class WanFamily(LatentFamily):
         """
         embedder = self.transformer.condition_embedder
         timestep, text = needed(arguments, "timestep"), needed(arguments, "encoder_hidden_states")
-        check_here(embedder, text)
+        check_here(self.transformer, embedder, text)
         return embedder(timestep.amax(1) if timestep.ndim == 2 else timestep, text)[1]
 
     def _rewrite(

@@ -11,6 +11,7 @@ from torch import nn
 
 from .lora import LowRank, LowRankLinear
 from .merged_lora import MergedLinear, stamp, why_not_merged
+from .offloaded import is_group_offloaded
 from .swap import Changes
 
 
@@ -161,7 +162,7 @@ class LowRankLayers:
 
 def _why_not(transformer: nn.Module, module: nn.Module, low_rank: LowRank) -> str | None:
     """Why an addition can't be merged now; None where it can."""
-    if getattr(transformer, "_hf_hook", None) is not None:
+    if getattr(transformer, "_hf_hook", None) is not None or is_group_offloaded(transformer):
         return "the transformer is offloaded"
     if torch.is_grad_enabled() and low_rank.a.requires_grad:
         return "its low-rank factors are being trained"
