@@ -32,7 +32,9 @@ def facts() -> dict[str, str]:
     built = build_info()
     return {
         "ddit_ext": f"{built.version}, built against torch {built.torch_built} with {built.compiler}",
-        "CUDA kernels": "for sm_" + ", sm_".join(built.architectures) if built.cuda else "not built (there was no nvcc)",
+        "CUDA kernels": "for sm_" + ", sm_".join(built.architectures)
+        if built.cuda
+        else "not built (there was no nvcc)",
         "GPU": _gpus(torch),
         "processor": device_name("cpu"),
         "Python": platform.python_version(),

@@ -40,6 +40,7 @@ class Hook:
         self.on_leave: Callable[[], Callable[[], None] | None] = lambda: None
         self._local = threading.local()
         self._last: RunRecord | None = None
+        self._told: set[str] = set()
 
     @property
     def record(self) -> RunRecord | None:
@@ -70,6 +71,21 @@ class Hook:
         left = self.on_leave()
         if left is not None:
             left()
+
+    def forecasts(self, scheduler: Any) -> bool:
+        """Whether a call belongs to the forecast that was asked for; a pipeline with a sampler of its own is told, once."""
+        if self.sampler is None or isinstance(scheduler, ForecastScheduler):
+            return True
+        name = type(scheduler).__name__
+        if name not in self._told:
+            self._told.add(name)
+            self.warn(
+                None,
+                f"nothing is forecast: the pipeline that calls has a {name} of its own; give it "
+                "ForecastScheduler.from_scheduler(its scheduler, ...), or if it was put there after patch(), "
+                "unpatch and patch again",
+            )
+        return False
 
     @staticmethod
     def warn(record: RunRecord | None, text: str) -> None:

@@ -67,6 +67,9 @@ class PatchHook(Hook):
         run, new = self.watch.look(*seen, part.family)
         if run is None:
             return None
+        if not self.forecasts(run.scheduler):
+            self.watch.drop(run)
+            return None
         if new:
             try:
                 self._begin_step(run, part, arguments)

@@ -72,13 +72,7 @@ class SamplerHook(Hook):
             scheduler, by_pipeline = self.watch.caller()
             if scheduler is None:
                 scheduler = self.sampler.scheduler
-            if not isinstance(scheduler, ForecastScheduler):
-                self.warn(
-                    None,
-                    f"nothing is forecast: the pipeline that calls has a {type(scheduler).__name__} of its own; give it "
-                    "ForecastScheduler.from_scheduler(its scheduler, ...), or if it was put there after patch(), "
-                    "unpatch and patch again",
-                )
+            if not self.forecasts(scheduler):
                 return
             if scheduler.plan is None or len(scheduler.computed) == len(scheduler.timesteps):
                 if by_pipeline or self.watch.given():

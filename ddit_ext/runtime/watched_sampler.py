@@ -78,29 +78,30 @@ def _watched_class(plain: type, watches: tuple[SamplerWatch, ...]) -> type:
     return known[key]
 
 
-def _as_plain(sampler: Any, do: Callable[[], Any]) -> Any:
-    watched = type(sampler)
-    sampler.__class__ = plain_class(watched)
-    try:
-        return do()
-    finally:
-        sampler.__class__ = watched
-
-
 def _copied(self: Any, memo: dict[int, Any] | None = None) -> Any:
-    """A copy as its own class makes it, which is watched, too."""
-    watched = type(self)
-    made = _as_plain(self, lambda: copy.copy(self) if memo is None else copy.deepcopy(self, memo))
-    made.__class__ = watched
+    """A copy as its own class makes it, which is watched, too. The original may be at work in another thread."""
+    plain = plain_class(type(self))
+    name = "__copy__" if memo is None else "__deepcopy__"
+    own = getattr(plain, name, None)
+    if own is not None:
+        made = own(self) if memo is None else own(self, memo)
+    else:
+        made = object.__new__(plain)
+        if memo is not None:
+            memo[id(self)] = made
+        state = dict(vars(self))
+        vars(made).update(state if memo is None else copy.deepcopy(state, memo))
+    made.__class__ = type(self)
     return made
 
 
 def _reduced(self: Any, protocol: int) -> Any:
     """A pickled sampler has its own class."""
-    made, arguments, *rest = _as_plain(self, lambda: self.__reduce_ex__(protocol))
-    if made is copyreg.__newobj__:  # which pickle refuses for another class than the object's
-        made, arguments = copyreg._reconstructor, (plain_class(type(self)), object, None)
-    return made, arguments, *rest
+    plain = plain_class(type(self))
+    if plain.__reduce_ex__ is not object.__reduce_ex__ or plain.__reduce__ is not object.__reduce__:
+        made, arguments, *rest = plain.__reduce_ex__(self, protocol)
+        return made, tuple(plain if each is type(self) else each for each in arguments), *rest
+    return copyreg._reconstructor, (plain, object, None), dict(vars(self))
 
 
 class _Method:

@@ -1,6 +1,7 @@
 """One transformer for several pipelines, threads and requests: each run as it is alone, or one error that says how."""
 
 import copy
+import pickle
 import sys
 import threading
 
@@ -171,3 +172,43 @@ def test_a_request_with_a_copy_of_pipeline_and_sampler(name, duplicate):
     assert torch.equal(run(pipe, make_call(steps=STEPS)), plain)
     if "forecast" not in name:  # a copied ForecastScheduler goes on forecasting: it is a sampler of its own
         assert torch.equal(run(request, make_call(steps=STEPS)), plain)
+
+
+def test_copies_of_a_sampler_are_made_beside_its_run():
+    """A copy never touches the original, which another thread may be stepping with."""
+    pipe, call = make_pipeline(), make_call(steps=4)
+    handle = ddit_ext.patch(pipe, schedule=[1, 2, 1, 1])
+    want, stop = run(pipe, call), threading.Event()
+
+    def copies():
+        while not stop.is_set():
+            (
+                copy.copy(pipe.scheduler),
+                copy.deepcopy(pipe.scheduler),
+                pickle.loads(pickle.dumps(pipe.scheduler)),
+            )
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    other = threading.Thread(target=copies)
+    other.start()
+    try:
+        for _ in range(3):
+            assert torch.equal(run(pipe, call), want)
+            assert [step["scale"] for step in handle.report().to_dict()["steps"]] == [1, 2, 1, 1]
+    finally:
+        stop.set()
+        other.join()
+        sys.setswitchinterval(interval)
+
+
+def test_a_pipeline_with_a_sampler_of_its_own_is_not_coarse():
+    """Forecast(sizes=...) is for the pipeline it was given to: one that shares its model, made before, is told."""
+    pipe, call = make_pipeline(), make_call(steps=4)
+    other = type(pipe)(**pipe.components)
+    other.scheduler = copy.deepcopy(pipe.scheduler)
+    other.set_progress_bar_config(disable=True)
+    plain = run(other, call)
+    ddit_ext.patch(pipe, schedule=ddit_ext.Forecast(calls=3, sizes=2))
+    with pytest.warns(UserWarning, match="nothing is forecast"):
+        assert torch.equal(run(other, call), plain)
