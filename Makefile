@@ -24,13 +24,15 @@ demo-video: setup
 support-table: setup
 	DDIT_SUPPORT_TABLE=1 $(BIN)/python -m pytest -q python_tests/families --ignore python_tests/families/test_support_table.py
 
-# The last line: what nvcc makes of the kernels, where there is one, and how their launches fill a GPU.
+# A small suite runs on the oldest diffusers, too. The last line: what nvcc makes of the kernels, where there is one, and how
+# their launches fill a GPU.
 test: setup cpp-tests $(EMULATION)
 	DDIT_REQUIRE_EMULATION=$(if $(EMULATION),1,0) $(BIN)/python -m pytest -q python_tests
+	$(BIN)/python scripts/check_oldest_diffusers.py
 	$(BIN)/python scripts/check_cuda_kernels.py
 
 # What takes longer than `make test` may: slow builds, a training killed at many moments, sanitizers, fuzzers (with clang,
-# which is installed where that is allowed), the oldest torch's headers (a download of 1 GB), the oldest diffusers, the emulation's other modes, its
+# which is installed where that is allowed), the oldest torch's headers (a download of 1 GB), the emulation's other modes, its
 # mutants.
 check: test
 	$(BIN)/python -m pytest -q python_tests -m slow
@@ -38,7 +40,6 @@ check: test
 	DDIT_KILL_MOMENTS=20 $(BIN)/python -m pytest -q python_tests/training/test_train_kill.py
 	bash cpp_tests/fuzz/run.sh $(BIN) 60
 	$(BIN)/python scripts/check_oldest_torch.py
-	$(BIN)/python scripts/check_oldest_diffusers.py
 	$(if $(EMULATION),bash cpp_tests/emulation/check_modes.sh $(BIN))
 	$(if $(EMULATION),$(BIN)/python cpp_tests/emulation/mutants.py)
 
