@@ -39,7 +39,7 @@ def pooled(weight: Tensor, scale: int) -> Tensor:
     """Embed the s×s means: weight_s[d, c, y, x] = weight[d, c, y//s, x//s] / s²; [D, C, p, p] -> [D, C, s·p,
     s·p].
 
-    Embedding a patch with it equals embedding, at p, the patch of its s×s means.
+    Embedding a patch with it equals embedding, at scale 1, the patch of its s×s means.
     """
     _check_square(weight, "weight", 2, 3)
     return weight.repeat_interleave(scale, 2).repeat_interleave(scale, 3) / scale**2

@@ -18,7 +18,7 @@ from . import clips, scenes
 from .weights import folder
 
 STEPS = 28
-"""Where prompt accuracy no longer grows with steps: what "fixed p" means in the figures (benchmarks/studies/embedded_base.py)."""
+"""Where prompt accuracy no longer grows with steps: what "scale 1" means in the figures (benchmarks/studies/embedded_base.py)."""
 
 LARGE_SIDE = 128
 """Pixels along a side of what "flux-128" makes: 1024 image tokens, as many as FLUX has at 512x512."""

@@ -2,7 +2,7 @@
 
 The base module stays whatever it is (a plain ``nn.Linear``, a peft layer, a module with offload hooks or with
 fp8 storage) and is called as a whole; the addition is computed beside it from this project's own tensors.
-Every patch size has its own low-rank weights: a coarse pass at 4p and one at 2p share nothing but the frozen
+Every patch size has its own low-rank weights: a coarse pass at scale 4 and one at scale 2 share nothing but the frozen
 base. The paper leaves open whether one LoRA serves all sizes; one per size costs only storage, since a single
 size is active in a pass.
 """

@@ -98,7 +98,7 @@ class RunRecord:
         return tokens * (self.token_cost + tokens)
 
     def costs(self, tokens: Mapping[int, int]) -> dict[int, float]:
-        """The arithmetic of a step by size, in steps at p; tokens: image tokens by size."""
+        """The arithmetic of a step by size, in steps at scale 1; tokens: image tokens by size."""
         fine = self.arithmetic(self.fine_tokens)
         return {scale: self.arithmetic(count) / fine for scale, count in tokens.items()}
 
@@ -127,7 +127,7 @@ class Report:
         A skipped or forecast step has scale 0 and no tokens; a forecast one has no seconds. In a split batch, scales are what the samples took, scale is the
         finest of them, tokens their mean.
         target_speedup: what was asked for by target_speedup or a preset, or None. speedup_measured: by this run's
-        own step times, against as many steps at p, or those of the preset's full run; None where too few were (the
+        own step times, against as many steps at scale 1, or those of the preset's full run; None where too few were (the
         first step of a run warms up).
         speedup_estimate: the transformer's arithmetic with every step at size 1 over its arithmetic as run;
         matrix products and attention alone, so an upper bound, above all for short sequences.

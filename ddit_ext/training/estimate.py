@@ -4,7 +4,7 @@ The model, stated in full:
 
 * FLOPs of a forward are counted on the meta device (torch's FlopCounterMode): every matrix product and attention
   of the real model at the real token count, 2 FLOPs a multiplication.
-* A step is, for each sample, one teacher forward at p, and for each patch size a student forward at its token count,
+* A step is, for each sample, one teacher forward at scale 1, and for each patch size a student forward at its token count,
   as much again for the gradients of its activations (the base's weights take none), and once more where blocks are
   run again (gradient checkpointing). The adapter's own products are not counted.
 * Of several picture sizes, all samples are counted as of the largest.

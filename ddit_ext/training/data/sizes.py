@@ -8,7 +8,7 @@ from collections.abc import Sequence
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-STEP = 64  # pixels; a whole number of tokens at 1p, 2p and 4p of VAEs with 8 pixels a latent pixel
+STEP = 64  # pixels; a whole number of tokens at scales 1, 2 and 4 of VAEs with 8 pixels a latent pixel
 RATIOS = ((1, 1), (4, 3), (3, 2), (16, 9), (2, 1))
 
 
