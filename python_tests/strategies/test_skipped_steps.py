@@ -190,8 +190,9 @@ def test_sequential_offload(family):
 def test_weights_that_come_with_the_call_leave_a_step_without_a_signal(monkeypatch):
     away = torch.nn.Linear(2, 2, device="meta")
     with pytest.raises(ValueError, match="weights it is made with are on meta, the latent on cpu"):
-        check_here(away, torch.zeros(1))
-    check_here(torch.nn.Linear(2, 2), torch.zeros(1))
+        check_here(away, away, torch.zeros(1))
+    here = torch.nn.Linear(2, 2)
+    check_here(here, here, torch.zeros(1))
     pipe = make("flux")
     handle = ddit_ext.patch(pipe, schedule=TeaCache(math.inf))
     original, calls = handle._hook.parts[0].family.first_input, [0]
@@ -199,7 +200,7 @@ def test_weights_that_come_with_the_call_leave_a_step_without_a_signal(monkeypat
     def first_input(arguments):
         calls[0] += 1
         if calls[0] == 1:
-            check_here(away, arguments["hidden_states"])
+            check_here(away, away, arguments["hidden_states"])
         return original(arguments)
 
     monkeypatch.setattr(handle._hook.parts[0].family, "first_input", first_input)
