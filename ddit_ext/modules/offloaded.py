@@ -1,4 +1,4 @@
-"""Weights that aren't there between calls: diffusers' group offloading, which may leave placeholders of them in memory."""
+"""Weights that aren't there between calls: diffusers' group offloading, which leaves empty tensors in their place."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""A patched transformer beside what else users do with one: copies, offload, compile, LoRA, caches."""
+"""A patched transformer beside what else users do with one: copies, compile, LoRA, caches."""
 
 import copy
 import pickle
 
-import accelerate
 import pytest
 import torch
 from adapters import trained_adapter
@@ -11,7 +10,6 @@ from flux_pipelines import TEXT, make_call, make_pipeline, one_thread, run
 from peft import LoraConfig
 
 import ddit_ext
-from ddit_ext import TeaCache
 from ddit_ext.coarse import Adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
@@ -119,46 +117,6 @@ def test_a_copy_of_the_sampler_steps_by_itself(duplicate):
     assert torch.equal(run(pipe, make_call(steps=3)), plain)
 
 
-def test_accelerate_hooks_come_and_go():
-    """Model offload removes and adds its hooks after every run."""
-    pipe = make_pipeline()
-    handle = ddit_ext.patch(pipe, trained_adapter(pipe.transformer), schedule=2)
-    expected = run(pipe, make_call(steps=2))
-    for _ in range(2):
-        _, hook = accelerate.cpu_offload_with_hook(pipe.transformer, execution_device="cpu")
-        assert torch.equal(run(pipe, make_call(steps=2)), expected)
-        hook.offload()
-        hook.remove()
-    assert torch.equal(run(pipe, make_call(steps=2)), expected)
-    handle.unpatch()
-
-
-@pytest.mark.parametrize("patch_first", [True, False])
-@pytest.mark.parametrize("kind", ["text", "kontext"])
-def test_sequential_offload(patch_first, kind):
-    pipe, call = make_pipeline(kind), make_call(kind, steps=2)
-    adapter = trained_adapter(pipe.transformer)
-    handle = ddit_ext.patch(pipe, adapter, schedule=2)
-    expected = run(pipe, call)
-    plain_free = None
-    if not patch_first:
-        handle.unpatch()
-        handle = ddit_ext.patch(pipe, schedule=2)
-        plain_free = run(pipe, call)
-        handle.unpatch()
-    for module in (pipe.vae, pipe.transformer):  # as enable_sequential_cpu_offload does, but without a GPU
-        accelerate.cpu_offload(module, execution_device=torch.device("cpu"))
-    assert pipe.transformer.x_embedder.weight.device.type == "meta"
-    if not patch_first:
-        free = ddit_ext.patch(pipe, schedule=2)
-        assert torch.equal(run(pipe, call), plain_free)
-        free.unpatch()
-        handle = ddit_ext.patch(pipe, adapter, schedule=2)
-    assert torch.equal(run(pipe, call), expected)
-    handle.unpatch()
-    run(pipe, call)
-
-
 @pytest.mark.parametrize(
     ("how", "backend"),
     [("before", "aot_eager"), ("after", "eager"), ("in_place_before", "eager"), ("in_place_after", "eager")],
@@ -256,51 +214,6 @@ def test_a_lora_fused_into_a_replaced_layer(layer):
     handle.unpatch()
     ddit_ext.patch(pipe, schedule=2)
     assert not torch.equal(run(pipe, make_call(steps=1)), before)
-
-
-def test_group_offload():
-    pipe, call = make_pipeline("kontext"), make_call("kontext", steps=2)
-    ddit_ext.patch(pipe, trained_adapter(pipe.transformer), schedule=2)
-    expected = run(pipe, call)
-    cpu = torch.device("cpu")
-    pipe.transformer.enable_group_offload(onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
-    assert torch.equal(run(pipe, call), expected)
-
-
-@pytest.mark.parametrize("lora", ["beside", "merged"])
-@pytest.mark.parametrize("kind", ["leaf_level", "block_level"])
-def test_group_offload_to_disk_before_patch(kind, lora, tmp_path):
-    """What lies in memory between calls is empty: weights and fingerprint are read from the files."""
-    pipe, call = make_pipeline(), make_call(steps=3)
-    trained_adapter(pipe.transformer).save(tmp_path / "adapter")
-    with ddit_ext.patch(pipe, tmp_path / "adapter", schedule=2):
-        expected = run(pipe, call)
-    with ddit_ext.patch(pipe, Adapter.training_free(pipe.transformer, (2,)), schedule=[1, 2, 1]):
-        free = run(pipe, call)
-    with ddit_ext.patch(pipe, schedule=TeaCache(0.3)) as handle:
-        skipped = run(pipe, call)
-    scales = [step["scale"] for step in handle.report().to_dict()["steps"]]
-    cpu = torch.device("cpu")
-    pipe.transformer.enable_group_offload(
-        onload_device=cpu,
-        offload_device=cpu,
-        offload_type=kind,
-        num_blocks_per_group=1,
-        offload_to_disk_path=str(tmp_path / "disk"),
-    )
-    adapter = Adapter.load(tmp_path / "adapter", pipe.transformer, lora=lora)
-    with ddit_ext.patch(pipe, adapter, schedule=2):
-        torch.testing.assert_close(run(pipe, call), expected)  # loaded weights lie elsewhere in memory
-    with ddit_ext.patch(pipe, schedule=[1, 2, 1]):
-        torch.testing.assert_close(run(pipe, call), free)
-    with ddit_ext.patch(pipe, schedule=TeaCache(0.3)) as handle:
-        again = run(pipe, call)
-    report = handle.report().to_dict()
-    if report["warnings"]:  # the first block's input can't be told: nothing is skipped, and a run says so
-        assert {step["scale"] for step in report["steps"]} == {1}
-    else:
-        torch.testing.assert_close(again, skipped)
-        assert [step["scale"] for step in report["steps"]] == scales
 
 
 @pytest.mark.parametrize("patch_first", [True, False])
