@@ -110,9 +110,7 @@ class Adapter(nn.Module):
         positions: Positions = "centre",
         detail_variance: Mapping[int, float] | None = None,
         detail_residual: bool = True,
-        lora_alpha: float | None = None,
         refinement_hidden: int = 512,
-        refinement_knots: int = 16,
         refinement_tokens: bool = True,
         seed: int = 0,
     ) -> Adapter:
@@ -120,9 +118,7 @@ class Adapter(nn.Module):
 
         Args:
             rank: of the feed-forward LoRA, one per patch size; 0 for none.
-            lora_alpha: the LoRA is scaled by lora_alpha / rank; None: by 1.
             refinement_hidden: width of the residual's perceptron; 0 for no refinement.
-            refinement_knots: knots of the corrections to α, β and g over σ.
             refinement_tokens: whether that perceptron also reads the tokens that leave the blocks.
             seed: of the random first factors (B and the last layers are zero); the global generators are not
                 used.
@@ -141,8 +137,6 @@ class Adapter(nn.Module):
             positions=positions,
             detail_residual=detail_residual,
             rank=rank,
-            lora_scale=1.0 if lora_alpha is None or not rank else lora_alpha / rank,
-            refinement_knots=refinement_knots,
             refinement_tokens=refinement_tokens,
         )
 

@@ -196,7 +196,6 @@ def _meta_adapter(family: Family, settings: TrainSettings) -> Adapter:
             out_channels=family.out_channels,
             rank=chosen.rank,
             refinement_hidden=chosen.refinement_hidden,
-            refinement_knots=chosen.refinement_knots,
             refinement_tokens=chosen.refinement_tokens,
         )
         for scale in chosen.scales

@@ -39,9 +39,7 @@ class AdapterSettings:
     positions: Positions = "centre"
     detail_variance: Mapping[int, float] | None = None
     detail_residual: bool = True
-    lora_alpha: float | None = None
     refinement_hidden: int = 512
-    refinement_knots: int = 16
     refinement_tokens: bool = True
     seed: int = 0
 

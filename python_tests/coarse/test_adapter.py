@@ -38,7 +38,7 @@ def transformer():
 
 @pytest.fixture
 def saved(transformer, tmp_path):
-    adapter = Adapter.create(transformer, (2, 4), rank=2, detail_variance={2: 0.25}, lora_alpha=4)
+    adapter = Adapter.create(transformer, (2, 4), rank=2, detail_variance={2: 0.25})
     adapter.training_record = {"note": "made by a test"}
     return randomised(adapter).save(tmp_path / "adapter")
 
@@ -61,13 +61,26 @@ def test_the_files_say_what_is_in_them(saved, transformer):
     assert description["format"] == "ddit_ext.adapter" and description["format_version"] == 1
     assert [entry["scale"] for entry in description["scales"]] == [2, 4]
     assert description["scales"][0]["detail_variance"] == 0.25
-    assert description["scales"][0]["lora_scale"] == 2.0
+    assert description["scales"][0]["lora_scale"] == 1.0
     assert description["training"] == {"note": "made by a test"}
     tensors = load_file(saved / "adapter.safetensors")
     assert tensors["2.embed_weight"].shape == (32, 4, 4, 4)
     assert tensors["4.deembed_weight"].shape == (4, 8, 8, 32)
     assert tensors["2.lora.single_transformer_blocks.0.proj_out.a"].shape == (2, 160)
     assert sorted(os.listdir(saved)) == ["adapter.json", "adapter.safetensors"]
+
+
+def test_a_file_may_scale_its_lora(saved, transformer):
+    """No argument sets this; files may have it."""
+    plain, doubled = (Adapter.load(saved, transformer) for _ in range(2))
+    with torch.no_grad():
+        for name, parameter in doubled.own(2).named_parameters():
+            if name.startswith("lora") and name.endswith(".b"):
+                parameter *= 2
+    rewrite(saved, lambda description: description["scales"][0].update(lora_scale=2.0))
+    scaled = velocity(transformer, Adapter.load(saved, transformer))
+    assert not torch.equal(scaled, velocity(transformer, plain))
+    torch.testing.assert_close(scaled, velocity(transformer, doubled))
 
 
 def test_smaller_storage(transformer, tmp_path, saved):
