@@ -24,11 +24,11 @@ demo-video: setup
 support-table: setup
 	DDIT_SUPPORT_TABLE=1 $(BIN)/python -m pytest -q python_tests/families --ignore python_tests/families/test_support_table.py
 
-# A small suite runs on the oldest diffusers, too. The last line: what nvcc makes of the kernels, where there is one, and how
-# their launches fill a GPU.
+# A small suite runs on the oldest diffusers and transformers, too. The last line: what nvcc makes of the kernels, where there
+# is one, and how their launches fill a GPU.
 test: setup cpp-tests $(EMULATION)
 	DDIT_REQUIRE_EMULATION=$(if $(EMULATION),1,0) $(BIN)/python -m pytest -q python_tests
-	$(BIN)/python scripts/check_oldest_diffusers.py
+	$(BIN)/python scripts/check_oldest_libraries.py
 	$(BIN)/python scripts/check_cuda_kernels.py
 
 # What takes longer than `make test` may: slow builds, a training killed at many moments, sanitizers, fuzzers (with clang,

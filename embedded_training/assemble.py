@@ -24,6 +24,12 @@ def forget_where(config: Path) -> None:
     config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
+def name_tokenizers(folder: Path) -> None:
+    """Name the tokenizers by the class that transformers 4 and 5 both have; 5 writes a name of its own."""
+    for file in (folder / "model_index.json", *folder.glob("tokenizer*/tokenizer_config.json")):
+        file.write_text(file.read_text().replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/embedded"))
@@ -42,6 +48,7 @@ def main() -> None:
     )
     pipeline.transformer.to(torch.bfloat16)  # half the size on disk; loaded as float32
     pipeline.save_pretrained(arguments.out)
+    name_tokenizers(arguments.out)
     for part in ("transformer", "vae"):
         forget_where(arguments.out / part / "config.json")
     shutil.copy(arguments.run / "classifier.safetensors", arguments.out / "classifier.safetensors")

@@ -16,7 +16,7 @@ from transformers import UMT5EncoderModel
 from ddit_ext.embedded.clip_autoencoder import ClipAutoencoder
 from ddit_ext.embedded.pipeline import EmbeddedWanPipeline
 
-from ..assemble import forget_where
+from ..assemble import forget_where, name_tokenizers
 from . import architecture
 
 
@@ -35,6 +35,7 @@ def main() -> None:
         transformer=transformer.to(torch.bfloat16),  # half the size on disk; loaded as float32
     )
     pipeline.save_pretrained(arguments.out)
+    name_tokenizers(arguments.out)
     for part in ("transformer", "vae"):
         forget_where(arguments.out / part / "config.json")
     shutil.copy(arguments.run / "classifier.safetensors", arguments.out / "classifier.safetensors")

@@ -1,1 +1,0 @@
-"""Weights and pictures of the embedded models; ``ddit_ext.embedded`` reads them."""
