@@ -32,14 +32,15 @@ test: setup cpp-tests $(EMULATION)
 	$(BIN)/python scripts/check_cuda_kernels.py
 
 # What takes longer than `make test` may: slow builds, a training killed at many moments, sanitizers, fuzzers (with clang,
-# which is installed where that is allowed), the oldest torch's headers (a download of 1 GB), the emulation's other modes, its
-# mutants.
+# which is installed where that is allowed), the oldest torch's headers (a download of 1 GB), diffusers' own tests on patched
+# pipelines (a clone of diffusers, or DIFFUSERS_CHECKOUT), the emulation's other modes, its mutants.
 check: test
 	$(BIN)/python -m pytest -q python_tests -m slow
 	bash cpp_tests/sanitize.sh $(BIN)
 	DDIT_KILL_MOMENTS=20 $(BIN)/python -m pytest -q python_tests/training/test_train_kill.py
 	bash cpp_tests/fuzz/run.sh $(BIN) 60
 	$(BIN)/python scripts/check_oldest_torch.py
+	$(BIN)/python scripts/check_diffusers_suite.py
 	$(if $(EMULATION),bash cpp_tests/emulation/check_modes.sh $(BIN))
 	$(if $(EMULATION),$(BIN)/python cpp_tests/emulation/mutants.py)
 

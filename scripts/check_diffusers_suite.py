@@ -1,0 +1,230 @@
+"""Runs diffusers' own tests on pipelines that ddit_ext has patched, and compares with the same tests without a patch.
+
+    python scripts/check_diffusers_suite.py [--diffusers CHECKOUT] [--only z_image ...] [--modes forecast ...] [--results FILE]
+
+CHECKOUT: a clone of diffusers, of the installed version or near it; else that version's tag is cloned. Its wheel has no tests.
+With schedule=1 all that passes unpatched must pass, with the same bits. In the other modes a test that fails with the patch
+alone must be on the list of _diffusers_differences.py, with its reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from _diffusers_differences import KNOWN
+from _diffusers_hub import make_hub
+
+HERE = Path(__file__).resolve().parent
+SOURCE = "https://github.com/huggingface/diffusers"
+NEEDED = ("parameterized", "pytest-timeout", "sentencepiece", "ftfy", "wcwidth", "requests-mock")
+"""What diffusers' tests import beside what ddit_ext needs."""
+
+FAMILIES = {
+    "flux": ["pipelines/flux", "pipelines/controlnet_flux", "lora/test_lora_layers_flux.py"],
+    "flux2": [
+        "pipelines/flux2/test_pipeline_flux2_klein.py",
+        "pipelines/flux2/test_pipeline_flux2_klein_inpaint.py",
+    ],
+    "qwen_image": [
+        "pipelines/qwenimage/test_qwenimage.py",
+        "pipelines/qwenimage/test_qwenimage_img2img.py",
+        "pipelines/qwenimage/test_qwenimage_inpaint.py",
+        "pipelines/qwenimage/test_qwenimage_controlnet.py",
+    ],
+    "sd3": ["pipelines/stable_diffusion_3"],
+    "wan": ["pipelines/wan", "lora/test_lora_layers_wan.py", "lora/test_lora_layers_wanvace.py"],
+    "z_image": ["pipelines/z_image"],
+}
+"""The tests of each family, below diffusers' tests/: files or folders. A family more is a line more."""
+
+MODES = ("schedule=1", "schedule=2", "forecast")
+LEFT_OUT = ("Slow", "Integration", "Nightly")
+"""Tests of full-size models."""
+
+
+@dataclass
+class Outcomes:
+    """What one mode's tests did: each test's outcome and the first line of its error, and the bits of each call's output."""
+
+    tests: dict[str, tuple[str, str]] = field(default_factory=dict)
+    bits: dict[tuple[str, int], str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Outcomes:
+        found = cls()
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            test = entry["test"]
+            if "bits" in entry:
+                found.bits[test, entry["call"]] = entry["bits"]
+            elif found.tests.get(test, ("passed", ""))[0] != "failed":
+                found.tests[test] = entry["outcome"], entry["text"].strip().partition("\n")[0]
+        return found
+
+    def counts(self) -> Counter:
+        return Counter(outcome for outcome, _ in self.tests.values())
+
+
+def checkout(folder: Path) -> Path:
+    """A clone of the installed version."""
+    tag = f"v{version('diffusers')}"
+    command = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, SOURCE, str(folder)]
+    if subprocess.run(command).returncode:
+        raise SystemExit(
+            f"could not clone {SOURCE} at {tag}: give a clone by --diffusers or DIFFUSERS_CHECKOUT"
+        )
+    return folder
+
+
+def prepare(root: Path, source: Path) -> None:
+    """A folder to run the tests in: they, what they import, and the stand-ins for what they would download."""
+    if not (source / "tests" / "pipelines").is_dir():
+        raise SystemExit(f"--diffusers: expected a clone of diffusers, with its tests/, got {source}")
+    (root / "tests").symlink_to(source.resolve() / "tests")
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        str(root / "needed"),
+    ]
+    subprocess.run([*install, *NEEDED], check=True)
+    make_hub(root)
+
+
+def run(root: Path, mode: str, tests: Sequence[str]) -> Outcomes:
+    """The tests in one mode."""
+    log = root / f"{mode}.jsonl"
+    path = [str(HERE), str(HERE.parent), str(root / "needed"), os.environ.get("PYTHONPATH", "")]
+    surroundings = {
+        "SUITE_MODE": mode,
+        "SUITE_LOG": str(log),
+        "PYTHONPATH": os.pathsep.join(path),
+        "DIFFUSERS_TEST_DEVICE": "cpu",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "_diffusers_plugin",
+        "-p",
+        "no:cacheprovider",
+        "--tb=short",
+    ]
+    command += [
+        "--timeout=300",
+        "-W",
+        "ignore",
+        "-k",
+        " and ".join(f"not {word}" for word in LEFT_OUT),
+        *tests,
+    ]
+    done = subprocess.run(command, cwd=root, env=os.environ | surroundings, capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        raise SystemExit(
+            f"pytest ended with {done.returncode} in mode {mode}:\n{(done.stdout + done.stderr)[-3000:]}"
+        )
+    return Outcomes.read(log)
+
+
+def differences(plain: Outcomes, patched: Outcomes) -> dict[str, str]:
+    """What passes unpatched alone, with its error."""
+    found = {}
+    for test, (outcome, _) in plain.tests.items():
+        now, error = patched.tests.get(test, ("missing", ""))
+        if outcome == "passed" and now != "passed":
+            found[test] = f"{now}: {error}"
+    return found
+
+
+def other_bits(plain: Outcomes, patched: Outcomes) -> list[str]:
+    """Tests with an output that isn't the unpatched pipeline's, bit for bit."""
+    both = plain.bits.keys() & patched.bits.keys()
+    return sorted({test for test, call in both if plain.bits[test, call] != patched.bits[test, call]})
+
+
+def judge(mode: str, plain: Outcomes, patched: Outcomes) -> tuple[list[str], Counter]:
+    """What must not be, a line each; and how often each known reason held."""
+    wrong, reasons = [], Counter()
+    for test, error in differences(plain, patched).items():
+        reason = next((each.reason for each in KNOWN if each.covers(mode, test, error)), None)
+        if reason is None:
+            wrong.append(f"{test}: {error}")
+        else:
+            reasons[reason] += 1
+    if mode == "schedule=1":
+        wrong += [
+            f"{test}: an output has other bits than without a patch" for test in other_bits(plain, patched)
+        ]
+    return wrong, reasons
+
+
+def table(found: dict[str, tuple[Outcomes, list[str], Counter]], plain: Outcomes) -> str:
+    """The counts in Markdown."""
+    lines = [
+        "| mode | passed | failed | skipped | pass unpatched alone | of these known | outputs compared | same bits |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for mode, (outcomes, _, reasons) in {"plain": (plain, [], Counter()), **found}.items():
+        counts, both = outcomes.counts(), plain.bits.keys() & outcomes.bits.keys()
+        same = sum(plain.bits[key] == outcomes.bits[key] for key in both)
+        row = [mode, counts["passed"], counts["failed"], counts["skipped"]]
+        row += [len(differences(plain, outcomes)), reasons.total(), len(both), same]
+        lines.append("| " + " | ".join(map(str, row)) + " |")
+    for mode, (_, _, reasons) in found.items():
+        lines += [f"\n{mode}:\n"] if reasons else []
+        lines += [f"* {count} × {reason}" for reason, count in reasons.most_common()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--diffusers", type=Path, default=os.environ.get("DIFFUSERS_CHECKOUT"), help="a clone of diffusers"
+    )
+    parser.add_argument("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="families")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--results", type=Path, help="a file for the table of counts")
+    given = parser.parse_args()
+    tests = [f"tests/{path}" for family in given.only for path in FAMILIES[family]]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        prepare(root, Path(given.diffusers) if given.diffusers else checkout(root / "diffusers"))
+        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", 2))) as pool:
+            plain, *patched = pool.map(lambda mode: run(root, mode, tests), ["plain", *given.modes])
+    found = {
+        mode: (outcomes, *judge(mode, plain, outcomes))
+        for mode, outcomes in zip(given.modes, patched, strict=True)
+    }
+    text = table(found, plain)
+    print(text)
+    if given.results:
+        given.results.write_text(text)
+    wrong = [f"{mode}: {line}" for mode, (_, lines, _) in found.items() for line in lines]
+    print(*wrong, sep="\n")
+    print(f"{len(wrong)} differences that are not on the list")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
