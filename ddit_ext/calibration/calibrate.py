@@ -22,8 +22,9 @@ from ..presets import Candidate, Preset
 from ..presets.match import identity, plain_config
 from ..runtime import patch
 from ..runtime.denoisers import TRAINING_FREE, find_denoisers, find_parts, give_weights
-from ..strategies import DEFAULT_QUANTILE, DEFAULT_SCALES, Fixed, checks
-from .pictures import first_frames
+from ..strategies import DEFAULT_QUANTILE, DEFAULT_SCALES, checks
+from . import fixed
+from .pictures import SHOWN, first_frames, prompts_of
 from .reference import Reference, dense, median_step
 from .runner import Runner, Setting, quiet
 from .search import Search
@@ -208,17 +209,6 @@ def _preset(pipe: Any, weights: dict[str, Adapter] | None, search: Search, chose
     first, setting = reference.run(0), Setting(chosen.steps, chosen.strategy)
     done = search.runs[setting]
     tried = sorted(search.tried.values(), key=lambda candidate: (-candidate.psnr, candidate.words()))
-    plain = [one for one in tried if isinstance(one.strategy, Fixed) and not one.strategy.coarse]
-    shown = {one: Setting(one.steps, one.strategy) for one in plain if one.steps != chosen.steps}
-    rivals = {one: kept for one, kept in list(shown.items())[:1] if kept in search.shown}
-    pictures = {}
-    for number, (whole, fast) in enumerate(
-        zip(first_frames(first.pictures), search.shown[setting], strict=True)
-    ):
-        pictures[f"full run, sample {number + 1}"] = whole
-        pictures[f"chosen, sample {number + 1}"] = fast
-        for other, drawn in rivals.items():
-            pictures[f"{other.steps} plain steps, sample {number + 1}"] = search.shown[drawn][number]
     models = {name: getattr(module, "_orig_mod", module) for name, module in find_denoisers(pipe).items()}
     base, digest = identity(models, weights)
     return Preset(
@@ -244,5 +234,24 @@ def _preset(pipe: Any, weights: dict[str, Adapter] | None, search: Search, chose
         threads=torch.get_num_threads(),
         candidates=tuple(tried),
         versions={"ddit_ext": __version__, "torch": torch.__version__, "diffusers": version("diffusers")},
-        pictures=pictures,
+        pictures=_pictures(search, setting),
     )
+
+
+def _pictures(search: Search, chosen: Setting) -> dict[str, dict[str, Any]]:
+    """{sample: {caption: picture}}: the full run, the chosen one, and the plain steps that take as long."""
+    reference, plain = search.reference, fixed.fewer_steps(search.reference)
+    prompts, full = [], []
+    for number, done in sorted(reference.runs.items()):
+        full += first_frames(done.pictures)
+        prompts += prompts_of(search.runner.calls[number], len(done.pictures))
+    beside = {"chosen": search.shown[chosen]}
+    if plain is not None and plain != chosen:
+        beside[f"{plain.steps} plain steps"] = search.shown.get(plain, [])
+    shown = {}
+    for index, (prompt, picture) in enumerate(zip(prompts[:SHOWN], full, strict=False)):
+        columns = {f"full run, {reference.steps} steps": picture}
+        for name, pairs in beside.items():
+            columns |= {f"{name}, {close:.1f} dB": drawn for drawn, close in pairs[index : index + 1]}
+        shown[f"{index + 1}: {prompt}" if prompt else f"{index + 1}"] = columns
+    return shown

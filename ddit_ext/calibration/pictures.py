@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+SHOWN = 4
+"""So many samples are kept as pictures, for a page."""
 
 
 def as_uint8(output: Any) -> np.ndarray:
@@ -24,3 +28,11 @@ def as_uint8(output: Any) -> np.ndarray:
 def first_frames(pictures: np.ndarray) -> list[np.ndarray]:
     """One picture uint8 [H, W, 3] a sample: itself, or the middle frame of a video."""
     return [sample if sample.ndim == 3 else sample[len(sample) // 2] for sample in pictures]
+
+
+def prompts_of(call: Mapping[str, Any], count: int) -> list[str]:
+    """The text that each of the `count` samples of a call shows; "" where the call has none."""
+    prompt = call.get("prompt") or ""
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    each = max(1, count // len(prompts))  # several samples a prompt stand together
+    return [prompts[min(number // each, len(prompts) - 1)] for number in range(count)]

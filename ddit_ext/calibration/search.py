@@ -11,7 +11,7 @@ from ..fidelity import psnr
 from ..presets import Candidate
 from ..strategies import Budget, Fixed, Forecast, Threshold
 from . import fixed, forecasts, scored
-from .pictures import first_frames
+from .pictures import SHOWN, first_frames
 from .reference import Reference
 from .runner import Measured, Setting, times_faster
 
@@ -41,7 +41,8 @@ class Search:
 
     Attributes:
         tried: a Candidate for each setting.
-        runs: the run of the first call by each, without pictures. shown: pictures of it, as in pictures.first_frames.
+        runs: the run of the first call by each, without pictures.
+        shown: by each, (picture, its PSNR) of the first samples.
     """
 
     def __init__(self, reference: Reference, scales: Sequence[int], quantile: float) -> None:
@@ -49,7 +50,7 @@ class Search:
         self._scales, self._quantile = tuple(scales), quantile
         self.tried: dict[Setting, Candidate] = {}
         self.runs: dict[Setting, Measured] = {}
-        self.shown: dict[Setting, list[np.ndarray]] = {}
+        self.shown: dict[Setting, list[tuple[np.ndarray, float]]] = {}
         self._pairs: dict[Setting, list[np.ndarray]] = {}  # PSNR, one array a call
         self._speeds: dict[Setting, list[float]] = {}
 
@@ -69,13 +70,15 @@ class Search:
         for number in range(len(pairs), calls):
             full, done = self.reference.run(number), self.runner.run(number, setting)
             pairs.append(psnr(done.pictures, full.pictures))
+            shown = self.shown.setdefault(setting, [])
+            new = first_frames(done.pictures)[: SHOWN - len(shown)]
+            shown += [(frame.copy(), float(value)) for frame, value in zip(new, pairs[-1], strict=False)]
             looks = (
                 setting.strategy.computed_scales(setting.steps) is None
             )  # costs time at full-size steps, too
             speeds.append(full.seconds / done.seconds if looks else times_faster(done, full))
             if number == 0:
                 self.runs[setting] = done.without_pictures()
-                self.shown[setting] = [frame.copy() for frame in first_frames(done.pictures)]
         speed = statistics.median(speeds)
         candidate = Candidate(
             steps=setting.steps,

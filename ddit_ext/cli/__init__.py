@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 
 from . import calibrate, info, train
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for subcommand in SUBCOMMANDS:
         subcommand.add(subcommands)
     parsed = parser.parse_args(arguments)
+    # diffusers 0.35 does not know its new name yet.
+    warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
     try:
         return parsed.run(parsed)
     except (ValueError, TypeError, RuntimeError, NotImplementedError, OSError, ModuleNotFoundError) as error:

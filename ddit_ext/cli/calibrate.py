@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .._quiet import quiet_libraries
+
 EMBEDDED = "embedded:"
 
 
@@ -61,12 +63,11 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
+@quiet_libraries(progress=True)
 def run(arguments: argparse.Namespace) -> int:
     """Calibrate, write the preset, print what was chosen and what was tried."""
     from ..calibration import calibrate
-    from .quiet import quieten
 
-    quieten()
     prompts = read_prompts(arguments.prompts)
     for path in (arguments.out, arguments.html):
         if path is not None and not path.resolve().parent.is_dir():
@@ -143,6 +144,7 @@ def load(arguments: argparse.Namespace) -> tuple[Any, str | Path | None]:
 def _pretrained(model: str, dtype: Any) -> Any:
     """The pipeline of a folder, or of the hub's local cache; nothing is downloaded."""
     from diffusers import DiffusionPipeline
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     expected = (
         'model must be "embedded:flux", a folder with a model_index.json, or the name of a model in the hub\'s local '
@@ -153,5 +155,7 @@ def _pretrained(model: str, dtype: Any) -> Any:
         raise ValueError(expected)
     try:
         return DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        raise ValueError(f"{expected}, which is not in the cache: hf download {model}") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{expected}: {error}") from error

@@ -32,7 +32,7 @@ def facts() -> dict[str, str]:
     built = build_info()
     return {
         "ddit_ext": f"{built.version}, built against torch {built.torch_built} with {built.compiler}",
-        "CUDA kernels": "for sm_" + ", sm_".join(built.architectures)
+        "CUDA kernels": "for sm_" + ", sm_".join(name.removesuffix("-real") for name in built.architectures)
         if built.cuda
         else "not built (there was no nvcc)",
         "GPU": _gpus(torch),

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from pathlib import Path
+
+from .._quiet import quiet_libraries
+from .calibrate import EMBEDDED
 
 
 def add(subcommands: argparse._SubParsersAction) -> None:
@@ -43,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
+@quiet_libraries(progress=True)
 def run(arguments: argparse.Namespace) -> int:
     """Train, or print what it would cost; 130 or 143 where SIGINT or SIGTERM ended it."""
     from ..training.settings_file import read_settings
@@ -57,6 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
             )
         print(estimate(settings, arguments.gpus, arguments.tflops, arguments.fsdp))
         return 0
+    path = settings.model.path
+    if not path.startswith(EMBEDDED) and not Path(path).exists() and os.environ.get("RANK", "0") == "0":
+        print(f"ddit train: {path} is no folder here: looking it up on the hub", file=sys.stderr)
     from ..training.interrupt import Interrupted
     from ..training.run import train
 

@@ -67,7 +67,10 @@ def write(adapter: Adapter, folder: Path, dtype: torch.dtype | None) -> Path:
 
 def read(cls: type[Adapter], path: Path, transformer: nn.Module | None) -> Adapter:
     if not path.exists():
-        raise AdapterError(f"adapter: there is no file or folder {path}")
+        raise AdapterError(
+            f"adapter: there is no file or folder {path}; names on the hub are not looked up: download it first "
+            "(hf download NAME --local-dir FOLDER) and give the folder"
+        )
     folder = path if path.is_dir() else path.parent
     if not path.is_dir() and path.name not in (TENSORS, DESCRIPTION):
         raise AdapterError(f"expected an adapter's folder or its {TENSORS}, got {path}")

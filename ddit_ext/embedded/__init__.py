@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .._quiet import quiet_libraries
 from . import clips, scenes
 from .weights import folder
 
@@ -128,6 +129,7 @@ class Embedded:
         return _KINDS[self._folder.name]
 
 
+@quiet_libraries()
 def load(name: str = "flux") -> Embedded:
     """Loads an embedded model.
 

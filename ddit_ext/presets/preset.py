@@ -70,7 +70,7 @@ class Preset:
         target_speedup, speed, psnr: asked for; measured over the calibration's prompts.
         step_seconds: {scale: seconds of one step} on `device`, with `threads` CPU threads.
         candidates: all that was tried. versions: of the libraries.
-        pictures: {caption: picture} of the reference and the chosen one; not in the file.
+        pictures: {sample: {caption: picture}} of the full run, the chosen one and fewer steps; not in the file.
     """
 
     base: Mapping[str, Any]
@@ -163,8 +163,8 @@ class Preset:
         """Write one self-contained HTML file: the candidates' speed against PSNR, the chosen one marked.
 
         Args:
-            pictures: {caption: picture} or a list, PIL or uint8 [H, W, 3]; None: those of the calibration itself,
-                which a loaded preset no longer has.
+            pictures: {caption: picture}, {row: {caption: picture}} or a list, PIL or uint8 [H, W, 3]; None: those of
+                the calibration itself, which a loaded preset no longer has.
         """
         from ..reports import preset_page
 

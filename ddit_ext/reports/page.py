@@ -18,6 +18,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back);
   max-width: 860px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.05rem; margin: 1.8rem 0 .5rem; }
+h3 { font-size: .9rem; font-weight: 500; margin: 1rem 0 .3rem; }
 .lead { color: var(--soft); margin-top: 0; } .note { background: var(--note); padding: .5rem .8rem; border-radius: 6px; }
 .facts { display: flex; flex-wrap: wrap; gap: .6rem; } .facts div { background: var(--card);
   border: 1px solid var(--line); border-radius: 8px; padding: .5rem .9rem; min-width: 6.5rem; }
@@ -89,10 +90,19 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: int | None
 
 
 def gallery(pictures: Mapping[str, Any] | Sequence[Any] | None) -> str:
-    """Pictures with their captions: {caption: picture} or a list; see :func:`png`."""
-    if pictures is None:
+    """Pictures with their captions: {caption: picture}, {row: {caption: picture}} or a list; see :func:`png`."""
+    if pictures is None or not len(pictures):
         return ""
-    named = pictures.items() if isinstance(pictures, Mapping) else [("", picture) for picture in pictures]
+    named = list(pictures.items() if isinstance(pictures, Mapping) else (("", one) for one in pictures))
+    if isinstance(named[0][1], Mapping):
+        most = max(len(row) for _, row in named)
+        rows = (f"<h3>{escape(str(title))}</h3>{_figures(row.items(), most)}" for title, row in named)
+        return "".join(rows)
+    return _figures(named)
+
+
+def _figures(named: Iterable[tuple[Any, Any]], columns: int = 0) -> str:
+    """Pictures beside each other; columns: so many have a place in a row, 0: as many as fit."""
     figures = []
     for caption, picture in named:
         data, width = png(picture)
@@ -101,7 +111,8 @@ def gallery(pictures: Mapping[str, Any] | Sequence[Any] | None) -> str:
             f'<figure><img{small} alt="{escape(str(caption))}" src="data:image/png;base64,{data}">'
             f"<figcaption>{escape(str(caption))}</figcaption></figure>"
         )
-    return f'<div class="pictures">{"".join(figures)}</div>' if figures else ""
+    style = f' style="grid-template-columns: repeat({columns}, 1fr)"' if columns else ""
+    return f'<div class="pictures"{style}>{"".join(figures)}</div>'
 
 
 def png(picture: Any) -> tuple[str, int]:

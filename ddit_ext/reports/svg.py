@@ -25,9 +25,10 @@ class Chart:
         title: read out by screen readers, not drawn.
         whole: ticks of the x axis on whole numbers only.
         steps: so many steps span the x axis, as in a strip; None: it spans what is drawn.
+        across: values that the x axis spans too.
     """
 
-    LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 40
+    LEFT, RIGHT, TOP, BOTTOM = 62, 24, 12, 40
 
     def __init__(
         self,
@@ -40,9 +41,11 @@ class Chart:
         log: bool = False,
         whole: bool = True,
         steps: int | None = None,
+        across: Sequence[float] = (),
     ) -> None:
         self.title, self.x_label, self.y_label = title, x_label, y_label
         self.width, self.height, self.log, self.whole, self.steps = width, height, log, whole, steps
+        self._across = list(across)
         self._marks: list[tuple[str, list[Point], str, str]] = []
         self._legend: list[tuple[str, str, bool]] = []
 
@@ -75,7 +78,8 @@ class Chart:
         """The chart as an `<svg>` element."""
         left, right = self.LEFT, self.width - self.RIGHT
         top, bottom = self.TOP, self.height - self.BOTTOM
-        x_low, x_high = _range([x for _, points, *_ in self._marks for x, _ in points], pad=0.02)
+        drawn = [x for _, points, *_ in self._marks for x, _ in points]
+        x_low, x_high = _range([*drawn, *self._across], pad=0.02)
         if self.steps:
             x_low, x_high = -0.5, self.steps - 0.5
         y_values = [self._y(y) for _, points, *_ in self._marks for _, y in points]

@@ -83,7 +83,9 @@ def load_base(settings: ModelSettings, device: torch.device) -> Base:
         index = diffusers.DiffusionPipeline.load_config(settings.path, **where)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model.path: {settings.path} is no diffusers model that can be read: {str(error).splitlines()[0]}"
+            f"model.path: {settings.path} is no diffusers model that can be read: {str(error).splitlines()[0]} "
+            "Give a folder with a model_index.json, or the name of a model on the hub that this machine can reach or "
+            "has in its cache (hf download NAME)"
         ) from error
     classes = {HIGH: _class(settings, index, HIGH)}
     boundary = None

@@ -33,7 +33,7 @@ def write_card(folder: Path, adapter: Adapter, settings: TrainSettings, data: st
     if hub:
         head["base_model"] = base
     record = adapter.training_record.get("distill", {})
-    sizes = ", ".join(f"{scale}p" for scale in adapter.scales)
+    sizes = ", ".join(f"{scale}" for scale in adapter.scales)
     named = settings.output.licence or licence.get("license_name", licence["license"])
     unknown = " (name it with output.licence before you publish)" if named == "unknown" else ""
     training = settings.training
@@ -41,7 +41,7 @@ def write_card(folder: Path, adapter: Adapter, settings: TrainSettings, data: st
 {yaml.safe_dump(head, sort_keys=False).strip()}
 ---
 
-# Patch sizes {sizes} for {base}
+# Patch scales {sizes} for {base}
 
 An adapter for [ddit_ext](https://arxiv.org/abs/2602.16968): with it {base} can run denoising steps with larger
 patches, so with fewer tokens. It is no model by itself.
@@ -65,7 +65,7 @@ That of the base model, {base}, from whose weights it was made: {named}{unknown}
 | steps | {record.get("steps", 0)} of {training.steps} |
 | samples a step | {settings.data.batch * training.accumulate} in each process |
 | optimiser | {training.optimizer}, learning rate {training.peak_lr:g}, {training.schedule} |
-| noise ranges | {", ".join(f"{s}p: {training.range_of(s)[0]:g} to {training.range_of(s)[1]:g}" for s in adapter.scales)} |
+| noise ranges | {", ".join(f"scale {s}: {training.range_of(s)[0]:g} to {training.range_of(s)[1]:g}" for s in adapter.scales)} |
 | LoRA rank | {settings.adapter.rank} |
 | versions | ddit_ext {record.get("ddit_ext", "?")}, torch {record.get("torch", "?")} |
 

@@ -125,7 +125,7 @@ def distill(
                 norm = outcomes[0].grad_norm if outcomes else 0.0
                 line = log.write(done, lr=trainer.lr, grad_norm=norm, seconds=round(seconds, 3))
                 bar.set_postfix(
-                    {f"{scale}p": f"{entry['error']:.4f}" for scale, entry in line["scales"].items()},
+                    {f"scale {scale}": f"{entry['error']:.4f}" for scale, entry in line["scales"].items()},
                     refresh=False,
                 )
                 for observer in observers:

@@ -11,9 +11,10 @@ from presets import TokenClock, calls
 
 import ddit_ext
 from ddit_ext import Budget, Fixed, Forecast
+from ddit_ext.calibration import fixed
 from ddit_ext.calibration.calibrate import _calls
-from ddit_ext.calibration.pictures import as_uint8
-from ddit_ext.calibration.runner import quiet
+from ddit_ext.calibration.pictures import as_uint8, prompts_of
+from ddit_ext.calibration.runner import Setting, quiet
 from ddit_ext.calibration.search import Search
 from ddit_ext.coarse import Adapter
 from ddit_ext.fidelity import psnr
@@ -67,8 +68,36 @@ def test_the_figures_are_those_of_the_run(pipe, preset):
         assert len(handle.report().to_dict()["steps"]) == preset.run_steps
     assert preset.speed == pytest.approx(np.median([STEPS * COST[1] / 1000 / taken for taken in seconds]))
     assert preset.psnr == pytest.approx(psnr(np.concatenate(fast), np.concatenate(full)).mean())
-    np.testing.assert_array_equal(preset.pictures["full run, sample 1"], full[0][0])
-    np.testing.assert_array_equal(preset.pictures["chosen, sample 1"], fast[0][0])
+    assert list(preset.pictures) == ["1", "2"]  # these calls have embeddings, no text
+    for number, columns in enumerate(preset.pictures.values()):
+        close = psnr(fast[number], full[number])[0]
+        assert list(columns) == [f"full run, {STEPS} steps", f"chosen, {close:.1f} dB"]
+        for picture, drawn in zip(columns.values(), (full, fast), strict=True):
+            np.testing.assert_array_equal(picture, drawn[number][0])
+
+
+def test_plain_steps_stand_beside_a_closer_choice(pipe, monkeypatch):
+    monkeypatch.setattr(fixed, "fewer_steps", lambda reference: Setting(2, Fixed(1)))
+    preset = calibrate(pipe, seed=5)
+    assert type(preset.strategy) is Forecast
+    for number, columns in enumerate(preset.pictures.values()):
+        full, plain = draw(pipe, number, STEPS), draw(pipe, number, 2)
+        caption = f"2 plain steps, {psnr(plain, full)[0]:.1f} dB"
+        assert list(columns)[2:] == [caption]
+        np.testing.assert_array_equal(columns[caption], plain[0])
+
+
+@pytest.mark.parametrize(
+    ("call", "count", "expected"),
+    [
+        ({"prompt": "a cat"}, 2, ["a cat", "a cat"]),
+        ({"prompt": ["a cat", "a dog"]}, 4, ["a cat", "a cat", "a dog", "a dog"]),
+        ({"prompt": None}, 1, [""]),
+        ({}, 2, ["", ""]),
+    ],
+)
+def test_each_sample_knows_its_prompt(call, count, expected):
+    assert prompts_of(call, count) == expected
 
 
 def test_the_closest_that_is_fast_enough_is_chosen(preset):

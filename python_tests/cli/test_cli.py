@@ -65,7 +65,10 @@ def test_prompts(prompts, tmp_path):
         ({"model": "no/such/folder"}, "model must be .*no/such/folder"),
         ({"model": "embedded:nothing"}, "nothing"),
         ({"model": str(Path(__file__).parent)}, "model must be .*a folder with a model_index.json"),
-        ({"model": "nobody/no-such-model"}, "model must be .*in the hub's local cache.*nobody/no-such-model"),
+        (
+            {"model": "nobody/no-such-model"},
+            "in the hub's local cache.*not in the cache: hf download nobody/no-such-model",
+        ),
         (
             {"--device": "cpu", "--offload": None},
             "--offload needs a CUDA device to bring models to, got --device cpu",

@@ -115,7 +115,9 @@ def test_a_missing_file_is_named(saved, transformer, name):
 
 
 def test_a_path_that_is_no_adapter(transformer, tmp_path):
-    with pytest.raises(AdapterError, match="there is no file or folder .*weights.bin"):
+    with pytest.raises(
+        AdapterError, match="there is no file or folder .*weights.bin; names on the hub .* download it first"
+    ):
         Adapter.load(tmp_path / "weights.bin", transformer)
     (tmp_path / "weights.bin").write_bytes(b"")
     with pytest.raises(

@@ -1,6 +1,8 @@
 """The embedded model: its grammar, its scenes, its judge, and what only a trained pipeline shows."""
 
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -49,6 +51,19 @@ def test_frechet_distance_of_shifted_gaussians():
 def test_load_names_what_there_is():
     with pytest.raises(ValueError, match=r"name must be one of \['flux', 'flux-128', 'wan'\], got 'sdxl'"):
         embedded.load("sdxl")
+
+
+def test_loading_prints_nothing_and_leaves_the_libraries_talkative():
+    script = (
+        "import logging\n"
+        "from ddit_ext import embedded\n"
+        "from transformers.utils import logging as library\n"
+        "embedded.load('flux')\n"
+        "assert library.is_progress_bar_enabled()\n"
+        "assert all(logging.getLogger(name).level == logging.WARNING for name in ('transformers', 'diffusers'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_classifier_tells_real_scenes_from_shuffled_prompts(model):

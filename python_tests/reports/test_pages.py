@@ -140,12 +140,14 @@ def test_samples_that_differ_get_strips_of_their_own(tmp_path):
 def test_page_of_a_preset(tmp_path):
     preset = make_preset(make_pipeline())
     picture = np.zeros((8, 8, 3), np.uint8)
-    preset.html(tmp_path / "preset.html", {"full run, sample 1": picture, "chosen, sample 1": picture})
+    rows = {"1: a <cat>": {"full run": picture, "chosen": picture}, "2: a dog": {"full run": picture}}
+    preset.html(tmp_path / "preset.html", rows)
     text, document = read(tmp_path / "preset.html")
     assert text.count('class="ring"') == 1 and text.count("<circle") == 2 + 1
     assert "6 steps: 1 at scale 4, 2 at scale 2, 3 at scale 1: 2.05×, 31.0 dB" in text
     assert re.search(r'<tr class="marked"><td>6 steps: 1 at scale 4', text)
-    assert len(document.addresses) == 2
+    assert len(document.addresses) == 3 and "<h3>1: a &lt;cat&gt;</h3>" in text
+    assert text.count("grid-template-columns: repeat(2, 1fr)") == 2  # a picture stands below its like
     (strip,) = re.findall(r'aria-label="patch size of each step">(.*?)</svg>', text)
     assert re.findall(r'fill="(#\w+)"', strip) == [SIZES[2]] + [SIZES[1]] * 2 + [SIZES[0]] * 3
 

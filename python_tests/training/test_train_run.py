@@ -129,6 +129,7 @@ def test_tensorboard_gets_the_log(tmp_path):
     ("override", "message"),
     [
         ("model.path=no/such/folder/here", "model.path: no/such/folder/here is no diffusers model"),
+        ("model.path=some/model", "ddit train: some/model is no folder here: looking it up on the hub"),
         (
             "training.autocast=float16",
             "training.autocast must be bfloat16 for a base in bfloat16, got float16",
