@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .noise_match import NoiseMatch, detail_gain
-from .residual import join_bands, split_bands
+from .noise_match import estimate_detail, gain_at, high_band_energy
+from .residual import contiguous, join_bands, split_bands
 
 if TYPE_CHECKING:
+    from .levels import Levels
     from .scale_weights import ScaleWeights
 
 
@@ -25,17 +26,17 @@ class CoarseStep:
         self,
         weights: ScaleWeights,
         cells: Tensor,
-        sigma: Tensor,
-        matched: NoiseMatch,
+        levels: Levels,
+        dtype: torch.dtype,
         frames: int | None = None,
     ):
         self._weights = weights
         self._frames = frames  # by which samples of one frame are put together; None: they are whole
         self._cells = cells
-        self._sigma = sigma
-        self._matched = matched
-        self._dtype = _compute_dtype(cells)
-        self.timestep = matched.timestep if frames is None else matched.timestep.unflatten(0, (-1, frames))
+        self._levels = levels
+        self._dtype = dtype
+        timestep = levels.timestep.expand(cells.shape[0])
+        self.timestep = timestep if frames is None else timestep.unflatten(0, (-1, frames))
 
     def tokens(self) -> Tensor:
         """The image tokens [B, N_s, D] of the coarse patches, in the model's (or autocast's) dtype."""
@@ -43,7 +44,7 @@ class CoarseStep:
         tokens = ops.patch_embed(
             self._matched_cells().to(dtype),
             weights.embed_weight.to(dtype),
-            (weights.embed_bias + weights.size_embedding).to(dtype),
+            self._levels.bias[0],
             None,
             None,
             1.0,
@@ -57,7 +58,7 @@ class CoarseStep:
         Args:
             tokens: [B, N_s, D], what would have gone into the output projection.
         """
-        weights, cells, sigma = self._weights, self._cells, self._sigma
+        weights, cells, levels = self._weights, self._cells, self._levels
         grid = list(cells.shape[1:4])
         if self._frames is not None:
             tokens = tokens.unflatten(1, (self._frames, -1)).flatten(0, 1)
@@ -72,39 +73,38 @@ class CoarseStep:
             weights.scale,
             grid,
         )
-        alpha, beta = self._matched.alpha, self._matched.beta
-        noisy = cells[:, :, :, :, : weights.spec.out_channels].float()
-        pixels, low = split_bands(noisy, weights.scale)
-        if weights.spec.detail_residual:
-            gain = detail_gain(sigma, weights.detail(sigma, pixels, low))
-        else:
-            gain = torch.zeros_like(sigma)
-        refinement = weights.refinement
-        if refinement is not None:
-            more_alpha, more_beta, more_gain = refinement.corrections(sigma)
-            alpha, beta, gain = alpha + more_alpha, beta + more_beta, gain + more_gain
-        # The product comes first and is a new contiguous tensor: the sum lands in it, ready to be read as
-        # packed.
-        velocity = coarse * alpha.view(-1, 1, 1, 1, 1, 1, 1)
-        velocity += join_bands(pixels, low, gain, beta, coarse)
-        if refinement is not None:
-            velocity += refinement(cells, sigma, tokens)
-        velocity = velocity.to(cells.dtype)
+        low, detail = split_bands(cells[:, :, :, :, : weights.spec.out_channels], weights.scale)
+        residual = join_bands(low, detail, self._gain(detail), levels.beta, coarse)
+        velocity = torch.addcmul(residual, coarse, levels.alpha.view(-1, 1, 1, 1, 1, 1, 1))
+        if weights.refinement is not None:
+            velocity += weights.refinement(cells, levels.hidden, tokens)
+        velocity = contiguous(velocity, cells.dtype)
         return velocity if self._frames is None else velocity.squeeze(1).unflatten(0, (-1, self._frames))
+
+    def _gain(self, detail: Tensor) -> Tensor:
+        """g of each sample [B], or [1] where it is the same for all."""
+        levels = self._levels
+        if levels.gain is not None:
+            return levels.gain
+        with torch.no_grad():
+            line = (levels.detail_start, levels.detail_slope)
+            variance = estimate_detail(line, high_band_energy(detail))
+        return gain_at(levels.gain_start, levels.gain_slope, variance)
 
     def _matched_cells(self) -> Tensor:
         """The cells with c on the noisy channels, computed in float32."""
         spec = self._weights.spec
         if spec.start == "pi_resize":
             return self._cells
-        factor = self._matched.input_scale.view(-1, 1, 1, 1, 1, 1, 1)
+        factor = self._levels.input_scale.view(-1, 1, 1, 1, 1, 1, 1)
         if spec.in_channels > spec.out_channels:
             noisy = torch.arange(spec.in_channels, device=factor.device) < spec.out_channels
             factor = torch.where(noisy.view(-1, 1, 1), factor, 1.0)
         return self._cells * factor
 
 
-def _compute_dtype(cells: Tensor) -> torch.dtype:
+def compute_dtype(cells: Tensor) -> torch.dtype:
+    """In which dtype tokens of these cells are computed."""
     device = cells.device.type
     if torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)

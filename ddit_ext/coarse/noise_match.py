@@ -105,6 +105,13 @@ def matched_by(start: str, sigma: Tensor, scale: int) -> NoiseMatch:
     return {"noise_matched": noise_match, "blended": blended}[start](sigma, scale)
 
 
+def gain_lines(sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Where g(σ) starts at H = 0 and how it goes on: (start + slope·H) holds its numerator and denominator, [B, 2]."""
+    sigma = sigma.float()
+    clean = 1 - sigma
+    return torch.stack([sigma, sigma.square()], 1), torch.stack([-clean, clean.square()], 1)
+
+
 def detail_gain(sigma: Tensor, detail: Tensor | float) -> Tensor:
     """g(σ): the factor from the noisy detail to its velocity, ``[B]`` float32.
 
@@ -112,10 +119,15 @@ def detail_gain(sigma: Tensor, detail: Tensor | float) -> Tensor:
         sigma: noise levels [B] in [0, 1].
         detail: H, the variance of the clean latents' detail per high-band coefficient; one number or [B].
     """
-    sigma = sigma.float()
-    clean = 1 - sigma
     detail = torch.as_tensor(detail, dtype=torch.float32, device=sigma.device).clamp(min=MIN_DETAIL)
-    return (sigma - clean * detail) / (sigma.square() + clean.square() * detail)
+    start, slope = gain_lines(sigma)
+    return gain_at(start, slope, detail.expand_as(sigma))
+
+
+def gain_at(start: Tensor, slope: Tensor, detail: Tensor) -> Tensor:
+    """g [B] at H = ``detail`` [B], from its :func:`gain_lines` [B, 2], or [1, 2] for all samples."""
+    numerator, denominator = torch.addcmul(start, slope, detail[:, None]).unbind(1)
+    return numerator / denominator
 
 
 def default_detail(scale: int) -> float:
@@ -128,8 +140,8 @@ def default_detail(scale: int) -> float:
     return 1 - scale**-0.75
 
 
-def estimate_detail(energy: Tensor, sigma: Tensor, coefficients: int, prior: float) -> Tensor:
-    """H of each sample, from the noisy latent itself; ``[B]`` float32.
+def detail_line(sigma: Tensor, coefficients: int, prior: float) -> tuple[Tensor, Tensor]:
+    """How H follows from the noisy latent itself: start + slope·E, [B] float32 each.
 
     The noisy detail has variance V = σ² + (1-σ)²·H, so H = (V - σ²)/(1-σ)². That quotient is all noise near σ
     = 1, where the clean detail has not appeared yet. Instead of a threshold on σ, the quotient and ``prior``
@@ -139,34 +151,40 @@ def estimate_detail(energy: Tensor, sigma: Tensor, coefficients: int, prior: flo
     measurement at low σ.
 
     Args:
-        energy: V, the variance per high-band coefficient of the noisy latent [B].
         sigma: noise levels [B].
-        coefficients: how many high-band coefficients V was averaged over.
+        coefficients: how many high-band coefficients a sample has; E is the sum of their squares, so V = E/coefficients.
         prior: H to fall back on.
     """
     sigma = sigma.float()
-    clean2 = (1 - sigma).square()
-    expected = sigma.square() + clean2 * prior
+    noise2, clean2 = sigma.square(), (1 - sigma).square()
+    expected = noise2 + clean2 * prior
     error2 = (2.0 / max(coefficients, 1) + LEVEL_ERROR**2) * expected.square()
-    prior2 = prior * prior
-    blend = prior2 * clean2 * (energy.float() - sigma.square()) + error2 * prior
-    return (blend / (prior2 * clean2.square() + error2)).clamp(MIN_DETAIL, MAX_DETAIL)
+    measured, total = prior * prior * clean2, prior * prior * clean2.square() + error2
+    return (error2 * prior - measured * noise2) / total, measured / (total * max(coefficients, 1))
 
 
-def high_band_energy(pixels: Tensor, low: Tensor, scale: int) -> Tensor:
-    """Variance per high-band coefficient of ``pixels`` [B, ...] given its s×s means ``low`` [B, ...]; [B]
-    float32.
+def estimate_detail(line: tuple[Tensor, Tensor], energy: Tensor) -> Tensor:
+    """H of each sample [B] from its :func:`detail_line` and the energy E of its high band [B]."""
+    return torch.addcmul(line[0], line[1], energy).clamp(MIN_DETAIL, MAX_DETAIL)
 
-    mean((z - up(low))²) = mean(z²) - mean(low²) over whole blocks, and that is spread over the 1 - 1/s² of
-    the coefficients that are not means.
+
+def high_band_energy(detail: Tensor) -> Tensor:
+    """E, the sum of squares of what is above the means in each sample: ``detail`` [B, ...] -> [B] float32.
+
+    Spread over the 1 - 1/s² of the coefficients that are not means, it is their variance.
     """
-    total = pixels.float().square().flatten(1).mean(1) - low.float().square().flatten(1).mean(1)
-    return total.clamp(min=0) / (1 - 1 / scale**2)
+    return torch.linalg.vector_norm(detail.flatten(1), dim=1).square()
+
+
+def high_band_coefficients(detail: Tensor, scale: int) -> int:
+    """How many coefficients of one sample are no means of s×s pixels."""
+    pixels = detail[0].numel()
+    return pixels - pixels // scale**2
 
 
 def measure_detail(cells: Tensor, scale: int) -> float:
     """H of clean latents given as cells [B, F, h, w, C, p, p]: the number to pass as ``detail_variance``."""
     from .residual import split_bands
 
-    pixels, low = split_bands(cells, scale)
-    return float(high_band_energy(pixels, low, scale).mean())
+    _, detail = split_bands(cells, scale)
+    return float(high_band_energy(detail).mean()) / high_band_coefficients(detail, scale)

@@ -24,36 +24,39 @@ from .. import ops
 LEVEL_FEATURES = 8
 
 
-def split_bands(cells: Tensor, scale: int) -> tuple[Tensor, Tensor]:
-    """Pixels [B, F, C, H, W] and their s×s means [B, F, C, H/s, W/s] of cells [B, F, h, w, C, p, p].
+def contiguous(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in ``dtype`` and contiguous, by one copy at most."""
+    # `to` looks at the memory format only where the dtype changes.
+    return tensor.to(dtype, memory_format=torch.contiguous_format).contiguous()
 
+
+def split_bands(cells: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+    """The s×s means [B, F, C, H/s, 1, W/s, 1] of cells [B, F, h, w, C, p, p], and what is above them,
+
+    [B, F, C, H/s, s, W/s, s], in float32.
     H and W are h·p and w·p rounded up to multiples of ``scale`` by repeating the last row and column, as the
     embedding reads a ragged edge.
     """
     batch, frames, rows, columns, channels, patch, _ = cells.shape
     height, width = rows * patch, columns * patch
-    pixels = cells.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch * frames, channels, height, width)
+    pixels = contiguous(cells.permute(0, 1, 4, 2, 5, 3, 6), torch.float32)
+    pixels = pixels.view(batch * frames, channels, height, width)
     below, right = -height % scale, -width % scale
     if below or right:
         pixels = F.pad(pixels, (0, right, 0, below), mode="replicate")
-    low = F.avg_pool2d(pixels, scale)
-    return pixels.unflatten(0, (batch, frames)), low.unflatten(0, (batch, frames))
+    low = F.avg_pool2d(pixels, scale).view(batch, frames, channels, -1, 1, pixels.shape[-1] // scale, 1)
+    blocks = pixels.view(*low.shape[:4], scale, low.shape[5], scale)
+    return low, blocks - low
 
 
-def join_bands(pixels: Tensor, low: Tensor, gain: Tensor, low_gain: Tensor, like: Tensor) -> Tensor:
-    """low_gain·up(low) + gain·(pixels - up(low)) as cells shaped like ``like``; the gains are [B].
+def join_bands(low: Tensor, detail: Tensor, gain: Tensor, low_gain: Tensor, like: Tensor) -> Tensor:
+    """low_gain·up(low) + gain·detail as a view of cells shaped like ``like``; the gains are [B], or [1] for all samples.
 
-    The arguments ``pixels`` and ``low`` come from :func:`split_bands`.
+    The bands come from :func:`split_bands`.
     """
-    batch, frames, rows, columns, _, patch, _ = like.shape
-    channels, height, width = pixels.shape[2:]
-    scale = height // low.shape[-2]
-    blocks = pixels.view(batch * frames, channels, height // scale, scale, width // scale, scale)
-    if frames > 1:
-        gain, low_gain = gain.repeat_interleave(frames), low_gain.repeat_interleave(frames)
-    gain, low_gain = gain.view(-1, 1, 1, 1, 1, 1), low_gain.view(-1, 1, 1, 1, 1, 1)
-    spread = low.flatten(0, 1)[:, :, :, None, :, None] * (low_gain - gain)
-    joined = torch.addcmul(spread, blocks, gain).view(batch, frames, channels, height, width)
+    gain, low_gain = (each.view(-1, 1, 1, 1, 1, 1, 1) for each in (gain, low_gain))
+    joined = torch.addcmul(low * low_gain, detail, gain).flatten(5).flatten(3, 4)
+    rows, columns, patch = like.shape[2], like.shape[3], like.shape[5]
     joined = joined[..., : rows * patch, : columns * patch]
     cells = joined.unflatten(4, (columns, patch)).unflatten(3, (rows, patch))
     return cells.permute(0, 1, 3, 5, 2, 4, 6)
@@ -110,33 +113,33 @@ class Refinement(nn.Module):
         left = position.long().clamp(max=knots.shape[1] - 2)
         return torch.lerp(knots[:, left], knots[:, left + 1], position - left)
 
-    def forward(self, cells: Tensor, sigma: Tensor, tokens: Tensor) -> Tensor:
+    def bias(self, sigma: Tensor) -> Tensor:
+        """What the first layer adds at ``sigma`` [B]: [B, hidden] float32."""
+        frequencies = torch.arange(LEVEL_FEATURES, device=sigma.device, dtype=torch.float32) * math.pi
+        features = torch.cos(sigma.float()[:, None] * frequencies)
+        return torch.addmm(self.input_bias.float(), features, self.level_weight.float().T)
+
+    def forward(self, cells: Tensor, bias: Tensor, tokens: Tensor) -> Tensor:
         """Addition to the velocity [B, F, h, w, C_out, p, p], computed in the dtype of ``tokens``.
 
         Args:
             cells: [B, F, h, w, C_in, p, p].
-            sigma: [B].
+            bias: [B, hidden] of the samples' noise levels, or [1, hidden] for all; in the dtype of ``tokens``.
             tokens: [B, N_s, D], what goes into the de-embedding; looked at only where ``token_weight`` is there.
         """
         dtype = tokens.dtype
         grid = list(cells.shape[1:4])
-        frequencies = torch.arange(LEVEL_FEATURES, device=sigma.device, dtype=torch.float32) * math.pi
-        level = torch.cos(sigma.float()[:, None] * frequencies) @ self.level_weight.float().T
+        shared = bias[0] if len(bias) == 1 else None
         hidden = ops.patch_embed(
-            cells.to(dtype),
-            self.input_weight.to(dtype),
-            self.input_bias.to(dtype),
-            None,
-            None,
-            1.0,
-            self.scale,
+            cells.to(dtype), self.input_weight.to(dtype), shared, None, None, 1.0, self.scale
         )
-        hidden = hidden + level[:, None].to(dtype)
+        if shared is None:
+            hidden = hidden + bias[:, None]
         if self.token_weight is not None:
-            hidden = hidden + F.linear(tokens, self.token_weight.to(dtype))
-        hidden = F.silu(hidden)
+            weight = self.token_weight.to(dtype).T
+            hidden = torch.addmm(hidden.flatten(0, 1), tokens.flatten(0, 1), weight).view(hidden.shape)
         return ops.patch_deembed(
-            hidden,
+            F.silu(hidden),
             self.output_weight.to(dtype),
             self.output_bias.to(dtype),
             None,

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ..modules.lora import LowRank
 from .base_weights import BaseWeights
-from .coarse_step import CoarseStep
-from .noise_match import default_detail, estimate_detail, high_band_energy, matched_by
+from .coarse_step import CoarseStep, compute_dtype
+from .levels import Levels, RunLevel
+from .noise_match import default_detail, detail_gain, detail_line, gain_lines, matched_by
 from .residual import Refinement
 from .resize import pi_resize, pooled, repeated_rows
 from .scale_spec import Positions, ScaleSpec
@@ -90,14 +91,14 @@ class ScaleWeights(nn.Module):
         for low_rank in self.lora_modules.values():
             low_rank.reset_parameters(generator)
 
-    def prepare(self, cells: Tensor, sigma: Tensor) -> CoarseStep:
+    def prepare(self, cells: Tensor, sigma: Tensor | RunLevel) -> CoarseStep:
         """Begin a coarse step.
 
         Args:
             cells: [B, F, h, w, C_in, p, p], any strides; the first C_out channels are the noisy latent, the
                 others clean conditions, which no noise matching applies to.
             sigma: noise levels [B] in [0, 1], float32. A single number for the whole batch may be [1]; [B, F]
-                where the frames of a video are at levels of their own.
+                where the frames of a video are at levels of their own. Or the step of a run.
 
         Raises:
             ValueError: shapes that don't fit; the text names the argument.
@@ -109,25 +110,61 @@ class ScaleWeights(nn.Module):
                 f"cells must have shape [B, F, h, w, {', '.join(map(str, patch))}], got {tuple(cells.shape)}"
             )
         batch, frames = cells.shape[:2]
-        by_frame = sigma.ndim == 2 and tuple(sigma.shape) == (batch, frames)
-        if not by_frame and (sigma.ndim != 1 or sigma.shape[0] not in (1, batch)):
+        by_frame = not isinstance(sigma, RunLevel) and tuple(sigma.shape) == (batch, frames)
+        if by_frame:  # a step on B*F samples of one frame each
+            sigma, cells = sigma.flatten(), cells.flatten(0, 1).unsqueeze(1)
+        elif not isinstance(sigma, RunLevel) and tuple(sigma.shape) not in ((1,), (batch,)):
             raise ValueError(
                 f"sigma must have shape [{batch}], got {tuple(sigma.shape)} (or [{batch}, {frames}]: one a frame)"
             )
-        if by_frame:  # a step on B*F samples of one frame each
-            sigma, cells = sigma.flatten(), cells.flatten(0, 1).unsqueeze(1)
-        sigma = sigma.to(cells.device, torch.float32).expand(cells.shape[0])
-        matched = matched_by(spec.start, sigma, self.scale)
-        return CoarseStep(self, cells, sigma, matched, frames if by_frame else None)
+        dtype, coefficients = compute_dtype(cells), self._coefficients(cells.shape)
+        if isinstance(sigma, RunLevel):
+            levels = sigma.run.row(sigma.index, self, coefficients, cells.device, dtype)
+        else:
+            levels = self.levels(sigma.to(cells.device, torch.float32), coefficients, dtype)
+        return CoarseStep(self, cells, levels, dtype, frames if by_frame else None)
 
-    def detail(self, sigma: Tensor, pixels: Tensor, low: Tensor) -> Tensor | float:
-        """H: the adapter's number, or each sample's estimate [B] from its noisy bands."""
-        if self.spec.detail_variance is not None:
-            return self.spec.detail_variance
-        with torch.no_grad():
-            energy = high_band_energy(pixels, low, self.scale)
-            count = pixels[0].numel() - low[0].numel()
-            return estimate_detail(energy, sigma, count, default_detail(self.scale))
+    def levels(self, sigma: Tensor, coefficients: int, dtype: torch.dtype) -> Levels:
+        """What steps at noise levels ``sigma`` [n], float32, take from them.
+
+        Args:
+            coefficients: of a sample's high band, see :func:`detail_line`.
+            dtype: in which tokens are computed.
+        """
+        spec, refinement = self.spec, self.refinement
+        matched = matched_by(spec.start, sigma, self.scale)
+        alpha, beta, more_gain = matched.alpha, matched.beta, None
+        if refinement is not None:
+            more_alpha, more_beta, more_gain = refinement.corrections(sigma)
+            alpha, beta = alpha + more_alpha, beta + more_beta
+        gain = start = slope = None
+        line: tuple[Tensor | None, Tensor | None] = (None, None)
+        if not spec.detail_residual:
+            gain = torch.zeros_like(sigma)
+        elif spec.detail_variance is not None:
+            gain = detail_gain(sigma, spec.detail_variance)
+        else:
+            start, slope = gain_lines(sigma)
+            line = detail_line(sigma, coefficients, default_detail(self.scale))
+        if more_gain is not None:
+            if gain is not None:
+                gain = gain + more_gain
+            else:  # g + more = (numerator + more·denominator) / denominator
+                start, slope = (
+                    torch.stack([each[:, 0] + more_gain * each[:, 1], each[:, 1]], 1)
+                    for each in (start, slope)
+                )
+        bias = (self.embed_bias + self.size_embedding).to(dtype).expand(len(sigma), -1)
+        hidden = None if refinement is None else refinement.bias(sigma).to(dtype)
+        return Levels(
+            matched.input_scale, matched.timestep, alpha, beta, gain, start, slope, *line, bias, hidden
+        )
+
+    def _coefficients(self, cells: torch.Size) -> int:
+        """Numbers of a sample's noisy latent that are no means; ragged edges are filled up."""
+        height, width = (-(-count * self.patch_size // self.scale) * self.scale for count in cells[2:4])
+        pixels = cells[1] * self.spec.out_channels * height * width
+        return pixels - pixels // self.scale**2
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}, start={self.spec.start!r}, rank={self.spec.rank}"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..coarse import patch_layers
 from ..coarse.coarse_step import CoarseStep
+from ..coarse.levels import RunLevel
 from ..coarse.patch_layers import PatchLayers
 from ..coarse.scale_weights import ScaleWeights
 from ..modules.context_parallel import check_inference
@@ -92,7 +93,9 @@ class Family(ModelFamily, ABC):
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The `timestep` of a call at noise level sigma [B], float32."""
-        return self.CLEAN + sigma.float() * (self.TIMESTEP - self.CLEAN)
+        span = self.TIMESTEP - self.CLEAN
+        scaled = sigma.float() if span == 1 else sigma.float() * span
+        return scaled + self.CLEAN if self.CLEAN else scaled
 
     def coarse_timestep(self, arguments: dict[str, Any], step: CoarseStep) -> Tensor:
         """The `timestep` of the coarse latent, in the dtype of the call's own where that is a floating one."""
@@ -246,7 +249,11 @@ class Family(ModelFamily, ABC):
             changes.undo()
 
     def enter_coarse(
-        self, changes: Changes, arguments: dict[str, Any], weights: ScaleWeights, sigma: Tensor
+        self,
+        changes: Changes,
+        arguments: dict[str, Any],
+        weights: ScaleWeights,
+        sigma: Tensor | RunLevel,
     ) -> dict[str, Any]:
         """As `coarse`: the rewritten arguments; the modules stay swapped until `changes.undo()`."""
         self.check(arguments, weights)

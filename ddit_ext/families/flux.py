@@ -7,6 +7,7 @@ diffusers runs as it is, and returns the full fine shape.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from ..coarse.patch_layers import PatchLayers
 from ..coarse.scale_weights import ScaleWeights
 from .encoder import Encoder
 from .grid import Grid
-from .ids import IdsFamily
+from .ids import IdsFamily, version_of
+from .latent import CoarsePositions
 from .model import CALL, ROWS, check_here, needed
 from .published import Published, non_commercial
 
@@ -111,6 +113,11 @@ class FluxFamily(IdsFamily):
         ),
     }
 
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__(transformer)
+        # By scale: the text's ids, their version, the coarse ids, the module, and its tables at them.
+        self._tables: dict[int, tuple] = {}
+
     def first_input(self, arguments: dict[str, Any]) -> Tensor:
         """[B, N, D]: the tokens as the first block's norm modulates them, references among them."""
         transformer = self.transformer
@@ -125,8 +132,22 @@ class FluxFamily(IdsFamily):
     def _rewrite(
         self, arguments: dict[str, Any], weights: ScaleWeights, grid: Grid, step: CoarseStep
     ) -> tuple[dict[str, Any], dict[str, nn.Module]]:
-        changes = {
-            "img_ids": self.coarse_ids(arguments["img_ids"], grid, weights),
-            "timestep": self.coarse_timestep(arguments, step),
-        }
-        return changes | self.pooled(arguments, grid, weights.scale), self.stand_ins(step, grid)
+        ids = self.coarse_ids(arguments["img_ids"], grid, weights)
+        changes = {"img_ids": ids, "timestep": self.coarse_timestep(arguments, step)}
+        replacements = self.stand_ins(step, grid)
+        text = arguments.get("txt_ids")
+        if isinstance(text, Tensor) and self.ranks is None:  # a rank rotates its own tokens
+            replacements["pos_embed"] = CoarsePositions(*self._rotary(text, ids, weights.scale))
+        return changes | self.pooled(arguments, grid, weights.scale), replacements
+
+    def _rotary(self, text: Tensor, ids: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+        """The model's own tables at the ids of text and merged cells, kept for the calls of one run."""
+        module, known = self.transformer.pos_embed, self._tables.get(scale)
+        if known is None or not (
+            known[0]() is text and known[1] == version_of(text) and known[2] is ids and known[3] is module
+        ):
+            own = text[0] if text.ndim == 3 else text
+            with torch.inference_mode(False), torch.no_grad():  # may be read in any mode later
+                tables = module(torch.cat([own, ids]))
+            known = self._tables[scale] = (weakref.ref(text), version_of(text), ids, module, tables)
+        return known[4]

@@ -29,7 +29,7 @@ class IdsFamily(PackedFamily):
         Read once per ids tensor. ValueError where the ids are not a full grid in row-major order.
         """
         ids, tokens = needed(arguments, "img_ids"), self.latents(arguments).shape[1]
-        version = -1 if ids.is_inference() else ids._version
+        version = version_of(ids)
         if self._ids is not None:
             known, at_version, at_tokens, grid, _ = self._ids
             if known() is ids and at_version == version and at_tokens == tokens:
@@ -59,6 +59,11 @@ class IdsFamily(PackedFamily):
         """As `Family.finished`: the ids of the text, all of them zero as FLUX has them."""
         text = arguments["encoder_hidden_states"]
         return {"txt_ids": torch.zeros(text.shape[1], self.IDS, device=text.device)} | arguments
+
+
+def version_of(ids: Tensor) -> int:
+    """How often ids were written to in place, as far as that is counted."""
+    return -1 if ids.is_inference() else ids._version
 
 
 def image_ids(rows: int, columns: int, width: int = 3) -> Tensor:

@@ -179,6 +179,10 @@ class ModelFamily:
         """σ of a number or tensor on the scale of a call's timestep."""
         return (timestep - self.CLEAN) / (self.TIMESTEP - self.CLEAN)
 
+    def one_level(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether all that a call denoises is at one noise level; False where tokens have a timestep each."""
+        return needed(arguments, self.TIME).ndim < 2
+
     def noise_level(self, arguments: Mapping[str, Any], level: float | None = None) -> Tensor:
         """[B] float32: the noise level of a call.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ..coarse.levels import RunLevel
 from ..families.batch import join, take
 from ..modules.blocks import AfterBlocks
 from ..modules.other_tools import check_caches
@@ -94,7 +96,11 @@ def _at_size(
             "gradient checkpointing recomputes blocks after a patched call has ended: call transformer "
             f"and backward inside {type(family).__name__}.coarse(), or use disable_gradient_checkpointing()"
         )
-    sigma = family.noise_level(arguments, run.noise_level)
+    shared = run.noise_level is not None and family.one_level(arguments)
+    if shared and not torch.is_grad_enabled():
+        sigma: Tensor | RunLevel = run.state.level(run)
+    else:
+        sigma = family.noise_level(arguments, run.noise_level)
     return family.enter_coarse(changes, arguments, weights, sigma)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ..coarse.levels import RunLevel, RunLevels
 from ..reports.report import RunRecord
 from ..strategies import SKIP, Policy, StepTimes, Strategy
 from .denoisers import Part
@@ -72,6 +73,7 @@ class RunState:
             strategy.start(times)
         ]  # in a split batch from the first signal one a sample
         self._total = 0
+        self._levels = RunLevels([])
         self.sizes = [1]
         self.started = self.ended = 0.0
 
@@ -114,8 +116,15 @@ class RunState:
 
     def clear(self) -> None:
         """Free what only a run under way needs of its steps."""
+        self._levels = RunLevels([])
         self.residuals.clear()
         self._inputs.clear()
+
+    def level(self, run: Run) -> RunLevel:
+        """The noise level of the step under way, as the sampler has it."""
+        if self._levels.sigmas != run.levels:  # the first step, or a sampler that has said where it entered
+            self._levels = RunLevels(run.levels)
+        return RunLevel(self._levels, run.index)
 
     def observe(self) -> None:
         """The last step in the record is over."""

@@ -11,7 +11,9 @@ from ddit_ext.coarse.noise_match import (
     blended,
     default_detail,
     detail_gain,
+    detail_line,
     estimate_detail,
+    high_band_coefficients,
     high_band_energy,
     measure_detail,
     noise_match,
@@ -134,23 +136,24 @@ def test_detail_is_measured_on_clean_latents_and_found_again_in_noisy_ones(scale
     noise = torch.randn(clean.shape, generator=generator)
     for sigma, tolerance in ((0.1, 0.01), (0.5, 0.03), (0.7, 0.1)):
         noisy = (1 - sigma) * clean + sigma * noise
-        pixels, means = split_bands(cell_views.from_latents(noisy), scale)
-        energy = high_band_energy(pixels, means, scale)
-        level = torch.full((2,), sigma)
-        found = estimate_detail(energy, level, pixels[0].numel(), default_detail(scale))
+        _, detail = split_bands(cell_views.from_latents(noisy), scale)
+        line = detail_line(
+            torch.full((2,), sigma), high_band_coefficients(detail, scale), default_detail(scale)
+        )
+        found = estimate_detail(line, high_band_energy(detail))
         torch.testing.assert_close(found, torch.full((2,), true), atol=tolerance, rtol=0)
 
 
 def test_estimate_slides_to_the_prior_where_it_knows_nothing():
     sigma = torch.tensor([1.0, 0.999])
-    found = estimate_detail(sigma.square() * 1.05, sigma, 1000, 0.4)
+    found = estimate_detail(detail_line(sigma, 1000, 0.4), 1000 * sigma.square() * 1.05)
     torch.testing.assert_close(found, torch.full((2,), 0.4), atol=0.01, rtol=0)
 
 
 def test_estimate_stays_in_bounds_whatever_comes():
     sigma = torch.linspace(0, 1, 11)
     for energy in (0.0, 1e-6, 50.0):
-        found = estimate_detail(torch.full((11,), energy), sigma, 100, 0.4)
+        found = estimate_detail(detail_line(sigma, 100, 0.4), torch.full((11,), 100 * energy))
         assert found.isfinite().all()
         assert (found >= MIN_DETAIL).all() and (found <= MAX_DETAIL).all()
 
@@ -160,9 +163,9 @@ def test_estimate_stays_in_bounds_whatever_comes():
 def test_bands_add_up_on_ragged_grids(scale, grid):
     cells = torch.randn(2, 2, *grid, 3, 2, 2)
     one, zero = torch.ones(2), torch.zeros(2)
-    pixels, low = split_bands(cells, scale)
-    torch.testing.assert_close(join_bands(pixels, low, one, one, cells), cells)
-    only_low = join_bands(pixels, low, zero, one, cells)
-    only_detail = join_bands(pixels, low, one, zero, cells)
+    low, detail = split_bands(cells, scale)
+    torch.testing.assert_close(join_bands(low, detail, one, one, cells), cells)
+    only_low = join_bands(low, detail, zero, one, cells)
+    only_detail = join_bands(low, detail, one, zero, cells)
     assert only_low.shape == cells.shape
     torch.testing.assert_close(only_low + only_detail, cells)

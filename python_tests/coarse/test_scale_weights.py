@@ -130,7 +130,7 @@ def test_the_refinement_of_a_patch_reads_its_own_token():
     hidden = patches @ refinement.input_weight.flatten(1).T + refinement.input_bias + level
     hidden = torch.nn.functional.silu(hidden + tokens[0] @ refinement.token_weight.T)
     wanted = hidden @ refinement.output_weight.flatten(0, 2).T + refinement.output_bias.flatten()
-    got = refinement(cells, sigma, tokens)
+    got = refinement(cells, refinement.bias(sigma), tokens)
     got = got.view(1, 2, 2, 3, 2, 4, 2, 2).permute(0, 1, 3, 5, 2, 6, 4, 7).reshape(6, -1)
     torch.testing.assert_close(got, wanted)
 
