@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ..coarse.levels import RunLevel
 from ..families.batch import join, take
@@ -72,8 +73,10 @@ class SizedCall:
         """After the pass at `scale`: the model as it was."""
         self._changes.undo()
         if self._seen is not None and self._residuals is not None:
-            self._residuals.keep(self._number, self._seen)
+            self._residuals.keep(self._number, self._seen, copied=self._part.compiled)
             self._seen = None
+        if self._part.compiled and len(self._groups) > 1:
+            output = tree_map(_copy, output)  # before the next pass writes over it
         self._outputs.append((self._groups[scale], output))
 
     def output(self) -> Any:
@@ -102,6 +105,10 @@ def _at_size(
     else:
         sigma = family.noise_level(arguments, run.noise_level)
     return family.enter_coarse(changes, arguments, weights, sigma)
+
+
+def _copy(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _label(scale: int, groups: dict[int, list[int]]) -> str:

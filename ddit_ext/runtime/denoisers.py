@@ -43,6 +43,11 @@ class Part:
     def __post_init__(self) -> None:
         self.caches = CacheContexts(self.family)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether it was compiled as a whole: in CUDA graphs, what it gives lies where the next call's results will."""
+        return hasattr(self.module, "_orig_mod") or self.module._compiled_call_impl is not None
+
 
 def find_denoisers(pipe: Any) -> dict[str, nn.Module]:
     """The modules that denoise in any pipeline, by component; TypeError for what is no pipeline with a sampler."""

@@ -28,7 +28,7 @@ class InputChange:
         """
         last, self._last = (self._last if part.name == self._part else None), None
         now = part.family.first_input(arguments)
-        self._part, self._last = part.name, now
+        self._part, self._last = part.name, now.clone()  # a compiled layer may write over what it gave
         if last is None or last.shape != now.shape:
             return None
         before, after = last.float().flatten(1), now.float().flatten(1)

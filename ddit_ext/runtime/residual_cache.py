@@ -53,7 +53,7 @@ class ResidualCache:
         changes.swap(transformer, replacements)
         return after
 
-    def keep(self, number: int, after: AfterBlocks) -> None:
-        """After call `number`, where it was computed: the residual of its blocks."""
+    def keep(self, number: int, after: AfterBlocks, copied: bool) -> None:
+        """After call `number`, where it was computed: the residual of its blocks; copied: who made it may write over it."""
         if after.added is not None:
-            self._residuals[number] = after.added
+            self._residuals[number] = after.added.clone() if copied else after.added

@@ -67,7 +67,9 @@ class Run:
             if slope is not None:
                 x = self._gaps.correct(sample, history, slope)
         new = self._gaps.cross(output, x, call, level, slope, extra)
-        self._history = History(call, output.float(), slope, new, version_of(new))
+        # A copy: a compiled model may write its next output over this one.
+        kept = output.to(torch.float32, copy=True)
+        self._history = History(call, kept, slope, new, version_of(new))
         self.index += 1
         self.computed.append(ComputedStep(level, call.sigma, call.levels))
         return new

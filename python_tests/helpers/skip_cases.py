@@ -1,4 +1,4 @@
-"""Runs in which steps are skipped: schedules that say which, and which blocks were called."""
+"""Runs in which steps are skipped or samples differ: policies that say so, and which blocks were called."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ddit_ext import policies
 
 STEPS = 6
 FAMILIES = ["flux", "wan"]
+SCALES = (1, 2, 4)
 
 
 def blocks_of(transformer: nn.Module) -> list[nn.Module]:
@@ -53,3 +54,13 @@ class Given(policies.Policy):
 
     def decide(self, step, scores):
         return self.sizes[step]
+
+
+class ByScore(policies.Policy):
+    """A size from the digits of the score: samples differ, and change often."""
+
+    def begin(self, total_steps):
+        pass
+
+    def decide(self, step, scores):
+        return SCALES[int(300 * scores[0][1]) % 3] if scores else 1

@@ -9,6 +9,7 @@ from diffusers import FluxTransformer2DModel
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from flux_pipelines import make_call, make_pipeline, make_transformer, one_thread, run
 from loops import Loop
+from skip_cases import SCALES, ByScore
 
 import ddit_ext
 from ddit_ext import policies
@@ -18,7 +19,6 @@ from ddit_ext.runtime.patched_call import find_hook
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
-SCALES = (1, 2, 4)
 BATCH = 3
 
 
@@ -26,16 +26,6 @@ BATCH = 3
 def single_thread():
     with one_thread():
         yield
-
-
-class ByScore(policies.Policy):
-    """A size from the digits of the score: samples differ, and change often."""
-
-    def begin(self, total_steps):
-        pass
-
-    def decide(self, step, scores):
-        return SCALES[int(300 * scores[0][1]) % 3] if scores else 1
 
 
 def batch_call(kind="text", steps=7, **arguments):
