@@ -44,7 +44,17 @@ def check(folder: Path) -> int:
     """The exit code of pytest, with those libraries in front of the installed ones."""
     path = os.pathsep.join([str(folder), str(ROOT)])
     tests = [str(TESTS / name) for name in SUITE]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", " or ".join(CHOSEN), *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        " or ".join(CHOSEN),
+        *tests,
+    ]
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode
 
 

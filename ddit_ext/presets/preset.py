@@ -129,7 +129,7 @@ class Preset:
         """
         path = Path(path)
         if not path.is_file():
-            raise PresetError(f"preset: there is no file {path}")
+            raise PresetError(f"preset: there is no file {path}; ddit_ext.calibrate makes one")
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:

@@ -191,6 +191,8 @@ class Report:
         draw(self.to_dict(), Path(path))
 
     def __str__(self) -> str:
+        if not self._steps:
+            return "no run yet: call the pipeline, then ask for the report" + "".join(self._told())
         scored = any(step["scores"] is not None or step.get("changes") for step in self._steps)
         head = f"{'step':>4}  {'sigma':>6}  {'scale':>8}  {'tokens':>6}  {'seconds':>8}"
         lines = [*summary(self._run, self._speedup()), head + ("  scores" if scored else "")]
@@ -205,9 +207,12 @@ class Report:
                 scores = "-" if step["scores"] is None else "  ".join(_short(row) for row in step["scores"])
                 line += f"  {scores}{changes}"
             lines.append(line)
-        return "\n".join(lines + [f"warning: {text}" for text in self._warnings])
+        return "\n".join(lines) + "".join(self._told())
 
     __repr__ = __str__
+
+    def _told(self) -> list[str]:
+        return [f"\nwarning: {text}" for text in self._warnings]
 
     def _speedup(self) -> float:
         run = self._run

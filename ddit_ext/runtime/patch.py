@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -196,7 +195,7 @@ def unpatch(pipe: Any) -> None:
     """Take the patch off a pipeline (and off those that share its transformer); RuntimeError without one."""
     hooks = [hook for module in find_denoisers(pipe).values() if (hook := find_hook(module)) is not None]
     if not hooks:
-        raise RuntimeError("pipe is not patched")
+        raise RuntimeError("pipe is not patched: ddit_ext.patch(pipe) does that")
     for hook in hooks:
         hook.remove()
 
@@ -236,14 +235,13 @@ def _alone(name: str, others: dict[str, Any], fix: str = "") -> None:
 
 
 def _check_names(unknown: dict[str, Any]) -> None:
-    """TypeError for a keyword that patch() does not have, with the one that was meant."""
+    """TypeError for a keyword that patch() does not have, with the one that was meant, or what stands in its place."""
     known = [name for name in patch.__annotations__ if name not in ("unknown", "return")]
     for name in unknown:
-        near = difflib.get_close_matches(name, [*known, *GONE], 1)
-        meant = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(known)}"
-        instead = GONE.get(near[0]) if near else None
-        meant = f"; use {instead}" if instead else meant
-        raise TypeError(f"patch() got an unexpected keyword argument {name!r}{meant}")
+        instead = GONE.get(checks.nearest(name, [*known, *GONE]) or "")
+        if instead:
+            raise TypeError(f"patch() got an unexpected keyword argument {name!r}; use {instead}")
+    checks.keywords("patch()", unknown, known)
 
 
 def _preset(preset: Any) -> Preset:

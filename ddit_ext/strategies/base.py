@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from . import checks
+
 if TYPE_CHECKING:
     from .clock import StepTimes
 
@@ -93,6 +95,11 @@ class Strategy(ABC):
     holds: ClassVar[bool] = False  # whether scores of steps of two scales are left out
     skips: ClassVar[bool] = False  # whether a step may reuse the residual of the one before
     compares_input: ClassVar[bool] = False  # whether policy.skip is asked with the input's changes
+
+    def __new__(cls, *values: Any, **settings: Any) -> Strategy:
+        """Raises TypeError for a setting that it does not have, with the one that was meant."""
+        checks.keywords(cls.__name__, settings, [field.name for field in fields(cls)])
+        return super().__new__(cls)
 
     @property
     def scales(self) -> tuple[int, ...]:

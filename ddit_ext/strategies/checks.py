@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
@@ -106,3 +107,18 @@ def scale(name: str, value: Any, scales: Sequence[int], skips: bool = False) -> 
         fix = "; to skip steps, give the policy skips = True" if value == 0 and not skips else ""
         raise ValueError(f"{name}: expected one of the scales {tuple(scales)}{skip}, got {value!r}{fix}")
     return int(value)
+
+
+def nearest(given: Any, known: Iterable[Any]) -> str | None:
+    """The name that was probably meant; None where none is near."""
+    near = difflib.get_close_matches(str(given), [str(name) for name in known], 1)
+    return near[0] if near else None
+
+
+def keywords(owner: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """TypeError for a keyword that `owner` does not have, with the one that was meant."""
+    for name in given:
+        if name not in known:
+            near = nearest(name, known)
+            meant = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}"
+            raise TypeError(f"{owner} got an unexpected keyword argument {name!r}; {meant}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 from .._core import RunPolicy
@@ -36,7 +35,11 @@ def as_strategy(
             )
         return schedule
     if isinstance(schedule, type):
-        raise TypeError(f"schedule must be an object, got the class {schedule.__name__}")
+        raise TypeError(
+            f"schedule must be an object, got the class {schedule.__name__}: make one, {schedule.__name__}(...)"
+        )
+    if isinstance(schedule, str):
+        raise TypeError(f"schedule must be a strategy such as Forecast(speedup=2), got the text {schedule!r}")
     beside = {"scales": DEFAULT_SCALES, "quantile": DEFAULT_QUANTILE, "protect": (0, 0)} | given
     if checks.is_whole(schedule) or checks.is_sequence(schedule):
         checks.number("quantile", beside.pop("quantile"), 0.0, 1.0)
@@ -63,9 +66,6 @@ def from_dict(data: Any, known: dict[str, type[Strategy]]) -> Strategy:
         raise ValueError(f"strategy must be one of {tuple(known)}, got {found!r}")
     kind = known[data["strategy"]]
     settings = {name: value for name, value in data.items() if name != "strategy"}
-    unknown = sorted(settings.keys() - {field.name for field in fields(kind)})
-    if unknown:
-        raise ValueError(f"{kind.__name__} has no {unknown[0]!r}")
     if isinstance(settings.get("sizes"), dict):
         settings["sizes"] = from_dict(settings["sizes"], known)
     return kind(**settings)

@@ -50,7 +50,9 @@ class Fixed(Strategy):
             checks.scale(name, size, allowed, skips=several) for name, size in zip(names, found, strict=True)
         ]
         if checked[0] == SKIP:
-            raise ValueError("schedule[0]: the first step can't be skipped: there is nothing to use again")
+            raise ValueError(
+                "schedule[0]: the first step can't be skipped: there is nothing to use again; begin with 1"
+            )
         self._set(
             sizes=tuple(checked) if several else checked[0],
             scales=allowed,
@@ -89,7 +91,8 @@ class Fixed(Strategy):
             sizes = _stretched(self.sizes, total)
         elif total > len(self.sizes):
             raise ValueError(
-                f"schedule has {len(self.sizes)} entries, but this run has {total} steps: it needs one a step"
+                f"schedule has {len(self.sizes)} entries, but this run has {total} steps: it needs one a "
+                "step. Fixed(..., stretch=True) fits any number"
             )
         else:
             sizes = list(self.sizes)

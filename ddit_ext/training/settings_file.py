@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -12,6 +11,7 @@ from typing import Any, Literal, Union
 
 import yaml
 
+from ..strategies.checks import nearest
 from .settings import TrainSettings
 
 
@@ -149,8 +149,8 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def _nearest(given: Any, known: Iterable[Any]) -> str:
-    near = difflib.get_close_matches(str(given), [str(name) for name in known], n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(given, known)
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def _kind(value: Any) -> str:

@@ -43,6 +43,7 @@ def test_a_report_is_a_snapshot():
     pipe = make_pipeline()
     handle = ddit_ext.patch(pipe, schedule=1)
     assert handle.report().to_dict()["steps"] == []
+    assert str(handle.report()) == "no run yet: call the pipeline, then ask for the report"
     run(pipe, make_call(steps=2))
     report = handle.report()
     run(pipe, make_call(steps=3))

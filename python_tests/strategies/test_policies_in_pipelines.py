@@ -207,7 +207,7 @@ def unfit(**attributes):
         (
             dict(schedule=policies.FixedSchedule),
             TypeError,
-            "schedule must be an object, got the class FixedSchedule",
+            r"schedule must be an object, got the class FixedSchedule: make one, FixedSchedule\(...\)",
         ),
         (dict(schedule=unfit(source="z")), ValueError, "schedule: source .*got 'z'"),
         (dict(schedule=unfit(mixed=1)), ValueError, "schedule: mixed .*got 1"),

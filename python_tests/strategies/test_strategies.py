@@ -109,7 +109,17 @@ def test_at_the_top_level():
         ),
         (lambda: Fixed("12"), TypeError, "sizes must be a whole number, got '12'"),
         (lambda: from_dict({"strategy": "Best"}), ValueError, "strategy must be one of .* got 'Best'"),
-        (lambda: from_dict({"strategy": "Fixed", "size": 1}), ValueError, "Fixed has no 'size'"),
+        (
+            lambda: from_dict({"strategy": "Fixed", "size": 1}),
+            TypeError,
+            "Fixed got .* 'size'; did you mean 'sizes'",
+        ),
+        (
+            lambda: Forecast(cals=2),
+            TypeError,
+            "Forecast got an unexpected keyword argument 'cals'; did you mean 'calls'",
+        ),
+        (lambda: Budget(2, zzz=1), TypeError, "Budget got .* 'zzz'; it has speedup, scales"),
         (lambda: from_dict([]), ValueError, "strategy must be one of"),
     ],
 )

@@ -155,7 +155,9 @@ def read_prompts(path: str | Path) -> list[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"data.prompts {path} cannot be read: {error}") from error
+        raise DataError(
+            f"data.prompts {path} cannot be read: {error} (a relative path begins at the current folder)"
+        ) from error
     prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
         raise DataError(f"data.prompts {path} holds no prompt; expected one a line")
