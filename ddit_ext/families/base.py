@@ -53,10 +53,9 @@ class Family(ModelFamily, ABC):
     )  # texts that image tokens attend to in one sequence
     MULTIPLE: ClassVar[int] = 1  # what their lengths are padded to
     LINEAR: ClassVar[float] = 6.0  # 12·width² for a token in a block's linear layers
-    DRY_RUN: ClassVar[bool] = True  # whether a forward can be counted on tensors without values
     INPUTS: ClassVar[
-        Mapping[str, tuple[str, ...]]
-    ] = {}  # further arguments: their shape by config keys, or "text"
+        Mapping[str, tuple[str | int, ...]]
+    ] = {}  # further arguments: their shape by config keys, "text" or numbers
 
     in_channels: int  # of the latent that the transformer reads: noisy latent and clean conditions
     out_channels: int  # of the noisy latent
@@ -170,7 +169,8 @@ class Family(ModelFamily, ABC):
         config = self.transformer.config
         call: dict[str, Any] = {self.TIME: like.new_empty(1)}
         for name, shape in self.INPUTS.items():
-            sizes = [text if size == "text" else getattr(config, size) for size in shape]
+            known = {"text": text, **config}
+            sizes = [size if isinstance(size, int) else known[size] for size in shape]
             call[name] = [like.new_empty(sizes)] if name in self.ENTRIES else like.new_empty(1, *sizes)
         if getattr(config, "guidance_embeds", False):
             call["guidance"] = like.new_empty(1)

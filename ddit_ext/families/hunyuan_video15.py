@@ -76,7 +76,13 @@ class HunyuanVideo15Family(LatentFamily):
     ENCODER = HunyuanVideo15Encoder
     TEXT = tuple(TEXT.values())
     JOINT = ("encoder_hidden_states", "encoder_hidden_states_2", "image_embeds")
-    DRY_RUN = False  # its forward depends on the numbers of masks
+    INPUTS = {  # the texts as long as the pipeline pads them, one token in the place of a picture
+        "encoder_hidden_states": (1000, "text_embed_dim"),
+        "encoder_attention_mask": (1000,),
+        "encoder_hidden_states_2": (256, "text_embed_2_dim"),
+        "encoder_attention_mask_2": (256,),
+        "image_embeds": (1, "image_embed_dim"),
+    }
     PUBLISHED = {
         "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v": Published(
             "HunyuanVideo15Transformer3DModel",

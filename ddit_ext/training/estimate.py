@@ -3,7 +3,7 @@
 The model, stated in full:
 
 * FLOPs of a forward are counted on the meta device (torch's FlopCounterMode): every matrix product and attention
-  of the real model at the real token count, 2 FLOPs a multiplication.
+  of the real model at the real token count, 2 FLOPs a multiplication. Texts are as long as they are padded.
 * A step is, for each sample, one teacher forward at scale 1, and for each patch size a student forward at its token count,
   as much again for the gradients of its activations (the base's weights take none), and once more where blocks are
   run again (gradient checkpointing). The adapter's own products are not counted.
@@ -33,6 +33,7 @@ from ..coarse.base_weights import feed_forward_layers
 from ..coarse.scale_spec import ScaleSpec
 from ..embedded.weights import folder
 from ..families import Family, family_for, published, supported
+from .all_true import AllTrue
 from .base import EMBEDDED
 from .data.sizes import check_sizes
 from .outlook import text
@@ -82,11 +83,6 @@ def estimate(settings: TrainSettings, gpus: int, tflops: float | None, sharded: 
     family = family_for(transformer)
     if not isinstance(family, Family):
         raise ValueError(f"model.path: expected a model of the families {supported(Family)}")
-    if not family.DRY_RUN:
-        raise ValueError(
-            f"--dry-run: the arithmetic of {family.NAME} can't be counted without weights, since its forward looks at "
-            "the values of its masks"
-        )
     check_sizes(settings.data.sizes, _token_side(family, settings.model.path))
     adapter = _meta_adapter(family, settings)
     short, tokens, flops = _ShortModels(transformer), {}, {}
@@ -124,7 +120,7 @@ def estimate(settings: TrainSettings, gpus: int, tflops: float | None, sharded: 
 
 
 def _texts(family: Family, call: dict[str, Any]) -> list[torch.Tensor]:
-    """The text arguments of an example; masks, which take no room, are not in it."""
+    """The text arguments of an example."""
     given = [call[name] for name in family.TEXT if name in call]
     return [row for value in given for row in (value if isinstance(value, list) else [value])]
 
@@ -165,7 +161,7 @@ class _ShortModels:
 
 @torch.no_grad()
 def _count(transformer: nn.Module, call: dict[str, Any]) -> int:
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, AllTrue():
         transformer(**call, return_dict=False)
     return counter.get_total_flops()
 

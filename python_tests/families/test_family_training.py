@@ -1,17 +1,20 @@
 """What the trainer asks of a family: latents and text of one length from a pipeline, its own runs as data, and presets."""
 
 import dataclasses
+from contextlib import nullcontext
 
 import pytest
 import torch
 from family_cases import BY_NAME
 from flow_families.family import SIDE, TEXT, text
 from tiny_edits import EDITS
+from torch.utils.flop_counter import FlopCounterMode
 
 import ddit_ext
 from ddit_ext.coarse import Adapter
 from ddit_ext.families import encoder_for, family_for
 from ddit_ext.families.encoder import cut
+from ddit_ext.training.all_true import AllTrue
 from ddit_ext.training.data.generate import run_states
 from ddit_ext.training.evaluate import evaluate_coarse_error
 from ddit_ext.training.settings import DataSettings, GenerateSettings
@@ -125,6 +128,23 @@ def test_the_bases_own_runs_become_data(named):
     with torch.no_grad():
         output = pipe.transformer(**call, return_dict=False)[0]
     assert all(part.isfinite().all() for part in output)
+
+
+def test_a_model_that_looks_at_its_masks_is_counted_on_tensors_without_numbers():
+    transformer = BY_NAME["HunyuanVideo 1.5"].build().transformer
+    call = family_for(transformer).example_call(2, 3, 4, TEXT, torch.zeros(()))
+    call = {name: torch.ones_like(value) for name, value in call.items()}
+    with torch.device("meta"):
+        empty = type(transformer).from_config(transformer.config)
+    counted = []
+    for model, mode in ((transformer, nullcontext()), (empty, AllTrue())):
+        device = next(model.parameters()).device
+        given = {name: value.to(device) for name, value in call.items()}
+        with torch.no_grad(), FlopCounterMode(display=False) as counter, mode:
+            model(**given)
+        found = counter.get_flop_counts()["Global"]
+        counted.append({op: found[op] for op in (torch.ops.aten.addmm, torch.ops.aten.convolution)})
+    assert counted[0] == counted[1]  # attention is counted without numbers alone: the CPU has a kernel for it
 
 
 def test_texts_of_several_lengths_come_back_as_they_were():

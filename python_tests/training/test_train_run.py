@@ -173,6 +173,41 @@ def test_the_estimate_of_wan():
     assert wan.tokens == {1: 21 * 30 * 52, 2: 21 * 15 * 26, 4: 21 * 8 * 13}
 
 
+def test_the_estimates_of_flux2_klein_and_qwen_image():
+    klein = estimate(settings_for("flux2_klein_80gb"), 1, None, False)
+    assert klein.base_parameters == 3_875_544_576  # "4B"
+    assert klein.tokens == {1: 4096, 2: 1024, 4: 256}
+    # 25 blocks of 4·width² for attention and 9·width² for feed-forward layers of 3·width, 2 FLOPs each.
+    width, tokens = 3072, 4096 + 512
+    assert klein.flops[1] == pytest.approx(25 * (26 * width**2 * tokens + 4 * tokens**2 * width), rel=0.01)
+    assert "80 GB yes" in str(klein)
+    qwen = estimate(settings_for("qwen_image_8gpus"), 8, None, True)
+    assert qwen.base_parameters == 20_430_401_088  # "20B"
+    assert qwen.memory["base"] == qwen.base_parameters * 2 / 8
+    assert qwen.flops[1] == pytest.approx(60 * (24 * width**2 * tokens + 4 * tokens**2 * width), rel=0.01)
+    assert qwen.samples == 20000 * 2 * 8
+
+
+def test_the_estimate_of_hunyuan_video_counts_texts_as_they_are_padded():
+    tree = {
+        "model": {"path": "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v"},
+        "data": {
+            "source": "generated",
+            "prompts": "p",
+            "cache": "c",
+            "height": 480,
+            "width": 848,
+            "frames": 9,
+        },
+        "output": {"folder": "o"},
+    }
+    video = estimate(convert(tree, TrainSettings, ""), 1, None, False)
+    assert video.base_parameters == 8_326_608_160
+    assert video.tokens == {1: 3 * 30 * 53, 2: 3 * 15 * 27, 4: 3 * 8 * 14}
+    width, tokens = 2048, video.tokens[1] + 1000 + 256 + 1
+    assert video.flops[1] == pytest.approx(54 * (24 * width**2 * tokens + 4 * tokens**2 * width), rel=0.01)
+
+
 def test_the_estimate_counts_the_adapter_as_it_is_made():
     settings = settings_for("embedded_flux")
     pipe = ddit_ext.embedded.load("flux").pipeline
