@@ -18,6 +18,7 @@ from tqdm import tqdm
 from .._machine import clock_of, device_name, device_of
 from .._version import __version__
 from ..coarse import Adapter
+from ..modules.compiled import unwrap
 from ..presets import Candidate, Preset
 from ..presets.match import identity, plain_config
 from ..runtime import patch
@@ -209,7 +210,7 @@ def _preset(pipe: Any, weights: dict[str, Adapter] | None, search: Search, chose
     first, setting = reference.run(0), Setting(chosen.steps, chosen.strategy)
     done = search.runs[setting]
     tried = sorted(search.tried.values(), key=lambda candidate: (-candidate.psnr, candidate.words()))
-    models = {name: getattr(module, "_orig_mod", module) for name, module in find_denoisers(pipe).items()}
+    models = {name: unwrap(module) for name, module in find_denoisers(pipe).items()}
     base, digest = identity(models, weights)
     return Preset(
         base=base,

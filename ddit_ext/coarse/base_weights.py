@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..modules.compiled import unwrap
 from ..modules.offloaded import on_disk
 from .errors import AdapterError
-from .patch_layers import Order, layers_of, unwrap
+from .patch_layers import Order, layers_of
 from .quantised import FOUR_BITS, unpacked
 
 

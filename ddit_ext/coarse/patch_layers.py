@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import nn
 
+from ..modules.compiled import unwrap
 from .errors import AdapterError
 
 Order = Literal["channel_major", "channel_fastest"]
@@ -35,11 +36,6 @@ _KNOWN: dict[str, PatchLayers] = {}
 def register(model: str, layers: PatchLayers) -> None:
     """Say which layers transformers of the class named `model` have."""
     _KNOWN[model] = layers
-
-
-def unwrap(transformer: nn.Module) -> nn.Module:
-    """The model itself, out of a ``torch.compile`` wrapper."""
-    return getattr(transformer, "_orig_mod", transformer)
 
 
 def layers_of(transformer: nn.Module) -> PatchLayers:

@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import nn
 
+from ..modules.compiled import unwrap
+
 BETWEEN = frozenset({"torch", "ddit_ext", "accelerate", "diffusers", "contextlib", "functools"})
 """Packages whose functions may stand between a pipeline's method and the transformer. Any other one is the caller."""
 
@@ -43,7 +45,6 @@ def _holds(owner: Any, modules: Collection[nn.Module]) -> bool:
     if owner is None or isinstance(owner, nn.Module):
         return False
     held = [getattr(owner, name, None) for name in DENOISERS]
-    held += [getattr(module, "_orig_mod", None) for module in held]
-    inner = [getattr(module, "_orig_mod", module) for module in modules]
-    mine = any(module is other for module in held if module is not None for other in (*modules, *inner))
+    held = [unwrap(module) for module in held if module is not None]
+    mine = any(unwrap(module) is other for module in modules for other in held)
     return mine and callable(getattr(getattr(owner, "scheduler", None), "step", None))

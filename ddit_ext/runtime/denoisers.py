@@ -15,6 +15,7 @@ from torch import nn
 from ..coarse import Adapter
 from ..coarse.base_weights import check_fingerprint
 from ..families import WITHOUT_SUPPORT, Family, class_of, family_for, supported
+from ..modules.compiled import unwrap
 from .caches import CacheContexts
 
 NAMES = ("transformer", "transformer_2")
@@ -68,7 +69,7 @@ def find_denoisers(pipe: Any) -> dict[str, nn.Module]:
 
 def distilled(pipe: Any, denoisers: Mapping[str, nn.Module]) -> str | None:
     """Why a pipeline has nothing to gain, where its model was distilled to a few steps; None for others."""
-    configs = [getattr(module, "_orig_mod", module) for module in denoisers.values()]
+    configs = [unwrap(module) for module in denoisers.values()]
     names = [str(getattr(getattr(each, "config", None), "_name_or_path", "")) for each in (pipe, *configs)]
     named = next((name for name in names if FEW_STEPS.search(name)), None)
     if named is None and not getattr(getattr(pipe, "config", None), "is_distilled", False):
@@ -82,7 +83,7 @@ def distilled(pipe: Any, denoisers: Mapping[str, nn.Module]) -> str | None:
 def known_family(module: nn.Module) -> Family | None:
     """The family that counts a denoiser's tokens, compiled or not; None where there is none for it."""
     try:
-        family = family_for(getattr(module, "_orig_mod", module))
+        family = family_for(unwrap(module))
     except (TypeError, ValueError):
         return None
     return family if isinstance(family, Family) else None
@@ -95,7 +96,7 @@ def find_parts(pipe: Any) -> list[Part]:
     """
     held = {name: getattr(pipe, name, None) for name in NAMES}
     models = {
-        name: getattr(module, "_orig_mod", module)  # out of torch.compile
+        name: unwrap(module)
         for name, module in held.items()
         if module is not None or (name == NAMES[0] and held[NAMES[1]] is None)
     }

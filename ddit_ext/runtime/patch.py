@@ -13,6 +13,7 @@ from typing import Any
 
 from .._machine import clock_of, device_of
 from ..coarse import Adapter
+from ..modules.compiled import unwrap
 from ..presets import Preset
 from ..presets.match import check_parts
 from ..reports.report import Report
@@ -255,7 +256,7 @@ def _preset(preset: Any) -> Preset:
 def _check(preset: Preset, pipe: Any, parts: Sequence[Part] | None) -> RunCheck:
     """Raises for another model or adapter. parts: with the user's adapter; None without one."""
     weights = None if parts is None else {part.name: part.adapter for part in parts}
-    models = {name: getattr(module, "_orig_mod", module) for name, module in find_denoisers(pipe).items()}
+    models = {name: unwrap(module) for name, module in find_denoisers(pipe).items()}
     for text in check_parts(preset, models, weights):
         warnings.warn(f"ddit_ext: {text}", stacklevel=4)
     return RunCheck(preset, type(pipe).__name__)

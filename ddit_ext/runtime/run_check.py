@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .._machine import device_name
+from ..modules.compiled import unwrap
 from ..presets import Preset
 from ..presets.match import dtype_differs, plain_config
 from ..schedulers import ForecastScheduler
@@ -58,7 +59,7 @@ class RunCheck:
             )
         if self._pipeline not in (None, preset.pipeline):
             texts.append(f"the preset was calibrated with {preset.pipeline}, this is {self._pipeline}")
-        model = getattr(transformer, "_orig_mod", transformer)
+        model = unwrap(transformer)
         device = device_name(_runs_on(model))
         if device != preset.device:
             texts.append(
