@@ -21,6 +21,8 @@ def summary(run: RunRecord, estimate: float) -> list[str]:
         estimate: how many times less arithmetic than a run with every step at scale 1.
     """
     count = len(run.steps)
+    if not count:
+        return ["no run yet"]
     taken = [step.scale for step in run.steps]
     computed = count - taken.count(SKIP)
     shown = [f"{computed} of {count} steps computed"]
@@ -47,7 +49,7 @@ def summary(run: RunRecord, estimate: float) -> list[str]:
 def _meaning(run: RunRecord, speed: float) -> str:
     """What a user who reads one line should know."""
     coarse = sum(step.scale > 1 for step in run.steps)
-    if run.steps and speed < LITTLE:
+    if speed < LITTLE:
         return ": next to nothing was saved; try patch(pipe, target_speedup=2)"
     if coarse and run.untrained:
         return f": {coarse} steps at larger patches without a trained adapter, so expect another image than the full run's"

@@ -195,7 +195,9 @@ class Report:
             return "no run yet: call the pipeline, then ask for the report" + "".join(self._told())
         scored = any(step["scores"] is not None or step.get("changes") for step in self._steps)
         head = f"{'step':>4}  {'sigma':>6}  {'scale':>8}  {'tokens':>6}  {'seconds':>8}"
-        lines = [*summary(self._run, self._speedup()), head + ("  scores" if scored else "")]
+        lines = summary(self._run, self._speedup())
+        if self._steps:
+            lines.append(head + ("  scores" if scored else ""))
         for step in self._steps:
             scale = step["scale"] or ("forecast" if self._run.forecasts else "skipped")
             if self._run.batch == "split":

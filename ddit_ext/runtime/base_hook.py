@@ -60,7 +60,9 @@ class Hook:
             self.watch.follow(self.sampler.scheduler)
 
     def leave(self) -> None:
-        """Step aside again, also with a forecast's sampler."""
+        """Step aside again, also with a forecast's sampler; RuntimeError in the middle of its run."""
+        if self.sampler is not None:
+            self.sampler.check_free()
         for entry in self._entries:
             entry.remove()
         self._entries = []

@@ -41,6 +41,18 @@ def calling_pipeline(modules: Collection[nn.Module]) -> Any | None:
     return None
 
 
+def in_a_call(scheduler: Any) -> bool:
+    """Whether a pipeline that samples with `scheduler` is in its `__call__` now, in any thread."""
+    for frame in sys._current_frames().values():
+        while frame is not None:
+            if frame.f_code.co_name == "__call__":
+                owners = map(frame.f_locals.get, OWNERS)
+                if any(getattr(owner, "scheduler", None) is scheduler for owner in owners):
+                    return True
+            frame = frame.f_back
+    return False
+
+
 def _holds(owner: Any, modules: Collection[nn.Module]) -> bool:
     if owner is None or isinstance(owner, nn.Module):
         return False

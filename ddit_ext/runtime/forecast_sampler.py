@@ -8,10 +8,11 @@ from typing import Any
 from ..reports.report import StepRecord
 from ..schedulers import ForecastScheduler
 from ..strategies import SKIP
+from .callers import in_a_call
 
 
 class ForecastSampler:
-    """Puts the sampler into the pipeline and takes it out again.
+    """Puts the sampler into the pipeline and takes it out again. What is saved meanwhile is the pipeline's own.
 
     settings: of `ForecastScheduler.from_scheduler`, which raises for a sampler that can't be wrapped.
     """
@@ -20,21 +21,38 @@ class ForecastSampler:
         self._pipe = weakref.ref(pipe)
         self._own = pipe.scheduler
         self.scheduler = ForecastScheduler.from_scheduler(pipe.scheduler, **settings)
+        self.scheduler.stands_for = self._own
 
     def install(self) -> None:
         """From now on the pipeline samples with it."""
-        self._pipe().scheduler = self.scheduler
+        _put(self._pipe(), self.scheduler)
+
+    def check_free(self) -> None:
+        """RuntimeError in the middle of a run, of which the pipeline's own sampler knows nothing. A run that was left is none."""
+        plan = self.scheduler.plan
+        begun = plan is not None and len(self.scheduler.computed) < len(plan.calls)
+        if begun and self.in_place and in_a_call(self.scheduler):
+            raise RuntimeError(
+                "unpatch: the pipeline is in the middle of a run, and its own sampler can't take over: unpatch when the "
+                "run is over, or end it early with pipe._interrupt = True"
+            )
 
     def remove(self) -> None:
         """The pipeline has its own sampler again, unless the user has put another one there."""
         if self.in_place:
-            self._pipe().scheduler = self._own
+            _put(self._pipe(), self._own)
+        self.scheduler.stands_for = None
 
     @property
     def in_place(self) -> bool:
         """Whether the pipeline still samples with it."""
         pipe = self._pipe()
         return pipe is not None and pipe.scheduler is self.scheduler
+
+
+def _put(pipe: Any, scheduler: Any) -> None:
+    """Give a pipeline its sampler; diffusers' own way would write its class into what is saved as model_index.json."""
+    object.__setattr__(pipe, "scheduler", scheduler)
 
 
 def total_steps(scheduler: ForecastScheduler) -> int:

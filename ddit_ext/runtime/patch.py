@@ -85,7 +85,10 @@ class Handle:
         self._hook.now = clock
 
     def unpatch(self) -> None:
-        """Leave pipeline and transformer as they were, bit for bit. Again is no error; the report stays."""
+        """Leave pipeline and transformer as they were, bit for bit. Again is no error; the report stays.
+
+        RuntimeError within a run of a Forecast, which stays patched: the pipeline's own sampler can't take over.
+        """
         self._hook.remove()
 
     def _left(self) -> None:
@@ -193,7 +196,7 @@ def patch(
 
 
 def unpatch(pipe: Any) -> None:
-    """Take the patch off a pipeline (and off those that share its transformer); RuntimeError without one."""
+    """Take the patch off a pipeline (and off those that share its transformer); RuntimeError without one, and as Handle.unpatch."""
     hooks = [hook for module in find_denoisers(pipe).values() if (hook := find_hook(module)) is not None]
     if not hooks:
         raise RuntimeError("pipe is not patched: ddit_ext.patch(pipe) does that")

@@ -9,6 +9,7 @@ Whoever wraps `forward` (accelerate, diffusers' hooks, torch.compile) does so fu
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -99,12 +100,9 @@ class PatchedCall:
                 del attributes[self._entry]
 
     def __reduce__(self) -> tuple:
-        # The copied module is already known to copy and pickle here; its class's own method becomes the attribute.
-        return _itself, (self._module,)
-
-
-def _itself(module: nn.Module) -> nn.Module:
-    return module
+        # The copied module is already known to copy and pickle here; its class's own method becomes the attribute. The
+        # module itself, said with nothing of ddit_ext, which need not be there where it is read.
+        return operator.getitem, ([self._module], 0)
 
 
 def install(hook: PatchHook, part: Part) -> list[PatchedCall]:

@@ -91,7 +91,8 @@ def _copied(self: Any, memo: dict[int, Any] | None = None) -> Any:
             memo[id(self)] = made
         state = dict(vars(self))
         vars(made).update(state if memo is None else copy.deepcopy(state, memo))
-    made.__class__ = type(self)
+    if isinstance(made, plain):  # a ForecastScheduler may give the sampler it stands for
+        made.__class__ = type(self)
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import diffusers
@@ -50,6 +51,9 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
     Raises:
         TypeError, ValueError: a sampler that can't be wrapped, or an argument that is not meant, by name.
     """
+
+    stands_for: Any = None
+    """Where patch() has put this into a pipeline, the user's own sampler: saved and pickled in its place."""
 
     has_compatibles = False
     __module__ = "ddit_ext.schedulers"  # what a saved pipeline names
@@ -253,10 +257,28 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
 
     def __copy__(self) -> ForecastScheduler:
         made = _blank(type(self.base))
-        made.__dict__.update(self.__dict__, base=_copied(self.base))
+        made.__dict__.update(self.__dict__, base=_copied(self.base), stands_for=None)
         made.__dict__.update(_cuts={}, _steps=self._steps and self._steps.with_base(made.base))
         made._run = self._run and self._run.copied(made.base)
         return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Of the scheduler itself another one; within a pipeline what the pipeline is without the patch."""
+        if memo and self.stands_for is not None:
+            return copy.deepcopy(self.stands_for, memo)
+        return copy.copy(self)
+
+    def save_config(self, *args: Any, **kwargs: Any) -> None:
+        """As every scheduler does."""
+        if self.stands_for is None:
+            super().save_config(*args, **kwargs)
+        else:
+            self.stands_for.save_config(*args, **kwargs)
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        if self.stands_for is None:
+            return super().__reduce_ex__(protocol)
+        return self.stands_for.__reduce_ex__(protocol)
 
     def __reduce__(self) -> tuple:
         return _blank, (type(self.base),), self.__dict__

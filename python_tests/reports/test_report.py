@@ -39,6 +39,12 @@ def test_data(handle):
     assert data["speedup_estimate"] == pytest.approx(6 * fine / (3 * fine + 3 * coarse))
 
 
+def test_before_any_run():
+    report = ddit_ext.patch(make_pipeline()).report()
+    assert str(report) == "no run yet"
+    assert report.to_dict()["summary"] == ["no run yet"] and report.to_dict()["steps"] == []
+
+
 def test_a_report_is_a_snapshot():
     pipe = make_pipeline()
     handle = ddit_ext.patch(pipe, schedule=1)

@@ -207,3 +207,31 @@ def test_something_without_a_transformer():
         TypeError, match="pipe must be a diffusers pipeline with a transformer, got SimpleNamespace"
     ):
         ddit_ext.patch(SimpleNamespace(scheduler=FlowMatchEulerDiscreteScheduler()))
+
+
+@pytest.mark.parametrize("sizes", [None, 1])
+def test_unpatching_in_the_middle_of_a_run_raises_and_changes_nothing(sizes):
+    pipe, call = make_pipeline(), make_call(steps=STEPS)
+    handle = ddit_ext.patch(pipe, schedule=Forecast(calls=5, sizes=sizes))
+    want = run_flux(pipe, call)
+
+    def leave(pipe, index, timestep, kwargs):
+        if index < 4:
+            with pytest.raises(RuntimeError, match="unpatch: the pipeline is in the middle of a run"):
+                handle.unpatch()
+        return kwargs
+
+    assert torch.equal(run_flux(pipe, call | {"callback_on_step_end": leave}), want)
+    assert scales(handle).count(1) == 5
+
+
+def test_unpatching_after_a_run_that_was_left():
+    pipe, call = make_pipeline(), make_call(steps=STEPS)
+    own, plain = pipe.scheduler, run_flux(pipe, call)
+
+    def leave(pipe, index, timestep, kwargs):
+        raise InterruptedError
+
+    with ddit_ext.patch(pipe, schedule=Forecast(calls=5)), pytest.raises(InterruptedError):
+        run_flux(pipe, call | {"callback_on_step_end": leave})
+    assert pipe.scheduler is own and torch.equal(run_flux(pipe, call), plain)
