@@ -11,7 +11,13 @@ import ddit_ext
 from ddit_ext import Forecast, TeaCache
 from ddit_ext.coarse import Adapter
 
-REFERENCES = {"FLUX.2 edit": 16, "FLUX.2 klein edit": 32, "Qwen-Image Edit-Plus": 32}
+REFERENCES = {
+    "FLUX.2 edit": 16,
+    "FLUX.2 klein edit": 32,
+    "FLUX.2 klein inpaint": 16,
+    "Qwen-Image Edit": 16,
+    "Qwen-Image Edit-Plus": 32,
+}
 FAMILY = {name: next(known for known in BY_NAME if name.startswith(known)) for name in EDITS}
 # "HunyuanVideo" is a family of its own.
 FAMILY |= {name: "HunyuanVideo 1.5" for name in EDITS if name.startswith("HunyuanVideo 1.5")}

@@ -11,13 +11,15 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from flow_families import FAMILIES, Family
 from flow_families.family import SIDE, TEXT, text
 from PIL import Image
 
 BY_NAME = {family.name: family for family in FAMILIES}
-# Edit-Plus scales its references to a number of pixels; the model's own is a million.
+# Editing scales its references to a number of pixels; the model's own is a million.
+_dimensions = pipeline_qwenimage_edit.calculate_dimensions
+pipeline_qwenimage_edit.calculate_dimensions = lambda area, ratio: _dimensions(SIDE * SIDE, ratio)
 pipeline_qwenimage_edit_plus.VAE_IMAGE_SIZE = SIDE * SIDE
 pipeline_qwenimage_edit_plus.CONDITION_IMAGE_SIZE = SIDE * SIDE
 
@@ -103,6 +105,13 @@ EDITS = {
     "FLUX.2 edit": _family(
         "FLUX.2", "Flux2Pipeline", lambda: {"vae": _flux2_vae()}, arguments=_image()
     ),
+    "FLUX.2 klein inpaint": _family(
+        "FLUX.2",
+        "Flux2KleinInpaintPipeline",
+        lambda: {"vae": _flux2_vae()},
+        arguments=lambda batch: {"image": picture(), "mask_image": picture(7), "strength": 0.8} | _negative(batch),
+        branches=2,
+    ),
     "FLUX.2 klein edit": _family(
         "FLUX.2",
         "Flux2KleinPipeline",
@@ -116,6 +125,10 @@ EDITS = {
         lambda: {"vae": BY_NAME["Qwen-Image"].vae()},
         arguments=lambda batch: {"image": [picture(), picture(6)]},
     ),
+    "Qwen-Image Edit": _family(
+        "Qwen-Image", "QwenImageEditPipeline", lambda: {"vae": BY_NAME["Qwen-Image"].vae()}, arguments=_image()
+    ),
+    "Qwen-Image inpaint": BY_NAME["Qwen-Image"].variant("inpaint"),
     "Qwen-Image img2img": _family(
         "Qwen-Image", "QwenImageImg2ImgPipeline", lambda: {"vae": BY_NAME["Qwen-Image"].vae()}, arguments=_image(strength=0.8)
     ),
@@ -137,9 +150,28 @@ EDITS = {
         },
         arguments=lambda batch: {"control_image": picture()},
     ),
+    "Z-Image inpaint": BY_NAME["Z-Image"].variant("inpaint"),
+    "Z-Image ControlNet": _family(
+        "Z-Image",
+        "ZImageControlNetPipeline",
+        lambda: {
+            "vae": BY_NAME["Z-Image"].vae(),
+            "controlnet": _controlled(
+                "ZImageControlNetModel",
+                control_layers_places=[0],
+                control_in_dim=16,
+                dim=32,
+                n_refiner_layers=1,
+                n_heads=2,
+                n_kv_heads=2,
+            ),
+        },
+        arguments=lambda batch: {"control_image": picture()},
+    ),
     "Z-Image img2img": _family(
         "Z-Image", "ZImageImg2ImgPipeline", lambda: {"vae": BY_NAME["Z-Image"].vae()}, arguments=_image(strength=0.8)
     ),
+    "Stable Diffusion 3 inpaint": BY_NAME["Stable Diffusion 3"].variant("inpaint"),
     "Stable Diffusion 3 img2img": _family(
         "Stable Diffusion 3", "StableDiffusion3Img2ImgPipeline", lambda: {"vae": BY_NAME["Z-Image"].vae()}, arguments=_image(strength=0.8)
     ),
