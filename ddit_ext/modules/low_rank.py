@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .lora import LowRank, LowRankLinear
-from .merged_lora import MergedLinear, stamp, why_not_merged
+from .merged_lora import MergedLinear, Stamp, why_not_merged
 from .offloaded import is_group_offloaded
 from .swap import Changes
 
@@ -22,8 +22,7 @@ class Places:
         on_the_way: dict[tuple[int, str], tuple[dict[str, Any], str, Any]] = {}
         self._stand_ins: list[tuple[dict[str, Any], str, nn.Module]] = []
         self.bases: list[nn.Module] = []
-        self.low_ranks: list[LowRank] = []
-        self.stamp: tuple = ()
+        self.merged: tuple[tuple, Stamp] | None = None  # in which state copies were merged, and from what
         for name, stand_in in stand_ins.items():
             module = transformer
             for part in name.split("."):
@@ -96,18 +95,19 @@ class LowRankLayers:
             low_ranks = lora()
             places = Places(transformer, self.of(transformer, weights, low_ranks))
             if self.merge:
-                places.stamp = self._stamp(transformer, places, low_ranks.values())
+                stamp = Stamp(zip(places.bases, low_ranks.values(), strict=True))
+                places.merged = (_state(transformer), stamp)
             self._places[weights] = places
         places.enter(changes)
 
     def _as_merged(self, transformer: nn.Module, places: Places) -> bool:
         """Whether copies that were merged would be the same now; False where some could not be, which a run is told."""
-        return not self.unmerged and places.stamp == self._stamp(transformer, places, places.low_ranks)
-
-    def _stamp(self, transformer: nn.Module, places: Places, low_ranks: Iterable[LowRank]) -> tuple:
-        places.low_ranks = list(low_ranks)
-        state = torch.is_grad_enabled(), hasattr(transformer, "_hf_hook")
-        return *state, *map(stamp, places.bases, places.low_ranks)
+        return (
+            not self.unmerged
+            and places.merged is not None
+            and places.merged[0] == _state(transformer)
+            and places.merged[1].holds()
+        )
 
     def begin_run(self, transformer: nn.Module, remark: Callable[[str], None]) -> None:
         """Free merged copies whose base has changed, also where only its numbers did.
@@ -158,6 +158,10 @@ class LowRankLayers:
             kept.pop(name, None)  # first: there may be no room for two
             kept[name] = MergedLinear(base, low_rank)
         return kept[name]
+
+
+def _state(transformer: nn.Module) -> tuple[bool, bool]:
+    return torch.is_grad_enabled(), hasattr(transformer, "_hf_hook")
 
 
 def _why_not(transformer: nn.Module, module: nn.Module, low_rank: LowRank) -> str | None:

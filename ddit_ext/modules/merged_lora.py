@@ -6,6 +6,10 @@ changes and the base stays as it is. docs/design/feed-forward-lora.md counts bot
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from operator import attrgetter, is_
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -73,23 +77,61 @@ def sample(weight: Tensor) -> Tensor:
     return flat[:: max(1, flat.numel() // SAMPLED) | 1].clone()  # an odd step: not one column alone
 
 
-def stamp(base: nn.Module, low_rank: LowRank) -> tuple | object:
-    """Equal as long as a merge would give the same, and is possible as it was; read without a look at any element."""
-    own = vars(base)
-    weight, bias = own["_parameters"].get("weight"), own["_parameters"].get("bias")
-    factors = vars(low_rank)["_parameters"]
-    try:
+class Stamp:
+    """What merges were made from: whether they would give the same now, and are possible as they were.
+
+    It is asked in each call, so it is a few lists of what is compared, and no element of a tensor is looked at.
+    """
+
+    def __init__(self, layers: Iterable[tuple[nn.Module, LowRank]]) -> None:
+        self._places: list[dict[str, Any]] = []
+        self._names: list[str] = []
+        self._held: list[Any] = []
+        self._tensors: list[Tensor] = []
+        self._trained: list[Tensor] = []
+        self._hooks: list[dict] = []
+        self._possible = True
+        for base, low_rank in layers:
+            self._add(base, low_rank)
+        try:
+            self._counted = [each for each in self._tensors if not each.is_inference()]
+            self._read = self._now()
+        except (AttributeError, RuntimeError, TypeError):  # no weight, or one without a memory of its own
+            self._possible = False
+
+    def _add(self, base: nn.Module, low_rank: LowRank) -> None:
+        own, parameters, factors = vars(base), vars(base)["_parameters"], vars(low_rank)["_parameters"]
+        for place, name in (
+            (parameters, "weight"),
+            (parameters, "bias"),
+            (own, "forward"),
+            (factors, "a"),
+            (factors, "b"),
+            (vars(low_rank), "scale"),
+        ):
+            self._places.append(place)
+            self._names.append(name)
+            self._held.append(place.get(name))
+        self._tensors += [parameters.get("weight"), factors["a"], factors["b"]]
+        self._trained.append(factors["a"])
+        self._hooks += [own["_forward_hooks"], own["_forward_pre_hooks"]]
+
+    def _now(self) -> list[list[Any]]:
+        return [
+            list(map(Tensor.data_ptr, self._tensors)),
+            list(map(attrgetter("dtype"), self._tensors)),
+            list(map(attrgetter("_version"), self._counted)),
+            list(map(attrgetter("requires_grad"), self._trained)) if torch.is_grad_enabled() else [],
+        ]
+
+    def holds(self) -> bool:
+        """Whether all is as it was."""
         return (
-            id(bias),
-            low_rank.scale,
-            factors["a"].requires_grad,
-            _version(weight),
-            _version(factors["a"]),
-            _version(factors["b"]),
-            not own["_forward_hooks"] and not own["_forward_pre_hooks"] and "forward" not in own,
+            self._possible
+            and not any(self._hooks)
+            and all(map(is_, map(dict.get, self._places, self._names), self._held))
+            and self._read == self._now()
         )
-    except (AttributeError, RuntimeError):  # no weight, or one without a memory of its own
-        return object()
 
 
 def _state(base: nn.Linear, low_rank: LowRank) -> tuple:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from adapters import trained_adapter
 from flux_pipelines import make_call, make_pipeline, one_thread, run
+from launches import Launches
 from peft import LoraConfig
 from torch import nn
 
@@ -252,3 +253,36 @@ def test_a_loaded_adapter_says_how(tmp_path):
     with ddit_ext.patch(pipe, merged, schedule=2) as handle:
         run(pipe, make_call(steps=2))
         assert layers_of(handle)
+
+
+def test_what_a_call_launches_more():
+    """Beside, two products a layer; merged, none. No two layers read the same input, so no product could serve both."""
+    pipe, inputs = make_pipeline(), []
+    adapter = trained_adapter(pipe.transformer)
+    layers = [pipe.transformer.get_submodule(name) for name in adapter.own(2).lora]
+    counts = {}
+    for how, given in (("none", Adapter.create(pipe.transformer, rank=0).eval()), ("beside", adapter)):
+        with ddit_ext.patch(pipe, given, schedule=2):
+            counts[how] = launches_of_a_step(pipe)
+    adapter.lora = "merged"
+    with ddit_ext.patch(pipe, adapter, schedule=2):
+        counts["merged"] = launches_of_a_step(pipe)
+    assert counts == {
+        "none": counts["none"],
+        "beside": counts["none"] + 2 * len(layers),
+        "merged": counts["none"],
+    }
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    run(pipe, make_call(steps=1))
+    assert len({each.data_ptr() for each in inputs}) == len(inputs) == len(layers)
+
+
+def launches_of_a_step(pipe):
+    """Those of a run without those of one that is a step shorter; the first run makes ready."""
+    counts = []
+    for steps in (1, 2, 3):
+        with Launches() as mode:
+            run(pipe, make_call(steps=steps))
+        counts.append(len(mode.names))
+    return counts[2] - counts[1]
