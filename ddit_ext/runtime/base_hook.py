@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +13,7 @@ from ..schedulers import ForecastScheduler
 from .forecast_sampler import ForecastSampler, forecast_steps
 from .patched_call import PatchedCall, install
 from .sampler_watch import SamplerWatch
+from .step_clock import HostMarks, Marks
 
 
 class Hook:
@@ -23,7 +23,7 @@ class Hook:
     sampler: of a forecast, which stands in the pipeline while the hook is installed.
 
     Attributes:
-        now: seconds.
+        marks: what steps are timed by.
         lock: held during a call.
         on_leave: gives what is called when the hook has stepped aside, or None.
         watch: of the samplers that the transformers' callers step with.
@@ -35,7 +35,7 @@ class Hook:
     def __init__(self, parts: Sequence[Any], sampler: ForecastSampler | None) -> None:
         self.parts = parts
         self.sampler = sampler
-        self.now: Callable[[], float] = time.perf_counter
+        self.marks: Marks = HostMarks()
         self._entries: list[PatchedCall] = []
         self.on_leave: Callable[[], Callable[[], None] | None] = lambda: None
         self._local = threading.local()

@@ -94,13 +94,14 @@ class PatchHook(Hook):
     def end_call(self, call: SizedCall, output: Any) -> None:
         """A call has been made."""
         call.run.seen_alive("output", output)
-        self._clock(call.run)
+        self._clock(call.run, over=False)
 
-    def _clock(self, run: Run) -> float:
-        """The step under way has lasted until now, which is returned."""
-        now = self.now()
-        if run.state.record.steps:
-            run.state.record.steps[-1].seconds = now - run.state.started
+    def _clock(self, run: Run, over: bool) -> Any:
+        """The step under way has lasted until now, whose mark is returned."""
+        state, now = run.state, self.marks.mark()
+        if state.record.steps:
+            state.clock.lasted(state.record.steps[-1], state.started, now, over)
+            state.observe()
         return now
 
     def _begin_step(self, run: Run, part: Part, arguments: dict[str, Any]) -> None:
@@ -108,7 +109,7 @@ class PatchHook(Hook):
             self._begin_run(run, part, arguments)
         state, record = run.state, run.state.record
         # From the second step on all of the loop counts, also what runs before the transformer, such as a ControlNet.
-        started = state.ended if run.index > 0 and run.sampled else self.now()
+        started = state.ended if run.index > 0 and run.sampled else self.marks.mark()
         rows = part.family.latents(arguments).shape[0]
         changes, (scores, usable), decision = self._choose(run, part, arguments)
         if self.strategy.skips:
@@ -164,7 +165,7 @@ class PatchHook(Hook):
         record.untrained = not all(adapter.training_record for adapter in used)
         warn = partial(self.warn, record)
         self.record = record
-        run.state = RunState(self.strategy, self._split, self._times, record, warn)
+        run.state = RunState(self.strategy, self._split, self._times, record, warn, self.marks)
         if self.check is not None:
             record.target_speedup, record.full_steps = self.check.target_speedup, self.check.full_steps
             forecast = isinstance(run.scheduler, ForecastScheduler)
@@ -185,8 +186,11 @@ class PatchHook(Hook):
 
     def _stepped(self, run: Run) -> None:
         """After a sampler step."""
-        run.state.ended = self._clock(run)
-        run.state.observe()
+        state = run.state
+        state.ended = self._clock(run, over=True)
+        state.ask(run)
+        if run.total and run.done >= run.total:
+            state.observe(wait=True)
         self.add_forecast_steps(run.scheduler, run.state.record)
 
     def _ended(self, run: Run) -> None:

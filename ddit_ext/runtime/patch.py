@@ -11,7 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .._machine import clock_of, device_of
+import torch
+
+from .._machine import device_of
 from ..coarse import Adapter
 from ..modules.compiled import unwrap
 from ..presets import Preset
@@ -24,6 +26,7 @@ from .hook import PatchHook
 from .patched_call import find_hook
 from .run_check import RunCheck
 from .sampler_hook import SamplerHook, Watched
+from .step_clock import HostMarks, marks_of
 
 Schedule = int | Sequence[int] | Callable[[int], int] | Strategy | Policy | None
 BATCH = ("finest", "split")
@@ -82,7 +85,7 @@ class Handle:
 
     def time_by(self, clock: Callable[[], float]) -> None:
         """Read the seconds of the report from `clock`: on a GPU, one that waits for the device."""
-        self._hook.now = clock
+        self._hook.marks = HostMarks(clock)
 
     def unpatch(self) -> None:
         """Leave pipeline and transformer as they were, bit for bit. Again is no error; the report stays.
@@ -187,7 +190,8 @@ def patch(
             "ddit_ext.unpatch(pipe)"
         )
     hook = _hook(pipe, adapter, strategy, batch == "split", preset)
-    hook.now = clock_of(device_of(pipe)) if strategy.target_speedup is not None else hook.now
+    if strategy.target_speedup is not None:
+        hook.marks = marks_of(torch.device(device_of(pipe)))
     hook.install()
     few = distilled(pipe, denoisers)
     if few is not None:

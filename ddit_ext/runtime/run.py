@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..coarse.levels import RunLevel, RunLevels
 from ..reports.report import RunRecord
 from ..strategies import SKIP, Policy, StepTimes, Strategy
 from .denoisers import Part
-from .history import of_one_size
+from .history import View, of_one_size
 from .input_change import InputChange
 from .residual_cache import ResidualCache
 from .sampler_run import Run
+from .step_clock import Marks, StepClock
 
 Scores = list[list[float]] | None
 
@@ -54,7 +56,8 @@ class RunState:
         record: the report's data.
         residuals: what skipped steps add.
         sizes: scales of the step under way: one for all samples, or one a sample.
-        started, ended: clock at the begin of the step under way, and at the end of the sampler's last step.
+        clock: of its steps. started, ended: its marks at the begin of the step under way, and at the end of the
+            sampler's last step.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class RunState:
         times: StepTimes,
         record: RunRecord,
         warn: Callable[[str], None],
+        marks: Marks,
     ) -> None:
         self._strategy, self._split, self._times, self._warn = strategy, split, times, warn
         self.record = record
@@ -74,8 +78,11 @@ class RunState:
         ]  # in a split batch from the first signal one a sample
         self._total = 0
         self._levels = RunLevels([])
+        self._view: View | None = None  # of the last scores
+        self.clock = StepClock(marks)
         self.sizes = [1]
-        self.started = self.ended = 0.0
+        self.started: Any = None
+        self.ended: Any = None
 
     def begin(self, total: int, costs: dict[int, float], key: Any) -> None:
         """A run of `total` steps (0: unknown) begins.
@@ -126,10 +133,25 @@ class RunState:
             self._levels = RunLevels(run.levels)
         return RunLevel(self._levels, run.index)
 
-    def observe(self) -> None:
-        """The last step in the record is over."""
-        for policy in self._policies:
-            policy.observe(self.record.steps[-1])
+    def observe(self, wait: bool = False) -> None:
+        """Tell the policies of steps that are over, as far as their times are known; wait: of all of them."""
+        for step in self.clock.read(wait):
+            for policy in self._policies:
+                policy.observe(step)
+
+    def ask(self, run: Run) -> None:
+        """After a sampler's step: begin to compute the scores of the next one, which its first call will want.
+
+        So a GPU is at it while the pipeline comes to that call, and the answer is on its way.
+        """
+        strategy = self._strategy
+        over = run.total and run.done >= run.total
+        if strategy.source != "latents" or strategy.compares_input or self._view is None or over:
+            return
+        if not run.history.ready or not any(self._usable(run, run.done)):
+            return
+        with suppress(ValueError, RuntimeError):  # raised again where the scores are wanted
+            run.history.ask(self._view, list(strategy.scales), strategy.quantile)
 
     def _decide(self, step: int, signal: Signal) -> Decision:
         scores, usable = signal
@@ -170,17 +192,21 @@ class RunState:
         """Scores of the latents; none where there are none or none would count."""
         if not run.history.ready:
             return Signal()
-        samples = run.history.shape[0]
-        usable = [True] * samples
-        if self._strategy.holds:
-            usable = of_one_size(run.sizes, range(run.index - SILENT, run.index), samples)
-            if not any(usable):
-                return Signal(None, usable)
-        view = part.family.signal_view(arguments)
+        usable = self._usable(run, run.index)
+        if not any(usable):
+            return Signal(None, usable)
+        view = self._view = part.family.signal_view(arguments)
         try:
-            return Signal(
-                run.history.scores(view, list(self._strategy.scales), self._strategy.quantile), usable
-            )
+            scores = run.history.scores(view, list(self._strategy.scales), self._strategy.quantile)
         except ValueError as error:
             self._warn(f"no signal: {error}")
             return Signal()
+        self.observe()  # a GPU has done all that was before the scores
+        return Signal(scores, usable)
+
+    def _usable(self, run: Run, step: int) -> list[bool]:
+        """For each sample: whether the scores of a step count."""
+        samples = run.history.shape[0]
+        if not self._strategy.holds:
+            return [True] * samples
+        return of_one_size(run.sizes, range(step - SILENT, step), samples)

@@ -21,6 +21,7 @@ from .base_hook import Hook
 from .forecast_sampler import ForecastSampler, next_sigma, total_steps
 from .run_check import RunCheck
 from .sampler_watch import SamplerWatch
+from .step_clock import Marks, StepClock
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,12 @@ class Watched:
 class Notes:
     """What is written down of the run of one sampler."""
 
-    def __init__(self, timesteps: Tensor, record: RunRecord) -> None:
+    def __init__(self, timesteps: Tensor, record: RunRecord, marks: Marks) -> None:
         self.timesteps, self.record = timesteps, record
+        self.clock = StepClock(marks)
         self.open = False  # whether a step is under way
-        self.started = self.ended = 0.0
+        self.started: Any = None
+        self.ended: Any = None
 
 
 class SamplerHook(Hook):
@@ -87,7 +90,7 @@ class SamplerHook(Hook):
             if not notes.open:
                 record = notes.record
                 notes.open = True
-                notes.started = notes.ended if record.steps else self.now()
+                notes.started = notes.ended if record.steps else self.marks.mark()
                 samples = _samples(args, kwargs)
                 sigma = next_sigma(scheduler)
                 record.steps.append(
@@ -98,8 +101,9 @@ class SamplerHook(Hook):
         notes = self._notes.get(scheduler)
         if notes is None or not notes.open:
             return  # a sampler's step without a call of the transformer
-        notes.ended = self.now()
-        notes.record.steps[-1].seconds = notes.ended - notes.started
+        notes.ended = self.marks.mark()
+        notes.clock.lasted(notes.record.steps[-1], notes.started, notes.ended, over=True)
+        notes.clock.read(wait=len(scheduler.computed) == len(scheduler.timesteps))
         notes.open = False
         self.add_forecast_steps(scheduler, notes.record)
 
@@ -116,7 +120,7 @@ class SamplerHook(Hook):
         if part.family is not None:
             record.count_tokens(part.family, part.family.bind(args, kwargs))
         self.record = record
-        notes = self._notes[scheduler] = Notes(timesteps, record)
+        notes = self._notes[scheduler] = Notes(timesteps, record, self.marks)
         if self._check is not None:
             record.target_speedup, record.full_steps = self._check.target_speedup, self._check.full_steps
             total, samples = total_steps(scheduler), _samples(args, kwargs)
