@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +19,6 @@ from .caches import CacheContexts
 
 NAMES = ("transformer", "transformer_2")
 """Components that denoise. Wan 2.2 has two: one for high noise levels, one for the rest."""
-
-FEW_STEPS = re.compile(r"schnell|turbo|lightning|lcm|distilled|klein-\d", re.IGNORECASE)
-"""Names of models that were distilled to a few steps."""
 
 TRAINING_FREE = (
     "ddit_ext: no adapter was given, so coarse steps run training-free on weights made from the model's own. "
@@ -65,19 +61,6 @@ def find_denoisers(pipe: Any) -> dict[str, nn.Module]:
     if not hasattr(getattr(pipe, "scheduler", None), "step"):
         raise TypeError(f"pipe must have a scheduler; got {type(pipe).__name__} without")
     return found
-
-
-def distilled(pipe: Any, denoisers: Mapping[str, nn.Module]) -> str | None:
-    """Why a pipeline has nothing to gain, where its model was distilled to a few steps; None for others."""
-    configs = [unwrap(module) for module in denoisers.values()]
-    names = [str(getattr(getattr(each, "config", None), "_name_or_path", "")) for each in (pipe, *configs)]
-    named = next((name for name in names if FEW_STEPS.search(name)), None)
-    if named is None and not getattr(getattr(pipe, "config", None), "is_distilled", False):
-        return None
-    return (
-        f"{named or type(pipe).__name__} was distilled to a few steps, each of which it needs: forecasts, skipped steps and "
-        "larger patches have nothing to gain there; use the base model, with 20 to 50 steps"
-    )
 
 
 def known_family(module: nn.Module) -> Family | None:

@@ -20,7 +20,8 @@ from ..presets import Preset
 from ..presets.match import check_parts
 from ..reports.report import Report
 from ..strategies import Forecast, Policy, Strategy, Threshold, as_strategy, checks
-from .denoisers import Part, distilled, find_denoisers, find_parts, give_weights, known_family
+from .denoisers import Part, find_denoisers, find_parts, give_weights, known_family
+from .few_steps import few_steps
 from .forecast_sampler import ForecastSampler
 from .hook import PatchHook
 from .patched_call import find_hook
@@ -193,7 +194,7 @@ def patch(
     if strategy.target_speedup is not None:
         hook.marks = marks_of(torch.device(device_of(pipe)))
     hook.install()
-    few = distilled(pipe, denoisers)
+    few = few_steps(pipe, denoisers)
     if few is not None:
         warnings.warn(f"ddit_ext: {few}", stacklevel=2)
     return Handle(pipe, hook, strategy)

@@ -1,7 +1,5 @@
 """Pipelines that begin from a picture: larger patches leave references as they are, and ControlNet's residuals are averaged."""
 
-import warnings
-
 import pytest
 import torch
 from family_cases import BY_NAME, captured
@@ -119,26 +117,6 @@ def test_a_cache_of_references_raises():
         case.family.coarse(case.arguments | {"kv_cache_mode": "extract"}, adapter.own(2), sigma),
     ):
         pass
-
-
-def test_a_distilled_model_is_told_that_it_has_nothing_to_gain():
-    pipe = EDITS["FLUX.2 klein"].build()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ddit_ext.patch(pipe, schedule=1).unpatch()
-    pipe.register_to_config(is_distilled=True)
-    with pytest.warns(
-        UserWarning, match="Flux2KleinPipeline was distilled to a few steps.*use the base model"
-    ):
-        ddit_ext.patch(pipe, schedule=1).unpatch()
-    pipe.register_to_config(is_distilled=False)
-    pipe.transformer.register_to_config(_name_or_path="black-forest-labs/FLUX.2-klein-4B")
-    with pytest.warns(UserWarning, match="FLUX.2-klein-4B was distilled"):
-        ddit_ext.patch(pipe, schedule=Forecast(calls=2)).unpatch()
-    pipe.transformer.register_to_config(_name_or_path="black-forest-labs/FLUX.2-klein-base-4B")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ddit_ext.patch(pipe, schedule=1).unpatch()
 
 
 def test_guidance_that_ends_within_a_run_begins_no_new_one():
