@@ -31,6 +31,7 @@ PROMPTS = (
     "a drifting whale on plain blue",
 )
 ENLARGED, FRAME_MILLISECONDS = 2, 160
+ON_SHEET = slice(None, None, 2)  # every second prompt: all of them would be too tall for a page
 MEASURES = {
     "flicker": lambda shown, full: float(temporal_fidelity(shown, full).flicker.mean()),
     "motion": lambda shown, full: float(np.nanmean(temporal_fidelity(shown, full).motion)),
@@ -52,7 +53,7 @@ def contact_sheet(drawings: Sequence[Drawing], used: Sequence[Way], path: Path) 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = headings(drawings, used)
+    names, drawings = headings(drawings, used), drawings[ON_SHEET]
     count = len(used) * len(drawings)
     figure, axes = plt.subplots(count, 1, figsize=(11, 1.15 * count), constrained_layout=True)
     for number, axis in enumerate(np.atleast_1d(axes)):
@@ -64,7 +65,7 @@ def contact_sheet(drawings: Sequence[Drawing], used: Sequence[Way], path: Path) 
         axis.set_ylabel(names[way], fontsize=10, rotation=0, ha="right", va="center")
         if way == 0:
             axis.set_title(drawing.prompt, fontsize=11, loc="left")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")  # long names stick out to the left
 
 
 def main() -> None:
@@ -100,9 +101,10 @@ def main() -> None:
     drawings[0].reports[1].html(arguments.out / "run.html", clips=forecast, references=full)
     reports = {drawing.prompt: drawing.reports[1].to_dict() for drawing in drawings}
     (arguments.out / "report.json").write_text(json.dumps(reports, indent=1) + "\n")
-    print(
-        f"\n{shown}\n\nClips: {arguments.out / 'clips.gif'}, their frames: {arguments.out / 'contact_sheet.png'}"
-    )
+    files = {"Clips": "clips.gif", "Frames": "contact_sheet.png", "One run": "run.html"}
+    print(f"\n{shown}\n")
+    for what, name in files.items():
+        print(f"{what}: {arguments.out / name}")
 
 
 if __name__ == "__main__":

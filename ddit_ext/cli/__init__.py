@@ -15,7 +15,7 @@ SUBCOMMANDS = (calibrate, info, train)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status: 0, 1 for what went wrong, 2 for arguments that can't be read."""
     parser = argparse.ArgumentParser(
-        prog="ddit", description="Dynamic patch scheduling for diffusion transformers."
+        prog="ddit", description="Fewer model calls, or larger patches, for diffusion transformers."
     )
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
     for subcommand in SUBCOMMANDS:

@@ -17,7 +17,7 @@ def add(subcommands: argparse._SubParsersAction) -> None:
         "calibrate",
         help="find what reaches a speed and is closest to the full run",
         description="Run a few prompts in many ways and keep the one that is closest to the full run at a target "
-        "speed. The preset is for ddit_ext.patch(pipe, adapter, preset=FILE).",
+        "speed. The preset is for ddit_ext.patch(pipe, preset=FILE).",
     )
     parser.add_argument(
         "model",

@@ -30,7 +30,7 @@ svg .mid { text-anchor: middle; } svg .end { text-anchor: end; }
 svg .grid { stroke: var(--line); } svg .axis { stroke: var(--soft); }
 svg .dashed { stroke-width: 1.4; stroke-dasharray: 5 4; }
 svg .ring { fill: none; stroke: var(--ink); stroke-width: 2; }
-.key { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; font-size: .85rem; color: var(--soft); margin: .2rem 0 0 3.9rem; }
+.key { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; font-size: .85rem; color: var(--soft); margin: .2rem 0 0 4.6rem; }
 .key i { display: inline-block; width: 1rem; margin-right: .4rem; vertical-align: middle; }
 .key .swatch { height: .7rem; background: var(--c); border-radius: 2px; } .key .dash { border-top: 2px dashed var(--c); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
@@ -38,9 +38,11 @@ th, td { text-align: right; padding: .28rem .6rem; border-bottom: 1px solid var(
   font-variant-numeric: tabular-nums; white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; } th:first-child, td:first-child { text-align: left; }
 td:first-child { white-space: normal; min-width: 9rem; }
+tr:has(:nth-child(5)) td:first-child { min-width: 0; }
 tr.marked { background: var(--mark); font-weight: 600; }
 @media (max-width: 560px) { body { margin: 1rem auto; } svg text { font-size: 18px; } table { font-size: .8rem; }
   th, td { padding: .25rem .3rem; } td:first-child { min-width: 6rem; }
+  :is(th, td):nth-child(6) { white-space: normal; }
   td:nth-child(2):last-child { white-space: normal; overflow-wrap: anywhere; } }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: .8rem; }
 .pictures figure { margin: 0; } .pictures img { width: 100%; border-radius: 6px; }

@@ -129,6 +129,7 @@ class Report:
         target_speedup: what was asked for by target_speedup or a preset, or None. speedup_measured: by this run's
         own step times, against as many steps at scale 1, or those of the preset's full run; None where too few were (the
         first step of a run warms up).
+        uncomputed: what a step of scale 0 is, "forecast" or "skipped".
         speedup_estimate: the transformer's arithmetic with every step at size 1 over its arithmetic as run;
         matrix products and attention alone, so an upper bound, above all for short sequences.
         summary: the lines that the table begins with.
@@ -151,6 +152,7 @@ class Report:
             "speedup_measured": measured_speedup(self._run),
             "policy": self._run.policy,
             "batch": self._run.batch,
+            "uncomputed": self._uncomputed,
             "warnings": list(self._warnings),
         }
 
@@ -199,7 +201,7 @@ class Report:
         if self._steps:
             lines.append(head + ("  scores" if scored else ""))
         for step in self._steps:
-            scale = step["scale"] or ("forecast" if self._run.forecasts else "skipped")
+            scale = step["scale"] or self._uncomputed
             if self._run.batch == "split":
                 scale = "/".join(map(str, sorted(set(step["scales"]))))
             tokens = "-" if step["tokens"] is None else f"{step['tokens']:.6g}"
@@ -212,6 +214,10 @@ class Report:
         return "\n".join(lines) + "".join(self._told())
 
     __repr__ = __str__
+
+    @property
+    def _uncomputed(self) -> str:
+        return "forecast" if self._run.forecasts else "skipped"
 
     def _told(self) -> list[str]:
         return [f"\nwarning: {text}" for text in self._warnings]

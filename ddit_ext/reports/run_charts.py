@@ -18,11 +18,11 @@ def run_charts(data: dict[str, Any]) -> dict[str, Chart]:
     return {heading: chart for heading, chart in made.items() if chart is not None and not chart.empty}
 
 
-def hint(step: dict[str, Any]) -> str:
+def hint(step: dict[str, Any], uncomputed: str) -> str:
     """One step in a line."""
     tokens = "" if step["tokens"] is None else f"{step['tokens']} tokens, "
     return (
-        f"step {step['index']}, sigma {step['noise_level']:.3f}: {size_name(step['scale'])}, "
+        f"step {step['index']}, sigma {step['noise_level']:.3f}: {size_name(step['scale'], uncomputed)}, "
         f"{tokens}{step['seconds']:.3f} s"
     )
 
@@ -66,5 +66,10 @@ def _bars(data: dict[str, Any], name: str, label: str) -> Chart:
     chart = Chart(f"{label} of each step", "step", label, height=150, steps=len(data["steps"]))
     for step in data["steps"]:
         if step[name]:
-            chart.bar(step["index"], step[name], size_colour(step["scale"], data["scales"]), hint(step))
+            chart.bar(
+                step["index"],
+                step[name],
+                size_colour(step["scale"], data["scales"]),
+                hint(step, data["uncomputed"]),
+            )
     return chart

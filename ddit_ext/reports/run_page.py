@@ -29,11 +29,11 @@ def run_page(
         [
             facts(_facts(data)),
             notes(data["warnings"]),
-            section("Scale of each step", _strips(steps, scales)),
+            section("Scale of each step", _strips(steps, scales, data["uncomputed"])),
             *(section(heading, chart.svg()) for heading, chart in run_charts(data).items()),
             section("Pictures", gallery(pictures)),
             section("Clips against their references", _fidelity(compared)),
-            section("Steps", _table(steps)),
+            section("Steps", _table(steps, data["uncomputed"])),
         ],
     )
 
@@ -48,10 +48,12 @@ def _facts(data: dict[str, Any]) -> dict[str, str]:
     return shown
 
 
-def _strips(steps: list[dict[str, Any]], scales: list[int]) -> str:
-    hints = [hint(step) for step in steps]
+def _strips(steps: list[dict[str, Any]], scales: list[int], uncomputed: str) -> str:
+    hints = [hint(step, uncomputed) for step in steps]
     taken = [step["scale"] for step in steps]
     drawn = [strip(taken, [size_colour(scale, scales) for scale in taken], hints)]
+    if not all(taken):
+        drawn.append(f"<p class='lead'>Grey: {uncomputed}.</p>")
     samples = min((len(step["scales"]) for step in steps), default=0)
     if any(len(set(step["scales"])) > 1 for step in steps):
         drawn.append("<p class='lead'>and what each sample alone would have taken:</p>")
@@ -76,13 +78,13 @@ def _fidelity(compared: TemporalFidelity | None) -> str:
     return facts(numbers) + chart.svg()
 
 
-def _table(steps: list[dict[str, Any]]) -> str:
+def _table(steps: list[dict[str, Any]], uncomputed: str) -> str:
     """A row a step; scores and tokens have a column where a step has them."""
     scored = any(step["scores"] for step in steps)
     counted = any(step["tokens"] is not None for step in steps)
     rows = []
     for step in steps:
-        row = [str(step["index"]), f"{step['noise_level']:.3f}", size_name(step["scale"])]
+        row = [str(step["index"]), f"{step['noise_level']:.3f}", size_name(step["scale"], uncomputed)]
         if counted:
             row.append("–" if step["tokens"] is None else f"{step['tokens']:.6g}")
         row.append(f"{step['seconds']:.3f}" if step["seconds"] else "–")

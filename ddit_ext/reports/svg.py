@@ -28,7 +28,7 @@ class Chart:
         across: values that the x axis spans too.
     """
 
-    LEFT, RIGHT, TOP, BOTTOM = 62, 24, 12, 40
+    LEFT, RIGHT, TOP, BOTTOM = 74, 24, 12, 40
 
     def __init__(
         self,
@@ -181,9 +181,9 @@ def strip(scales: Sequence[int], colours: Sequence[str], hints: Sequence[str], *
     return "".join(parts) + "</svg>"
 
 
-def size_name(scale: int) -> str:
-    """In words; 0 stands for a step that was skipped or forecast."""
-    return f"scale {scale}" if scale else "not computed"
+def size_name(scale: int, uncomputed: str = "skipped") -> str:
+    """In words; 0 stands for a step that was skipped or forecast, as `uncomputed` says."""
+    return f"scale {scale}" if scale else uncomputed
 
 
 def _mark(kind: str, points: list[Point], colour: str, hint: str, place, box: tuple) -> str:

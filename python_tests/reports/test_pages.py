@@ -119,6 +119,16 @@ def test_page_of_a_run_without_scores(tmp_path):
     assert "Scores" not in read(tmp_path / "run.html")[0]
 
 
+@pytest.mark.parametrize("uncomputed", ["forecast", "skipped"])
+def test_steps_without_a_call_have_the_same_name_everywhere(tmp_path, uncomputed):
+    steps = [StepRecord(0, 1.0, None, 1, [1], 24, 0.5), StepRecord(1, 0.5, None, 0, [0], 0)]
+    record = RunRecord((1,), (), False, 32 * 6.0, steps=steps, forecasts=uncomputed == "forecast")
+    Report(record).html(tmp_path / "run.html")
+    text, _ = read(tmp_path / "run.html")
+    assert f"<td>{uncomputed}</td>" in text and f"Grey: {uncomputed}." in text
+    assert f"sigma 0.500: {uncomputed}" in text and f"  {uncomputed}  " in str(Report(record))
+
+
 def test_numbers_that_cannot_be_drawn(tmp_path):
     steps = [
         StepRecord(3, 0.5, [[0.1, float("nan"), 0.0]], 1, [1], 24),
