@@ -58,6 +58,7 @@ class Flux2Family(IdsFamily):
     IDS = 4
 
     BLOCKS = ("transformer_blocks", "single_transformer_blocks")
+    PARALLEL = frozenset({"", "proj_out"})
     WHOLE = CALL | {"img_ids", "txt_ids"}
 
     PATCHES = {

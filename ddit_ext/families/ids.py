@@ -49,7 +49,7 @@ class IdsFamily(PackedFamily):
             own[..., 1] = (centres(rows, *key, ids.device) + grid.origin[0])[:, None]
             own[..., 2] = centres(columns, *key, ids.device) + grid.origin[1]
             known[key] = torch.cat([own.flatten(0, 1), flat[grid.tokens :].float()])
-        return known[key]
+        return known[key] if ids.ndim == 2 else known[key][None]
 
     def places(self, batch: int, rows: int, columns: int, like: Tensor) -> dict[str, Any]:
         """As `PackedFamily.places`: the ids, the same for all samples."""

@@ -15,6 +15,8 @@ from torch import Tensor, distributed, nn
 
 T = TypeVar("T")
 
+FORECASTS = "schedule=Forecast(...) works, since it calls fewer times what the ranks share"
+
 
 class Ranks:
     """The ranks of a context parallel transformer. config: diffusers' ContextParallelConfig, set up."""
@@ -79,8 +81,8 @@ class Ranks:
 def ranks_of(transformer: nn.Module, hooked: frozenset[str] | None) -> Ranks | None:
     """The ranks that share a transformer's tokens, None where it is not parallel.
 
-    hooked: names of the modules that are known to split or gather, None where none are. NotImplementedError for tensor parallelism and for a
-    cp_plan with others.
+    hooked: names of the modules that are known to split or gather, None where none are. NotImplementedError for tensor
+    parallelism and for a cp_plan with others.
     """
     config = getattr(transformer, "_parallel_config", None)
     if config is None:
@@ -88,7 +90,8 @@ def ranks_of(transformer: nn.Module, hooked: frozenset[str] | None) -> Ranks | N
     shared = getattr(config, "context_parallel_config", None)
     if shared is None:
         raise NotImplementedError(
-            "tensor parallel transformers are not supported, only context parallel ones (ContextParallelConfig)"
+            "tensor parallel transformers are not supported, only context parallel ones (ContextParallelConfig); "
+            f"{FORECASTS}"
         )
     found = {
         name
@@ -98,8 +101,8 @@ def ranks_of(transformer: nn.Module, hooked: frozenset[str] | None) -> Ranks | N
     }
     if found != hooked:
         raise NotImplementedError(
-            f"context parallelism of {type(transformer).__name__} with a cp_plan for {sorted(found)}: coarse patches "
-            f"know {sorted(hooked or ()) or 'none'} alone"
+            f"context parallelism of {type(transformer).__name__} with a cp_plan for {sorted(found)}: larger patches and "
+            f"skipped steps know {sorted(hooked or ()) or 'none'} alone; {FORECASTS}"
         )
     return Ranks(shared)
 

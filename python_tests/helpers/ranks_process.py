@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 import wan_pipelines
 from diffusers import ContextParallelConfig, ParallelConfig
+from family_cases import BY_NAME
 from processes import fork
 
 import ddit_ext
@@ -32,11 +33,15 @@ SKIPPED_SIZES = [1, 1, 0, 2, 2, 0, 1]
 
 
 def pipeline(family, **config):
+    if family in BY_NAME:
+        return BY_NAME[family].build()
     return (flux_pipelines if family == "flux" else wan_pipelines).make_pipeline(**config)
 
 
 def call_of(family, **changes):
     """A run with a number of tokens that two ranks can share at all sizes, unless `changes` says otherwise."""
+    if family in BY_NAME:
+        return {"steps": STEPS, "height": 128, "width": 128} | changes
     if family == "flux":
         return flux_pipelines.make_call(**(dict(rows=8, columns=8, steps=STEPS) | changes))
     return wan_pipelines.make_call(**(dict(rows=4, columns=8, steps=STEPS) | changes))
@@ -78,8 +83,10 @@ def seen(family, pipe, call, adapter=None, **settings):
     """What one patched run ended with, what it chose and why."""
     handle = ddit_ext.patch(pipe, adapter, **settings)
     try:
-        run = (flux_pipelines if family == "flux" else wan_pipelines).run
-        latents = run(pipe, call)
+        if family in BY_NAME:
+            latents = BY_NAME[family].run(pipe, **call)
+        else:
+            latents = (flux_pipelines if family == "flux" else wan_pipelines).run(pipe, call)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
     finally:
@@ -159,9 +166,24 @@ def take_part(folder, rank, processes):
     found["trained"] = trained(pipe)
     per_token, call = token_timesteps()
     found["token timesteps"] = seen("wan", share(per_token), call, schedule=SKIPPED_SIZES)
+    found |= of_later_families()
     found["measured"] = measured(pipe, call_of("flux"))
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+def of_later_families():
+    """FLUX.2 shares its tokens as FLUX does; what the ranks share of Qwen-Image only whole calls can be made of."""
+    flux2, call = share(pipeline("FLUX.2")), call_of("FLUX.2")
+    ways = {"at p": dict(schedule=1), "fixed": dict(schedule=SIZES), "used again": dict(schedule=FORECAST)}
+    found = {f"FLUX.2 {way}": seen("FLUX.2", flux2, call, **settings) for way, settings in ways.items()}
+    qwen, call = share(pipeline("Qwen-Image")), call_of("Qwen-Image")
+    found["Qwen-Image forecast"] = seen("Qwen-Image", qwen, call, schedule=Forecast(calls=4))
+    try:
+        ddit_ext.patch(qwen, schedule=2)
+    except NotImplementedError as error:
+        found["Qwen-Image sizes"] = {"error": f"{type(error).__name__}: {error}"}
+    return found
 
 
 def skipping(family, pipe, call, adapter):

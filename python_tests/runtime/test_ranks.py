@@ -76,6 +76,18 @@ def test_fixed_sizes_on_two_ranks_are_those_of_one(ranks, family):
     assert (shared["latents"] - ranks[0][f"{family} at p"]["latents"]).abs().max() > 0.01
 
 
+def test_flux2_on_two_ranks_is_that_of_one(ranks):
+    ways = {"at p": dict(schedule=1), "fixed": dict(schedule=SIZES), "used again": dict(schedule=FORECAST)}
+    for way, settings in ways.items():
+        assert_alike(both(ranks, f"FLUX.2 {way}"), alone("FLUX.2", **settings))
+
+
+def test_a_family_whose_ranks_are_not_known_has_forecasts(ranks):
+    assert_alike(both(ranks, "Qwen-Image forecast"), alone("Qwen-Image", schedule=Forecast(calls=4)))
+    assert "larger patches and skipped steps know none alone" in ranks[0]["Qwen-Image sizes"]["error"]
+    assert "schedule=Forecast(...) works" in ranks[1]["Qwen-Image sizes"]["error"]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dynamic_sizes_on_two_ranks_are_those_of_one(ranks, family):
     shared, single = both(ranks, f"{family} dynamic"), alone(family, adapter=True, schedule=budget())
@@ -202,6 +214,6 @@ def test_what_is_not_supported_raises_by_name_on_both(ranks, case, words):
 def test_a_plan_of_ones_own_raises_before_anything_is_patched(family):
     pipe = pipeline(family)
     pipe.transformer._parallel_config = SimpleNamespace(context_parallel_config=SimpleNamespace())
-    with pytest.raises(NotImplementedError, match=r"cp_plan for \[\]: coarse patches know .*proj_out"):
+    with pytest.raises(NotImplementedError, match=r"cp_plan for \[\]: larger patches .* know .*proj_out"):
         ddit_ext.patch(pipe, schedule=2)
     assert find_hook(pipe.transformer) is None
