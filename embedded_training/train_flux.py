@@ -134,8 +134,8 @@ def flow_loss(
     noisy = torch.lerp(latents, noise, sigma[:, None, None, None])
     target = pack(noise - latents)
     guidance = torch.full((len(latents),), NO_GUIDANCE)
-    if averages is not None:
-        chosen = (torch.rand(len(latents)) < GUIDED_SHARE).nonzero()[:, 0]
+    chosen = (torch.rand(len(latents)) < GUIDED_SHARE).nonzero()[:, 0]
+    if averages is not None and len(chosen):  # the text encoders take no empty batch
         guidance[chosen] = torch.empty(len(chosen)).uniform_(*GUIDANCE)
         shift = guidance_shift(averages, latents, noisy[chosen], sigma[chosen], ids[chosen], empty)
         target[chosen] += (guidance[chosen] - 1)[:, None, None] * shift

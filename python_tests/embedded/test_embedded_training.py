@@ -9,6 +9,7 @@ from tiny_flux import tiny_flux
 from torch import nn
 
 from ddit_ext.coarse import Adapter
+from embedded_training import architecture, train_flux
 from embedded_training.common import AveragedModules, Progress, grow, load_state, save_state
 from embedded_training.flow import SHIFT, image_ids, noise_levels, pack
 from embedded_training.loop import Optimizers
@@ -121,3 +122,14 @@ def test_noise_levels_are_shifted_towards_noise():
     assert 0 < levels.min() and levels.max() < 1
     # The median of a logit-normal is 1/2; the shift k moves it to k / (1 + k).
     assert levels.median().item() == pytest.approx(1.6487 / 2.6487, abs=0.01)
+
+
+def test_a_batch_may_have_no_guided_sample(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(train_flux, "GUIDED_SHARE", 0.0)
+    modules, averages = train_flux.build(), train_flux.build()
+    empty = torch.zeros(architecture.TEXT_LENGTH, dtype=torch.long)
+    loss = train_flux.flow_loss(
+        modules, torch.randn(2, 4, 4, 4), empty.expand(2, -1), averages=averages, empty=empty
+    )
+    assert loss.isfinite()
