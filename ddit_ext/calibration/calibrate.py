@@ -223,7 +223,7 @@ def _preset(pipe: Any, weights: dict[str, Adapter] | None, search: Search, chose
         full_steps=reference.steps,
         grid=first.grid,
         picture=tuple(first.pictures.shape[-3:-1]),
-        batch=len(first.pictures),
+        batch=len(first.steps[0]["scales"]),
         target=reference.target,
         strategy=chosen.strategy,
         explanation=explain(chosen, tried, reference, len(done.steps)),

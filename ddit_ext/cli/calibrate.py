@@ -48,7 +48,8 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="of the full run; default: the pipeline's own")
     parser.add_argument("--height", type=int, metavar="PIXELS")
     parser.add_argument("--width", type=int, metavar="PIXELS")
-    parser.add_argument("--guidance-scale", type=float, metavar="N")
+    parser.add_argument("--guidance-scale", type=float, metavar="N", help="Qwen-Image's true_cfg_scale")
+    parser.add_argument("--negative-prompt", metavar="TEXT", help="Qwen-Image has no guidance without one")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="prompts a call (default: 1)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -77,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
         "steps": "num_inference_steps",
         "height": "height",
         "width": "width",
-        "guidance_scale": "guidance_scale",
+        "guidance_scale": guidance_of(pipe),
+        "negative_prompt": "negative_prompt",
     }
     call = {
         name: getattr(arguments, key) for key, name in names.items() if getattr(arguments, key) is not None
@@ -112,6 +114,14 @@ def read_prompts(path: Path) -> list[str]:
     if not prompts:
         raise ValueError(f"--prompts: {path} holds no prompt; expected one a line")
     return prompts
+
+
+def guidance_of(pipe: Any) -> str:
+    """What the pipeline's call has for the scale of its guidance."""
+    from ..families import class_of
+
+    encoder = getattr(class_of(type(getattr(pipe, "transformer", None))), "ENCODER", None)
+    return getattr(encoder, "GUIDANCE", "guidance_scale")
 
 
 def load(arguments: argparse.Namespace) -> tuple[Any, str | Path | None]:

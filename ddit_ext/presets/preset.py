@@ -65,7 +65,7 @@ class Preset:
         steps: to be passed as num_inference_steps. run_steps: steps that the sampler then does.
         full_steps: num_inference_steps of the full run, the yardstick.
         grid: frames, rows and columns of base tokens; None for a family that is not known. picture: height and width
-            in pixels. batch: samples a call.
+            in pixels. batch: samples a call of the transformer, guidance's among them.
         target: what pictures were compared with, "run" or "exact". strategy: what was chosen. explanation: in words.
         target_speedup, speed, psnr: asked for; measured over the calibration's prompts.
         step_seconds: {scale: seconds of one step} on `device`, with `threads` CPU threads.

@@ -10,6 +10,7 @@ from flux_pipelines import TEXT, make_call, make_pipeline, one_thread, run
 from peft import LoraConfig
 
 import ddit_ext
+from ddit_ext import Forecast
 from ddit_ext.coarse import Adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
@@ -244,8 +245,10 @@ def test_autocast():
 def test_tensor_parallel_raises():
     pipe = make_pipeline()
     pipe.transformer._parallel_config = object()
-    with pytest.raises(NotImplementedError, match="tensor parallel"):
+    with pytest.raises(NotImplementedError, match=r"tensor parallel.*schedule=Forecast\(...\) works"):
         ddit_ext.patch(pipe, schedule=2)
+    with ddit_ext.patch(pipe, schedule=Forecast(calls=2)):
+        assert run(pipe, make_call(steps=4)).isfinite().all()
     pipe.transformer._parallel_config = None
     ddit_ext.patch(pipe, schedule=2)
     pipe.transformer._parallel_config = object()
