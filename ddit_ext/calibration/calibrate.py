@@ -165,7 +165,7 @@ def _calls(prompts: Any, batch_size: int, call: Mapping[str, Any]) -> list[dict[
         if len(prompts) % batch_size:
             raise ValueError(
                 f"prompts must fill batches of batch_size={batch_size}, so that every call takes as long; "
-                f"got {len(prompts)}"
+                f"got {len(prompts)}: give a multiple of it"
             )
         parts = [list(prompts[i : i + batch_size]) for i in range(0, len(prompts), batch_size)]
         return [{**call, "prompt": part if batch_size > 1 else part[0]} for part in parts]

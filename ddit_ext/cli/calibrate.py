@@ -110,7 +110,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def read_prompts(path: Path) -> list[str]:
     """One prompt a line; empty lines are skipped. ValueError where there is none."""
-    prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"--prompts must be a text file with one prompt a line, got {path}: {error}"
+        ) from error
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
         raise ValueError(f"--prompts: {path} holds no prompt; expected one a line")
     return prompts

@@ -22,7 +22,7 @@ def summary(run: RunRecord, estimate: float) -> list[str]:
     """
     count = len(run.steps)
     if not count:
-        return ["no run yet"]
+        return ["no run yet: call the pipeline, then ask for the report"]
     taken = [step.scale for step in run.steps]
     computed = count - taken.count(SKIP)
     shown = [f"{computed} of {count} steps computed"]

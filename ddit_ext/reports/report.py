@@ -193,8 +193,6 @@ class Report:
         draw(self.to_dict(), Path(path))
 
     def __str__(self) -> str:
-        if not self._steps:
-            return "no run yet: call the pipeline, then ask for the report" + "".join(self._told())
         scored = any(step["scores"] is not None or step.get("changes") for step in self._steps)
         head = f"{'step':>4}  {'sigma':>6}  {'scale':>8}  {'tokens':>6}  {'seconds':>8}"
         lines = summary(self._run, self._speedup())
@@ -211,16 +209,13 @@ class Report:
                 scores = "-" if step["scores"] is None else "  ".join(_short(row) for row in step["scores"])
                 line += f"  {scores}{changes}"
             lines.append(line)
-        return "\n".join(lines) + "".join(self._told())
+        return "\n".join(lines + [f"warning: {text}" for text in self._warnings])
 
     __repr__ = __str__
 
     @property
     def _uncomputed(self) -> str:
         return "forecast" if self._run.forecasts else "skipped"
-
-    def _told(self) -> list[str]:
-        return [f"\nwarning: {text}" for text in self._warnings]
 
     def _speedup(self) -> float:
         run = self._run

@@ -85,7 +85,9 @@ def _section(value: Any, kind: type, key: str) -> Any:
             )
     for entry in known.values():
         if entry.default is MISSING and entry.default_factory is MISSING and entry.name not in value:
-            raise SettingsError(f"{prefix}{entry.name} is missing")
+            raise SettingsError(
+                f"{prefix}{entry.name} is missing; the files in examples/train/ have all that is needed"
+            )
     inside = {given: convert(v, hints[given], f"{prefix}{given}") for given, v in value.items()}
     try:
         return kind(**inside)

@@ -73,7 +73,10 @@ def test_prompts(prompts, tmp_path):
             {"--device": "cpu", "--offload": None},
             "--offload needs a CUDA device to bring models to, got --device cpu",
         ),
-        ({"--prompts": "no/such/file"}, "no/such/file"),
+        (
+            {"--prompts": "no/such/file"},
+            "--prompts must be a text file with one prompt a line, got no/such/file",
+        ),
         ({"--out": "no/such/folder/preset.json"}, "there is no folder .*no/such/folder"),
         ({"--html": "no/such/folder/page.html"}, "there is no folder"),
     ],
