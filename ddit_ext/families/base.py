@@ -21,6 +21,7 @@ from ..coarse.patch_layers import PatchLayers
 from ..coarse.scale_weights import ScaleWeights
 from ..modules.context_parallel import check_inference
 from ..modules.swap import Changes
+from .batch import OF_ATTENTION
 from .encoder import Encoder
 from .grid import Grid, pool_tokens
 from .model import ModelFamily, needed
@@ -35,6 +36,7 @@ class Family(ModelFamily, ABC):
     CHANNELS: ClassVar[int] = 1  # the dimension of the latents along which conditions follow the noisy latent
 
     RESIDUALS: ClassVar[tuple[str, ...]] = ()  # arguments with ControlNet's residuals [B, N, D]
+    ONLY: ClassVar[Mapping[str, tuple[Any, str]]] = {}  # the value that coarse calls know of an argument; why
 
     # 3. What training needs beside `training_call` and `example_call`.
     ENCODER: ClassVar[type[Encoder]]
@@ -211,6 +213,14 @@ class Family(ModelFamily, ABC):
                 raise NotImplementedError(
                     f"a PEFT adapter ({_adapter_names(transformer, name)}) on {name}, which coarse patches "
                     "replace: fuse it before patching, or leave it off this layer"
+                )
+        for name, (value, why) in self.ONLY.items():
+            if arguments.get(name, value) != value:
+                raise NotImplementedError(f"{name}={arguments[name]!r}: {why}")
+        for name in OF_ATTENTION:
+            if "attention_mask" in (arguments.get(name) or {}):
+                raise NotImplementedError(
+                    f"{name}['attention_mask']: it counts tokens of the base size, so it is not for coarse patches"
                 )
         if weights.patch_size != self.patch_size:
             raise ValueError(

@@ -60,6 +60,13 @@ class Flux2Family(IdsFamily):
     BLOCKS = ("transformer_blocks", "single_transformer_blocks")
     PARALLEL = frozenset({"", "proj_out"})
     WHOLE = CALL | {"img_ids", "txt_ids"}
+    ONLY = {
+        "kv_cache_mode": (
+            None,
+            "a cache holds what a step at scale 1 made of the references, so it is not for coarse patches; use "
+            "Flux2KleinPipeline, which appends them at every step",
+        )
+    }
 
     PATCHES = {
         "Flux2Transformer2DModel": PatchLayers(
@@ -109,15 +116,6 @@ class Flux2Family(IdsFamily):
         ids = torch.zeros(text.shape[1], self.IDS, device=text.device)
         ids[:, 3] = torch.arange(text.shape[1], device=text.device)
         return {"txt_ids": ids} | arguments
-
-    def check(self, arguments: dict[str, Any], weights: ScaleWeights) -> None:
-        """As `Family.check`; a cache of the references' keys holds what a step at scale 1 made of them."""
-        super().check(arguments, weights)
-        if arguments.get("kv_cache_mode") is not None:
-            raise NotImplementedError(
-                f"kv_cache_mode={arguments['kv_cache_mode']!r}: references in a key-value cache are not for coarse "
-                "patches; use Flux2KleinPipeline, which appends them at every step"
-            )
 
     def _rewrite(
         self, arguments: dict[str, Any], weights: ScaleWeights, grid: Grid, step: CoarseStep

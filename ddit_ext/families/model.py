@@ -143,13 +143,19 @@ class ModelFamily:
         return named | kwargs
 
     def seen(self, arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
-        """Latents and timestep of a call; None where it has none, which the transformer itself complains of."""
-        timestep = arguments.get(self.TIME)
+        """Latents and timestep of a call; None where it has none, which the transformer itself complains of.
+
+        Of lists that `latents` refuses, which a transformer may well take, the first tensor: a run raises then.
+        """
         try:
-            latents = self.latents(arguments)
+            latents: Any = self.latents(arguments)
         except TypeError:
-            return None
-        return (latents, timestep) if isinstance(timestep, Tensor) else None
+            latents = arguments.get(self.LATENTS)
+            while isinstance(latents, list | tuple) and latents:
+                latents = latents[0]
+        timestep = arguments.get(self.TIME)
+        both = isinstance(latents, Tensor) and isinstance(timestep, Tensor)
+        return (latents, timestep) if both else None
 
     def latents(self, arguments: Mapping[str, Any]) -> Tensor:
         """What is denoised in a call, [B, ...], with the clean conditions that stand beside it.
@@ -162,7 +168,8 @@ class ModelFamily:
         shapes = [getattr(entry, "shape", None) for entry in given] if isinstance(given, list | tuple) else []
         if not shapes or shapes[0] is None or any(shape != shapes[0] for shape in shapes):
             raise TypeError(
-                f"transformer: {self.LATENTS} must be a list of one latent a sample, all of one shape"
+                f"transformer: {self.LATENTS} must be a list of one latent a sample, all of one shape: pictures of "
+                "several sizes in a batch, or several a sample (omni mode), are not for a patch that changes calls"
             )
         return torch.stack(list(given))
 

@@ -137,13 +137,6 @@ class PackedFamily(Family):
             self.LATENTS: like.new_empty(1, rows * columns, features)
         }
 
-    def check(self, arguments: dict[str, Any], weights: ScaleWeights) -> None:
-        """As `Family.check`; attention masks count tokens of the base size."""
-        super().check(arguments, weights)
-        for name in ("joint_attention_kwargs", "attention_kwargs"):
-            if "attention_mask" in (arguments.get(name) or {}):
-                raise NotImplementedError(f"{name}['attention_mask']: not for coarse patches")
-
 
 def _cells_of(grid: Grid, channels: int, patch: int, latents: Tensor) -> Tensor:
     if latents.ndim == 3 and latents.shape[1] >= grid.tokens:

@@ -84,6 +84,7 @@ class ZImageFamily(LatentFamily):
     RESIDUALS = ("controlnet_block_samples",)
     ROWS = frozenset({"t"})
     ENTRIES = frozenset({"x", "cap_feats"})
+    ONLY = {"patch_size": (2, "not for coarse patches"), "f_patch_size": (1, "not for coarse patches")}
 
     PATCHES = {
         "ZImageTransformer2DModel": PatchLayers(
