@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from .. import cells as cell_views
 from ..coarse.coarse_step import CoarseStep
-from ..coarse.scale_weights import ScaleWeights
 from ..modules.context_parallel import Ranks
 from ..modules.stand_in import StandIn
 from .base import Family, on_grid
