@@ -95,10 +95,11 @@ def _coarse_calls(case: Case, scales: tuple[int, ...]) -> dict[str, Call]:
     """Calls at the coarse sizes: without a feed-forward LoRA, with one beside its layers, and merged into copies."""
     import ddit_ext.families
     from ddit_ext.coarse import Adapter
+    from ddit_ext.coarse.levels import RunLevel, RunLevels
 
     kind = getattr(ddit_ext.families, case.model.family)
     latents = case.arguments["hidden_states"]
-    sigma = torch.full((1,), 0.75, device=latents.device)
+    sigma = RunLevel(RunLevels([1.0, 0.75, 0.5]), 1)  # a step of a run, as patch() has it
     calls: dict[str, Call] = {}
     for label, rank in (("", 0), (", LoRA", RANK), (", LoRA merged", RANK)):
         family = kind(case.transformer)

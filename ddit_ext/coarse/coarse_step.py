@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from .noise_match import estimate_detail, gain_at, high_band_energy
-from .residual import contiguous, join_bands, split_bands
+from .residual import join_bands, split_bands
 
 if TYPE_CHECKING:
     from .levels import Levels
@@ -42,7 +43,7 @@ class CoarseStep:
         """The image tokens [B, N_s, D] of the coarse patches, in the model's (or autocast's) dtype."""
         weights, dtype = self._weights, self._dtype
         tokens = ops.patch_embed(
-            self._matched_cells().to(dtype),
+            self._matched_cells(),
             weights.embed_weight.to(dtype),
             self._levels.bias[0],
             None,
@@ -75,10 +76,12 @@ class CoarseStep:
         )
         low, detail = split_bands(cells[:, :, :, :, : weights.spec.out_channels], weights.scale)
         residual = join_bands(low, detail, self._gain(detail), levels.beta, coarse)
-        velocity = torch.addcmul(residual, coarse, levels.alpha.view(-1, 1, 1, 1, 1, 1, 1))
-        if weights.refinement is not None:
-            velocity += weights.refinement(cells, levels.hidden, tokens)
-        velocity = contiguous(velocity, cells.dtype)
+        alpha, how = levels.alpha.view(-1, 1, 1, 1, 1, 1, 1), {"like": coarse, "dtype": cells.dtype}
+        if weights.refinement is None:
+            velocity = rounded(torch.addcmul, residual, coarse, alpha, **how)
+        else:
+            velocity = torch.addcmul(residual, coarse, alpha)
+            velocity = rounded(torch.add, velocity, weights.refinement(cells, levels.hidden, tokens), **how)
         return velocity if self._frames is None else velocity.squeeze(1).unflatten(0, (-1, self._frames))
 
     def _gain(self, detail: Tensor) -> Tensor:
@@ -92,15 +95,22 @@ class CoarseStep:
         return gain_at(levels.gain_start, levels.gain_slope, variance)
 
     def _matched_cells(self) -> Tensor:
-        """The cells with c on the noisy channels, computed in float32."""
-        spec = self._weights.spec
-        if spec.start == "pi_resize":
-            return self._cells
-        factor = self._levels.input_scale.view(-1, 1, 1, 1, 1, 1, 1)
-        if spec.in_channels > spec.out_channels:
-            noisy = torch.arange(spec.in_channels, device=factor.device) < spec.out_channels
-            factor = torch.where(noisy.view(-1, 1, 1), factor, 1.0)
-        return self._cells * factor
+        """The cells with c on the noisy channels, multiplied in float32."""
+        cells, factor = self._cells, self._levels.input_scale
+        if factor is None:
+            return cells.to(self._dtype)
+        factor = factor[:, None, None, None, :, None, None]
+        return rounded(torch.mul, cells, factor, like=cells, dtype=self._dtype)
+
+
+def rounded(op: Callable[..., Tensor], *operands: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """op(*operands), computed in float32, in ``dtype`` and laid out as ``like``.
+
+    By one launch, which rounds where it writes; but `out=` has no gradients, and a compiler loses its layout.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.empty_like(like, dtype=dtype).copy_(op(*operands))
+    return op(*operands, out=torch.empty_like(like, dtype=dtype))
 
 
 def compute_dtype(cells: Tensor) -> torch.dtype:

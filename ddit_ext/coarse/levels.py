@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Levels(NamedTuple):
     """Rows of n noise levels: one a sample, or a single one for all samples."""
 
-    input_scale: Tensor  # [n] c
+    input_scale: Tensor | None  # [n, 1 or C_in]: c, on conditions 1; None: 1 on all
     timestep: Tensor  # [n] σ'
     alpha: Tensor  # [n] α, corrected
     beta: Tensor  # [n] β, corrected

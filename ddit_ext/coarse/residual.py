@@ -24,12 +24,6 @@ from .. import ops
 LEVEL_FEATURES = 8
 
 
-def contiguous(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in ``dtype`` and contiguous, by one copy at most."""
-    # `to` looks at the memory format only where the dtype changes.
-    return tensor.to(dtype, memory_format=torch.contiguous_format).contiguous()
-
-
 def split_bands(cells: Tensor, scale: int) -> tuple[Tensor, Tensor]:
     """The s×s means [B, F, C, H/s, 1, W/s, 1] of cells [B, F, h, w, C, p, p], and what is above them,
 
@@ -39,7 +33,9 @@ def split_bands(cells: Tensor, scale: int) -> tuple[Tensor, Tensor]:
     """
     batch, frames, rows, columns, channels, patch, _ = cells.shape
     height, width = rows * patch, columns * patch
-    pixels = contiguous(cells.permute(0, 1, 4, 2, 5, 3, 6), torch.float32)
+    pixels = cells.permute(0, 1, 4, 2, 5, 3, 6)
+    # `to` looks at the memory format only where the dtype changes.
+    pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format).contiguous()
     pixels = pixels.view(batch * frames, channels, height, width)
     below, right = -height % scale, -width % scale
     if below or right:

@@ -156,9 +156,11 @@ class ScaleWeights(nn.Module):
                 )
         bias = (self.embed_bias + self.size_embedding).to(dtype).expand(len(sigma), -1)
         hidden = None if refinement is None else refinement.bias(sigma).to(dtype)
-        return Levels(
-            matched.input_scale, matched.timestep, alpha, beta, gain, start, slope, *line, bias, hidden
-        )
+        factor = None if spec.start == "pi_resize" else matched.input_scale[:, None]
+        if factor is not None and spec.in_channels > spec.out_channels:
+            noisy = torch.arange(spec.in_channels, device=sigma.device) < spec.out_channels
+            factor = torch.where(noisy, factor, 1.0)
+        return Levels(factor, matched.timestep, alpha, beta, gain, start, slope, *line, bias, hidden)
 
     def _coefficients(self, cells: torch.Size) -> int:
         """Numbers of a sample's noisy latent that are no means; ragged edges are filled up."""

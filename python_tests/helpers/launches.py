@@ -1,4 +1,4 @@
-"""Counts what a GPU would be given to do: ops whose results are no views of their arguments."""
+"""Counts what a GPU would be given to do: ops that write: not those that take memory, or give a view."""
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,7 +15,9 @@ class Launches(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if name.endswith("_") or not _shares_memory(result, (args, kwargs)):
+        if name.startswith("empty"):
+            return result
+        if func._schema.is_mutable or not _shares_memory(result, (args, kwargs)):
             self.names.append(name)
         return result
 
