@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from side_by_side import Drawing, Way, check_steps, draw_all, headings, table, ways
@@ -33,11 +34,6 @@ ON_SHEET = 3  # prompts; more would be too small to see on a page
 
 def contact_sheet(drawings: Sequence[Drawing], used: Sequence[Way], path: Path) -> None:
     """A row a prompt, a column a way, two images in each cell."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     shown = drawings[:ON_SHEET]
     figure, axes = plt.subplots(
         len(shown), len(used), figsize=(11, 1.2 * len(shown) + 0.7), constrained_layout=True, squeeze=False

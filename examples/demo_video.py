@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image
@@ -48,11 +49,6 @@ def animate(drawings: Sequence[Drawing], path: Path) -> None:
 
 def contact_sheet(drawings: Sequence[Drawing], used: Sequence[Way], path: Path) -> None:
     """For each prompt a row a way, with the clip's frames."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     names, drawings = headings(drawings, used), drawings[ON_SHEET]
     count = len(used) * len(drawings)
     figure, axes = plt.subplots(count, 1, figsize=(11, 1.15 * count), constrained_layout=True)

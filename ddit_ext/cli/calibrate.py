@@ -10,6 +10,9 @@ from .._quiet import quiet_libraries
 
 EMBEDDED = "embedded:"
 
+SHOWN = 6
+"""So many of the closest candidates are printed."""
+
 
 def add(subcommands: argparse._SubParsersAction) -> None:
     """Declare the subcommand."""
@@ -98,7 +101,9 @@ def run(arguments: argparse.Namespace) -> int:
     preset.save(arguments.out)
     if arguments.html is not None:
         preset.html(arguments.html)
-    print(preset)
+    print(f"{preset.explanation}\n\n{preset.table(SHOWN)}")
+    if len(preset.candidates) > SHOWN:
+        print(f"\nThe closest of {len(preset.candidates)}; all are in {arguments.out}")
     written = ", ".join(str(path) for path in (arguments.out, arguments.html) if path is not None)
     given = "" if adapter is None or not preset.strategy.coarse else f", {str(adapter)!r}"
     print(

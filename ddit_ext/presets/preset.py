@@ -171,13 +171,15 @@ class Preset:
         shown = self.pictures if pictures is None else pictures
         Path(path).write_text(preset_page(self, shown), encoding="utf-8")
 
-    def table(self) -> str:
-        """The candidates as a Markdown table, the chosen one in bold."""
+    def table(self, most: int | None = None) -> str:
+        """The candidates as a Markdown table, the chosen one in bold; most: only so many, the closest, and the chosen one."""
         lines = [
             "| steps | measured speed | PSNR, dB | runs |",
             "|---" * 4 + "|",
         ]
-        for candidate in self.candidates:
+        for place, candidate in enumerate(self.candidates):
+            if most is not None and place >= most and not self.chose(candidate):
+                continue
             bold = "**" if self.chose(candidate) else ""
             lines.append("| " + " | ".join(f"{bold}{cell}{bold}" for cell in candidate.cells()) + " |")
         return "\n".join(lines)

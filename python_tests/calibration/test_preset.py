@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -177,6 +178,13 @@ def test_another_sampler(pipe):
     check = RunCheck(make_preset(pipe))
     (text,) = check.differences(pipe.transformer, FlowMatchHeunDiscreteScheduler(), 6, (1, 8, 6), 1)
     assert "FlowMatchEulerDiscreteScheduler, this run has FlowMatchHeunDiscreteScheduler" in text
+
+
+def test_a_short_table_keeps_the_chosen_one(pipe):
+    preset = make_preset(pipe)
+    chosen, other = preset.candidates
+    shown = replace(preset, candidates=(other, other, chosen)).table(1).splitlines()[2:]
+    assert len(shown) == 2 and shown[0].startswith("| 6 steps") and shown[1].startswith("| **")
 
 
 def test_table_and_words(pipe):
