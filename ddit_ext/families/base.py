@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from .encoder import Encoder
 from .grid import Grid, pool_tokens
 from .model import ModelFamily, needed
 from .published import Published
+
+T = TypeVar("T")
 
 
 class Family(ModelFamily, ABC):
@@ -76,6 +78,7 @@ class Family(ModelFamily, ABC):
         self.sign = layers.sign
         self._merged = {name: _adapter_state(transformer, name) for name in self.replaced}
         self._view: partial[Tensor] | None = None
+        self._kept: tuple[nn.Module, Grid, dict[tuple, Any]] | None = None
         embedding, output = (_unwrapped(transformer, name) for name in self.replaced)
         inside = embedding.in_channels if hasattr(embedding, "in_channels") else embedding.in_features
         if not hasattr(embedding, "in_channels"):
@@ -195,6 +198,16 @@ class Family(ModelFamily, ABC):
     def attributes(self, weights: ScaleWeights) -> dict[str, Any]:
         """What a coarse call changes of the transformer beside its modules, by name."""
         return {}
+
+    def kept(self, module: nn.Module, grid: Grid, key: tuple, make: Callable[[], T]) -> T:
+        """What `make` gives: positions of merged cells, kept for the calls of one grid; module: whose positions they are."""
+        if self._kept is None or self._kept[0] is not module or self._kept[1] != grid:
+            self._kept = (module, grid, {})
+        known = self._kept[2]
+        if key not in known:
+            with torch.inference_mode(False), torch.no_grad():  # may be read in any mode later
+                known[key] = make()
+        return known[key]
 
     def _kept_view(self, cells: Callable[..., Tensor], *settings: Any) -> Callable[[Tensor], Tensor]:
         """latents -> cells(*settings, latents); what it was before while the settings are equal."""

@@ -115,9 +115,15 @@ class HunyuanVideo15Family(LatentFamily):
         def tables(frames: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
             return rope(latents.new_empty(()).expand(1, 1, frames, rows, columns))
 
+        positions = self.kept(
+            rope,
+            grid,
+            (weights.scale, weights.positions, latents.device),
+            lambda: merged_rotary(tables, grid, weights.scale, weights.positions),
+        )
         replacements: dict[str, nn.Module] = {
             "x_embedder": CoarseEmbedding(step),
-            "rope": CoarsePositions(*merged_rotary(tables, grid, weights.scale, weights.positions)),
+            "rope": CoarsePositions(*positions),
             "proj_out": self.projection(step),
         }
         return {"timestep": self.coarse_timestep(arguments, step)}, replacements

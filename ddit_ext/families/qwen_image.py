@@ -44,22 +44,27 @@ class QwenImageEncoder(Encoder):
 class QwenPositions(nn.Module):
     """Stands in `pos_embed`: positions of merged cells for the latent, the model's own for references and text."""
 
-    def __init__(self, base: nn.Module, shapes: Any, grid: Grid, scale: int) -> None:
+    def __init__(self, base: nn.Module, table: Tensor, shapes: Any, own: int) -> None:
         super().__init__()
         self.base = base
+        self.table = table
         self.shapes = shapes
-        self.own = grid.tokens
-        frame, rows, columns = (
-            base.rope_params(at, width, base.theta)
-            for at, width in zip((torch.zeros(1), *_middles(grid, scale)), base.axes_dim, strict=True)
-        )
-        shape = (len(rows), len(columns), -1)
-        tables = (frame[:, None].expand(shape), rows[:, None].expand(shape), columns.expand(shape))
-        self.table = torch.cat(tables, dim=-1).flatten(0, 1)
+        self.own = own  # tokens of the latent at scale 1
 
     def forward(self, video_fhw: Any, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
         image, text = self.base(self.shapes, *args, **options)
-        return torch.cat([self.table.to(image.device), image[self.own :]]), text
+        return torch.cat([self.table, image[self.own :]]), text
+
+
+def _rotary(base: nn.Module, grid: Grid, scale: int) -> Tensor:
+    """Turns of merged cells [N_s, head width / 2], complex."""
+    frame, rows, columns = (
+        base.rope_params(at, width, base.theta)
+        for at, width in zip((torch.zeros(1), *_middles(grid, scale)), base.axes_dim, strict=True)
+    )
+    shape = (len(rows), len(columns), -1)
+    tables = (frame[:, None].expand(shape), rows[:, None].expand(shape), columns.expand(shape))
+    return torch.cat(tables, dim=-1).flatten(0, 1)
 
 
 def _middles(grid: Grid, scale: int) -> list[Tensor]:
@@ -142,5 +147,9 @@ class QwenImageFamily(PackedFamily):
         changes: dict[str, Any] = {"timestep": self.coarse_timestep(arguments, step), "img_shapes": coarse}
         replacements = self.stand_ins(step, grid)
         if weights.positions == "centre":
-            replacements["pos_embed"] = QwenPositions(self.transformer.pos_embed, shapes, grid, weights.scale)
+            base, device = self.transformer.pos_embed, self.latents(arguments).device
+            table = self.kept(
+                base, grid, (weights.scale, device), lambda: _rotary(base, grid, weights.scale).to(device)
+            )
+            replacements["pos_embed"] = QwenPositions(base, table, shapes, grid.tokens)
         return changes | self.pooled(arguments, grid, weights.scale), replacements

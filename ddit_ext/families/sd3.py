@@ -114,7 +114,9 @@ class SD3Family(LatentFamily):
         self, arguments: dict[str, Any], weights: ScaleWeights, grid: Grid, step: CoarseStep
     ) -> tuple[dict[str, Any], dict[str, nn.Module]]:
         changes = {"timestep": self.coarse_timestep(arguments, step)}
-        positions = self.positions(grid, weights)
+        module = self.transformer.pos_embed
+        key = (weights.scale, weights.positions, module.pos_embed.device)
+        positions = self.kept(module, grid, key, lambda: self.positions(grid, weights))
         replacements: dict[str, nn.Module] = {
             "pos_embed": SD3Embedding(step, positions),
             "proj_out": self.projection(step),

@@ -136,7 +136,6 @@ class WanFamily(LatentFamily):
         patch = tuple(transformer.config.patch_size)
         if patch != (1, PATCH, PATCH):
             raise ValueError(f"transformer: patch_size must be (1, {PATCH}, {PATCH}), got {patch}")
-        self._tables: tuple[nn.Module, Grid, dict[tuple, tuple[Tensor, Tensor]]] | None = None
 
     def told(self, timestep: Tensor) -> float:
         """As `ModelFamily.told`; where each token has a timestep, given frames are at 0."""
@@ -213,15 +212,14 @@ class WanFamily(LatentFamily):
     def _rotary(self, latents: Tensor, grid: Grid, weights: ScaleWeights) -> tuple[Tensor, Tensor]:
         """Cosines and sines [1, N_s, 1, head width] of the merged cells, kept for the calls of one grid."""
         rope = self.transformer.rope
-        if self._tables is None or self._tables[0] is not rope or self._tables[1] != grid:
-            self._tables = (rope, grid, {})
-        known = self._tables[2]
-        key = (weights.scale, weights.positions, latents.device)
-        if key not in known:
-            known[key] = rotary_tables(
+        return self.kept(
+            rope,
+            grid,
+            (weights.scale, weights.positions, latents.device),
+            lambda: rotary_tables(
                 rope, latents, grid, weights.scale, weights.positions, whole=self.ranks is not None
-            )
-        return known[key]
+            ),
+        )
 
 
 def rotary_tables(

@@ -64,7 +64,7 @@ class ZPositions:
         if self.called:
             return self.base(ids)
         self.called = True
-        inside = (ids[:, :1] > 0) & torch.tensor([False, True, True], device=ids.device)
+        inside = (ids[:, :1] > 0) & (torch.arange(3, device=ids.device) > 0)
         first = torch.where(inside, ids * self.scale, ids)
         # The rotation halfway between two is the direction of their sum.
         both = self.base(first + inside * ((self.scale - 1) // 2)) + self.base(

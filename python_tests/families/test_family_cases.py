@@ -3,11 +3,13 @@
 import pytest
 import torch
 from family_cases import BY_NAME, PATCHED, captured, pixels
+from launches import Launches
 from peft import LoraConfig
 
 import ddit_ext
 from ddit_ext import cells as cell_views
 from ddit_ext.coarse import Adapter
+from ddit_ext.coarse.levels import RunLevel, RunLevels
 from ddit_ext.coarse.noise_match import noise_match
 from ddit_ext.families.batch import take
 from ddit_ext.training.config import DistillConfig
@@ -52,6 +54,25 @@ def test_tokens_are_counted_at_ragged_sizes(name, supports):
     assert [step["tokens"] for step in report["steps"]] == [frames * n for n in (2 * 2, 3 * 4, 35, 35)]
     assert not report["warnings"]
     supports(name, case.pipeline, "larger patches")
+
+
+def test_a_coarse_call_launches_few_ops_more(name):
+    """Beyond those of a call at scale 1, with the default adapter; the first call of a run makes what is kept."""
+    case = captured(BY_NAME[name], batch=1)
+    latents = case.family.latents(case.arguments)
+    weights = Adapter.create(case.transformer, (2,), rank=0).eval().weights(2, latents)
+    levels = RunLevels([1.0, 0.8, 0.5])
+    with torch.no_grad():
+        for step in range(2):
+            with (
+                Launches() as coarse,
+                case.family.coarse(case.arguments, weights, RunLevel(levels, step)) as call,
+            ):
+                case.transformer(**call)
+    with Launches() as full:
+        case.call()
+    # Z-Image's forward pads sequences and turns positions for each call.
+    assert len(coarse.names) <= len(full.names) + (38 if name == "Z-Image" else 20)
 
 
 @pytest.mark.parametrize("scale", [2, 4])
