@@ -34,11 +34,13 @@ BATCH = ("finest", "split")
 ALL_STEPS = {"speedup": 1.0, "slope": 0.0, "corrector": 0.0}
 """A sampler that computes every step as the pipeline's own does."""
 
-GONE = {
+ELSEWHERE = {
     "forecast": "schedule=Forecast(calls=..., slope=...)",
     "corrector": "schedule=Forecast(calls=..., corrector=...)",
     "lora": "Adapter.load(path, transformer, lora=...)",
+    **{name: f"schedule=Forecast({name}=...)" for name in ("calls", "target", "growth", "slope", "sizes")},
 }
+"""Keywords that patch() had, or that are looked for there, and where they are."""
 
 
 class Handle:
@@ -247,7 +249,7 @@ def _check_names(unknown: dict[str, Any]) -> None:
     """TypeError for a keyword that patch() does not have, with the one that was meant, or what stands in its place."""
     known = [name for name in patch.__annotations__ if name not in ("unknown", "return")]
     for name in unknown:
-        instead = GONE.get(checks.nearest(name, [*known, *GONE]) or "")
+        instead = ELSEWHERE.get(checks.nearest(name, [*known, *ELSEWHERE]) or "")
         if instead:
             raise TypeError(f"patch() got an unexpected keyword argument {name!r}; use {instead}")
     checks.keywords("patch()", unknown, known)

@@ -37,7 +37,8 @@ def check(scheduler: Any) -> None:
             )
         return
     if not isinstance(scheduler, MULTISTEP):
-        raise TypeError(f"ForecastScheduler: expected a flow-matching sampler ({_WRAPPED}), got {name}.")
+        fix = " Give its scheduler." if hasattr(scheduler, "scheduler") else ""
+        raise TypeError(f"ForecastScheduler: expected a flow-matching sampler ({_WRAPPED}), got {name}.{fix}")
     if config.get("prediction_type") != "flow_prediction" or not config.get("use_flow_sigmas"):
         raise ValueError(
             f"ForecastScheduler: {name} must have prediction_type='flow_prediction' and use_flow_sigmas=True, got "

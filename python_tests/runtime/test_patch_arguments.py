@@ -89,6 +89,8 @@ def assert_untouched(pipe):
             r"unexpected keyword argument 'forcast'; use schedule=Forecast\(calls",
         ),
         (dict(treshold=0.5), TypeError, "unexpected keyword argument 'treshold'; did you mean 'threshold'"),
+        (dict(calls=11), TypeError, r"keyword argument 'calls'; use schedule=Forecast\(calls=...\)"),
+        (dict(speedup=2), TypeError, "keyword argument 'speedup'; did you mean 'target_speedup'"),
         (dict(lora="merged"), TypeError, r"use Adapter.load\(path, transformer, lora=...\)"),
         (dict(zzz=1), TypeError, "unexpected keyword argument 'zzz'; it has pipe, adapter, schedule"),
         (dict(target_speedup=2.0, preset="fast.json"), ValueError, "preset or target_speedup"),

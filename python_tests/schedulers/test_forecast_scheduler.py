@@ -3,6 +3,7 @@
 import copy
 import inspect
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -356,6 +357,7 @@ def test_runs_that_are_not_meant():
         (lambda: DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", prediction_type="flow_prediction",
                                              use_flow_sigmas=True), ValueError, "algorithm_type='sde-dpmsolver"),
         (lambda: "euler", TypeError, "expected a flow-matching sampler .*, got str"),
+        (lambda: SimpleNamespace(scheduler=1), TypeError, r"got SimpleNamespace\. Give its scheduler\."),
     ],
 )  # fmt: skip
 def test_samplers_that_can_not_be_wrapped(base, error, message):
