@@ -1,6 +1,7 @@
 """A pytest plugin: each pipeline that diffusers' own tests make is patched at its first call.
 
-SUITE_MODE: a key of MODES. SUITE_LOG: a file that gets one line of JSON for each call of a pipeline and for each outcome.
+SUITE_MODE: a key of MODES. SUITE_ONLY: a file with the names of the tests to run; empty: all. SUITE_LOG: a file that gets one
+line of JSON for each call of a pipeline and for each outcome.
 What asks for an accelerator only because a CPU is slow (offloading, float16) runs on the CPU too.
 """
 
@@ -15,6 +16,8 @@ import re
 import warnings
 import weakref
 from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import accelerate.hooks
@@ -22,6 +25,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+import transformers.integrations.peft
 
 import ddit_ext
 
@@ -129,6 +133,8 @@ class Suite:
         self.log = Log()
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        only = set(Path(os.environ["SUITE_ONLY"]).read_text().splitlines())
+        items[:] = [item for item in items if not only or item.nodeid in only]
         for item in items:
             for node in item.listchain():
                 node.own_markers[:] = [mark for mark in node.own_markers if not _for_an_accelerator(mark)]
@@ -157,6 +163,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(suite)
     if not torch.cuda.is_available():
         offload_to_the_cpu()
+    # For LoRAs of text encoders transformers asks for a PEFT that may not be out yet.
+    transformers.integrations.peft.MIN_PEFT_VERSION = version("peft")
     arguments = MODES[os.environ["SUITE_MODE"]]
     for name in dir(diffusers):
         kind = getattr(diffusers, name)

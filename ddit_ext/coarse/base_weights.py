@@ -31,12 +31,13 @@ class BaseWeights:
     deembed_bias: Tensor  # [C_out, p, p]
 
 
-def read_tensor(transformer: nn.Module, module: nn.Module, name: str) -> Tensor | None:
-    """Parameter ``name`` of a ``module`` in ``transformer``, also an offloaded one; None if there is none."""
+def read_tensor(transformer: nn.Module, layer: str, name: str) -> Tensor | None:
+    """Parameter ``name`` of a ``layer`` of ``transformer``, also an offloaded one; None if there is none."""
+    module = unwrapped_layer(transformer, layer)
     tensor = getattr(module, name, None)
     if tensor is None:
         return None
-    stored = on_disk(transformer, tensor)
+    stored = on_disk(unwrap(transformer), tensor)
     if stored is not None or tensor.device.type != "meta":
         return tensor if stored is None else stored
     hook = getattr(module, "_hf_hook", None)
@@ -45,7 +46,8 @@ def read_tensor(transformer: nn.Module, module: nn.Module, name: str) -> Tensor 
         if weights is not None and name in weights:
             return weights[name]
     raise AdapterError(
-        f"{type(module).__name__}.{name} is on the meta device and no offload hook holds its values"
+        f"{layer}.{name}: expected values, got a placeholder on the meta device, and no offload hook holds them; load "
+        "the model's weights first"
     )
 
 
@@ -59,7 +61,7 @@ def read_layer(transformer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
         AdapterError: a weight in a form that is not known.
     """
     module = unwrapped_layer(transformer, name)
-    weight, bias = (read_tensor(unwrap(transformer), module, each) for each in ("weight", "bias"))
+    weight, bias = (read_tensor(transformer, name, each) for each in ("weight", "bias"))
     if isinstance(module, nn.Conv2d | nn.Conv3d):
         shape: tuple[int, ...] = (module.out_channels, module.in_channels, *module.kernel_size)
     else:

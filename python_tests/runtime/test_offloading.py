@@ -4,10 +4,11 @@ import accelerate
 import pytest
 import torch
 from adapters import trained_adapter
+from diffusers import FluxTransformer2DModel
 from flux_pipelines import make_call, make_pipeline, one_thread, run
 
 import ddit_ext
-from ddit_ext import TeaCache
+from ddit_ext import Forecast, TeaCache
 from ddit_ext.coarse import Adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
@@ -102,3 +103,75 @@ def test_group_offload_to_disk_before_patch(kind, lora, tmp_path):
     else:
         torch.testing.assert_close(again, skipped)
         assert [step["scale"] for step in report["steps"]] == scales
+
+
+def every_second_on_disk(transformer):
+    return {name: ("cpu", "disk")[place % 2] for place, (name, _) in enumerate(transformer.named_children())}
+
+
+def all_on_disk(pipe, folder):
+    accelerate.disk_offload(pipe.transformer, str(folder), execution_device=torch.device("cpu"))
+
+
+def some_on_disk(pipe, folder):
+    accelerate.dispatch_model(
+        pipe.transformer, every_second_on_disk(pipe.transformer), main_device="cpu", offload_dir=str(folder)
+    )
+
+
+def loaded_by_device_map(pipe, folder):
+    pipe.transformer.save_pretrained(folder / "saved")
+    pipe.transformer = FluxTransformer2DModel.from_pretrained(
+        folder / "saved", device_map=every_second_on_disk(pipe.transformer), offload_folder=str(folder)
+    )
+
+
+STRATEGIES = {
+    "trained": dict(schedule=[1, 2, 2, 1, 1, 1]),
+    "training-free": dict(schedule=[1, 2, 1, 1, 1, 1]),
+    "split": dict(threshold=1e9, batch="split"),
+    "skipped": dict(schedule=[1, 0, 1, 1, 0, 1]),
+    "tea cache": dict(schedule=TeaCache(0.3)),
+    "forecast": dict(schedule=Forecast(calls=3)),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_weights_that_accelerate_keeps_on_disk(name, tmp_path):
+    """What stands in the model between calls is on the meta device, patched before or after."""
+    call = make_call(steps=6)
+
+    def patched(pipe):
+        adapter = trained_adapter(pipe.transformer) if name in ("trained", "split") else None
+        handle = ddit_ext.patch(pipe, adapter, **STRATEGIES[name])
+        return handle, run(pipe, call)
+
+    def scales(handle):
+        return [step["scale"] for step in handle.report().to_dict()["steps"]]
+
+    handle, expected = patched(make_pipeline())
+    for place, offload in enumerate((all_on_disk, some_on_disk, loaded_by_device_map)):
+        pipe, folder = make_pipeline(), tmp_path / str(place)
+        folder.mkdir()
+        accelerate.cpu_offload(pipe.vae, execution_device=torch.device("cpu"))
+        offload(pipe, folder)
+        assert "meta" in {weight.device.type for weight in pipe.transformer.parameters()}
+        offloaded, found = patched(pipe)
+        torch.testing.assert_close(found, expected)  # loaded weights lie elsewhere in memory
+        assert scales(offloaded) == scales(handle)
+        offloaded.unpatch()
+    pipe = make_pipeline()
+    patched(pipe)
+    accelerate.cpu_offload(pipe.vae, execution_device=torch.device("cpu"))
+    all_on_disk(pipe, tmp_path / "after")
+    torch.testing.assert_close(run(pipe, call), expected)
+
+
+def test_a_placeholder_whose_weights_nobody_holds_is_refused_by_name():
+    pipe = make_pipeline()
+    pipe.transformer.x_embedder.to("meta")
+    with pytest.raises(
+        ValueError, match="x_embedder.weight: expected values, got a placeholder on the meta device"
+    ):
+        ddit_ext.patch(pipe, schedule=2)
