@@ -28,6 +28,7 @@ import torch
 import transformers.integrations.peft
 
 import ddit_ext
+from ddit_ext.runtime.patched_call import find_hook
 
 STEPS = 4
 """Runs of fewer steps take so many, in all modes: a forecast of half of the diffusers tests' usual 2 has nothing to go by."""
@@ -84,24 +85,30 @@ def patched_call(call: Callable, arguments: dict | None, log: Log, seen: weakref
         if kwargs.get("num_inference_steps", STEPS) < STEPS:
             kwargs["num_inference_steps"] = STEPS
         output = call(self, *args, **kwargs)
-        log.write(call=log.calls, kind=type(self).__name__, bits=digest(output))
+        log.write(call=log.calls, kind=type(self).__name__, bits=digest(output), scales=scales(self))
         log.calls += 1
         return output
 
     return wrapped
 
 
+def denoisers(pipe: Any) -> list[torch.nn.Module]:
+    found = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
+    return [module for module in found if module is not None]
+
+
 def patch(pipe: Any, arguments: dict) -> None:
     """Patch a pipeline, but for one without a transformer, or that shares it with one that is patched."""
-    if getattr(pipe, "transformer", None) is None and getattr(pipe, "transformer_2", None) is None:
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
+    if denoisers(pipe) and not any(map(find_hook, denoisers(pipe))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             ddit_ext.patch(pipe, **arguments)
-        except RuntimeError as error:
-            if "already patched" not in str(error):
-                raise
+
+
+def scales(pipe: Any) -> list[int]:
+    """Of each step of a patched pipeline's last run."""
+    records = [hook.record for module in denoisers(pipe) if (hook := find_hook(module)) is not None]
+    return [step.scale for step in records[0].steps] if records and records[0] else []
 
 
 def offload_to_the_cpu() -> None:

@@ -55,10 +55,14 @@ LEFT_OUT = ("Slow", "Integration", "Nightly")
 
 @dataclass
 class Outcomes:
-    """What one mode's tests did: each test's outcome and the first line of its error, and the bits of each call's output."""
+    """What one mode's tests did: each test's outcome and the first line of its error, and the bits of each call's output.
+
+    scales: of all steps of patched pipelines.
+    """
 
     tests: dict[str, tuple[str, str]] = field(default_factory=dict)
     bits: dict[tuple[str, int], str] = field(default_factory=dict)
+    scales: Counter = field(default_factory=Counter)
 
     @classmethod
     def read(cls, path: Path) -> Outcomes:
@@ -68,6 +72,7 @@ class Outcomes:
             test = entry["test"]
             if "bits" in entry:
                 found.bits[test, entry["call"]] = entry["bits"]
+                found.scales.update(entry["scales"])
             elif found.tests.get(test, ("passed", ""))[0] != "failed":
                 found.tests[test] = entry["outcome"], entry["text"].strip().partition("\n")[0]
         return found
@@ -163,13 +168,14 @@ def table(plain: Outcomes, found: dict[str, tuple[Outcomes, list[str], Counter]]
     ]
     lines[0] += f"those that pass {telling} call a pipeline.\n"
     lines += [
-        "| mode | pass | fail, for a known reason | fail otherwise | outputs | with the same bits |",
-        "|---|---|---|---|---|---|",
+        "| mode | pass | fail, for a known reason | fail otherwise | outputs | with the same bits | steps at each scale |",
+        "|---|---|---|---|---|---|---|",
     ]
     for mode, (outcomes, _, reasons) in found.items():
         failed, both = len(differences(plain, outcomes)), plain.bits.keys() & outcomes.bits.keys()
         same = sum(plain.bits[key] == outcomes.bits[key] for key in both)
         row = [mode, telling - failed, reasons.total(), failed - reasons.total(), len(both), same]
+        row.append(", ".join(f"{scale}: {count}" for scale, count in sorted(outcomes.scales.items())))
         lines.append("| " + " | ".join(map(str, row)) + " |")
     for mode, (_, _, reasons) in found.items():
         lines += [f"\n{mode}:\n"] if reasons else []

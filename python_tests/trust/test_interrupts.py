@@ -1,6 +1,7 @@
 """Ctrl-C at every line of a patched call: the model is whole as soon as control is back, and the next run is as ever."""
 
 import copy
+import dis
 import linecache
 import sys
 import threading
@@ -41,7 +42,7 @@ class Interrupt:
     def inside(self, frame, event, argument):
         # What is raised in front of a bytecode counts as raised by the one before it.
         locking, self.locking = self.locking, event == "opcode" and taking_the_lock(frame)
-        if event == "line" or (event == "opcode" and not locking and not self.locking):
+        if event == "line" or (event == "opcode" and not (locking or self.locking or doing_nothing(frame))):
             self.events += 1
             if self.events == self.at:
                 self.raised = True
@@ -55,6 +56,11 @@ def taking_the_lock(frame):
     return frame.f_code.co_name == "_call_impl" and "lock" in linecache.getline(
         frame.f_code.co_filename, frame.f_lineno
     )
+
+
+def doing_nothing(frame):
+    """Whether the bytecode is a NOP, as `try:` is one: nothing is raised there, and none of the blocks around it would see it."""
+    return frame.f_code.co_code[frame.f_lasti] == dis.opmap["NOP"]
 
 
 class Story:
