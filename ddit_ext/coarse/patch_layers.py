@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
@@ -21,7 +21,7 @@ class PatchLayers:
     family: str  # its name in adapter files
     embedding: str  # dotted name of the patch embedding, linear or a convolution that does not overlap
     output: str  # dotted name of the output projection, a linear layer
-    patch: int  # p, the side of a base patch in latent pixels
+    patch: int  # p, the side of a base patch in latent pixels; of a convolution its own counts
     feed_forward: str  # regular expression of the modules that take a LoRA
     identity: tuple[str, ...]  # config keys that tell one model from another
     samples: tuple[str, ...]  # layers whose weights are sampled into the fingerprint
@@ -40,9 +40,13 @@ def register(model: str, layers: PatchLayers) -> None:
 
 def layers_of(transformer: nn.Module) -> PatchLayers:
     """The layers of ``transformer``'s class or of a base of it; AdapterError for one that has no larger patches."""
-    for cls in type(unwrap(transformer)).__mro__:
+    model = unwrap(transformer)
+    for cls in type(model).__mro__:
         if cls.__name__ in _KNOWN:
-            return _KNOWN[cls.__name__]
+            layers = _KNOWN[cls.__name__]
+            embedding = model.get_submodule(layers.embedding)
+            kernel = getattr(getattr(embedding, "base_layer", embedding), "kernel_size", None)
+            return layers if kernel is None else replace(layers, patch=kernel[-1])
     raise AdapterError(
-        f"transformer must be one of {sorted(_KNOWN)} for larger patches, got {type(unwrap(transformer)).__name__}"
+        f"transformer must be one of {sorted(_KNOWN)} for larger patches, got {type(model).__name__}"
     )

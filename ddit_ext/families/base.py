@@ -227,6 +227,14 @@ class Family(ModelFamily, ABC):
                     f"a PEFT adapter ({_adapter_names(transformer, name)}) on {name}, which coarse patches "
                     "replace: fuse it before patching, or leave it off this layer"
                 )
+        self.refuse(arguments)
+        if weights.patch_size != self.patch_size:
+            raise ValueError(
+                f"weights: made for patch size {weights.patch_size}, {self.NAME} has {self.patch_size}"
+            )
+
+    def refuse(self, arguments: dict[str, Any]) -> None:
+        """NotImplementedError for arguments that merged tokens can't follow."""
         for name, (value, why) in self.ONLY.items():
             if arguments.get(name, value) != value:
                 raise NotImplementedError(f"{name}={arguments[name]!r}: {why}")
@@ -235,10 +243,6 @@ class Family(ModelFamily, ABC):
                 raise NotImplementedError(
                     f"{name}['attention_mask']: it counts tokens of the base size, so it is not for coarse patches"
                 )
-        if weights.patch_size != self.patch_size:
-            raise ValueError(
-                f"weights: made for patch size {weights.patch_size}, {self.NAME} has {self.patch_size}"
-            )
 
     def check_ranks(self, grid: Grid, scale: int) -> None:
         """ValueError or NotImplementedError where several ranks can't share a coarse call's tokens."""

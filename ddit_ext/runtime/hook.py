@@ -159,6 +159,8 @@ class PatchHook(Hook):
 
     def _begin_run(self, run: Run, part: Part, arguments: dict[str, Any]) -> None:
         family = part.family
+        if self.strategy.coarse:
+            family.refuse(arguments)
         record = RunRecord.of(self.strategy, split=self._split)
         record.count_tokens(family, arguments)
         used = [each.adapter for each in self.parts if each.adapter is not None]

@@ -1,5 +1,7 @@
 """Pipelines that begin from a picture: larger patches leave references as they are, and ControlNet's residuals are averaged."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from family_cases import BY_NAME, captured
@@ -109,14 +111,36 @@ def test_z_image_averages_a_controlnets_residuals_and_leaves_those_of_the_text()
 
 
 def test_a_cache_of_references_raises():
-    case = captured(BY_NAME["FLUX.2"], 1)
-    adapter = Adapter.training_free(case.transformer, (2,))
-    sigma = case.family.noise_level(case.arguments)
-    with (
-        pytest.raises(NotImplementedError, match="kv_cache_mode='extract'.*Flux2KleinPipeline"),
-        case.family.coarse(case.arguments | {"kv_cache_mode": "extract"}, adapter.own(2), sigma),
-    ):
-        pass
+    """Its pipeline puts the references in front of the latent, at the first step alone."""
+    edit = EDITS["FLUX.2 klein edit"]
+    case = replace(
+        edit, pipeline="Flux2KleinKVPipeline", arguments=lambda batch: _without_guidance(edit, batch)
+    )
+    pipe = case.build()
+    before = case.run(pipe, 1, steps=4)
+    with ddit_ext.patch(pipe, schedule=1):
+        assert torch.equal(case.run(pipe, 1, steps=4), before)
+    for schedule in ([1, 2, 2, 1], 2):
+        with (
+            ddit_ext.patch(pipe, schedule=schedule, scales=(1, 2)),
+            pytest.raises(NotImplementedError, match="kv_cache_mode='(extract|cached)'.*Flux2KleinPipeline"),
+        ):
+            case.run(pipe, 1, steps=4)
+
+
+def _without_guidance(case, batch):
+    return {name: value for name, value in case.arguments(batch).items() if "negative" not in name}
+
+
+def test_stable_diffusion_3_with_patches_of_one_pixel():
+    """The convolution says the size of a patch."""
+    case = BY_NAME["Stable Diffusion 3"]
+    kind, config = case.model
+    case = replace(case, model=(kind, config | {"patch_size": 1}))
+    pipe = case.build()
+    with ddit_ext.patch(pipe, schedule=[1, 2, 4, 1], scales=(1, 2, 4)) as handle:
+        assert case.run(pipe, 1, steps=4).isfinite().all()
+    assert [step["tokens"] for step in handle.report().to_dict()["steps"]] == [64, 16, 4, 64]
 
 
 def test_guidance_that_ends_within_a_run_begins_no_new_one():
