@@ -5,15 +5,19 @@ Each is a folder named as on the hub, which transformers finds from the working 
 
 from __future__ import annotations
 
+import json
 import string
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    PreTrainedTokenizerFast,
     Qwen2Tokenizer,
     T5Config,
     T5EncoderModel,
@@ -27,7 +31,22 @@ QWEN = (
     "hf-internal-testing/tiny-random-Qwen2VLForConditionalGeneration",
     "hf-internal-testing/tiny-random-Qwen25VLForCondGen",
 )
+MISTRAL = ("hf-internal-testing/Mistral-Small-3.1-24B-Instruct-2503-only-processor",)
+QWEN_WORDS = {
+    "<|endoftext|>": 151643,
+    "<|vision_start|>": 151652,
+    "<|vision_end|>": 151653,
+    "<|image_pad|>": 151655,
+    "<|video_pad|>": 151656,
+}
+"""Tokens by the numbers that the configurations of text encoders have for them."""
+MISTRAL_WORDS = ("<unk>", "<s>", "</s>", "<pad>", "[IMG]", "[IMG_BREAK]", "[IMG_END]")
 CHAT = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+
+CHAT_OF_PARTS = (
+    "<s>{% for m in messages %}{% for part in m['content'] %}"
+    "{{ part['text'] if part['type'] == 'text' else '[IMG]' }}{% endfor %}\n{% endfor %}"
+)
 
 
 def make_hub(root: Path) -> None:
@@ -39,6 +58,8 @@ def make_hub(root: Path) -> None:
         _clip(root / name)
     for name in QWEN:
         _qwen(root / name)
+    for name in MISTRAL:
+        _mistral(root / name)
 
 
 def _t5(folder: Path) -> None:
@@ -81,9 +102,44 @@ def _clip(folder: Path) -> None:
     CLIPTextModel(config).save_pretrained(folder)
 
 
-def _qwen(folder: Path) -> None:
+def _letters(first: int = 0) -> dict[str, int]:
     """A letter a token."""
-    vocab = {letter: index for index, letter in enumerate(sorted(ByteLevel.alphabet()))}
-    tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[], model_max_length=512)
+    return {letter: first + index for index, letter in enumerate(sorted(ByteLevel.alphabet()))}
+
+
+def _qwen(folder: Path) -> None:
+    words = list(QWEN_WORDS)[1:]
+    tokenizer = Qwen2Tokenizer(vocab=_letters() | QWEN_WORDS, merges=[], additional_special_tokens=words)
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(folder)
+    _processor(
+        folder,
+        processor_class="Qwen2VLProcessor",
+        image_processor={"image_processor_type": "Qwen2VLImageProcessor"},
+        video_processor={"video_processor_type": "Qwen2VLVideoProcessor"},
+    )
+
+
+def _mistral(folder: Path) -> None:
+    words = {word: index for index, word in enumerate(MISTRAL_WORDS)}
+    model = Tokenizer(BPE(vocab=words | _letters(len(words)), merges=[]))
+    model.pre_tokenizer, model.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=model,
+        unk_token="<unk>",
+        pad_token="<pad>",
+        additional_special_tokens=list(words)[4:],
+        model_max_length=512,
+    )
+    tokenizer.chat_template = CHAT_OF_PARTS
+    tokenizer.save_pretrained(folder)
+    _processor(
+        folder,
+        processor_class="PixtralProcessor",
+        image_processor={"image_processor_type": "PixtralImageProcessor"},
+    )
+
+
+def _processor(folder: Path, **settings: object) -> None:
+    """As `save_pretrained` writes it; making the processor itself would need torchvision here."""
+    (folder / "processor_config.json").write_text(json.dumps(settings))

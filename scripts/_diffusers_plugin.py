@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import _torchvision  # noqa: F401, before transformers
 import accelerate.hooks
 import diffusers
 import numpy as np
@@ -133,6 +134,16 @@ def offload_to_the_cpu() -> None:
     accelerate.hooks.set_module_tensor_to_device = placed
 
 
+def shrink_references() -> None:
+    """Qwen-Image's editing takes references of 64x64 pixels: a million, as it would, takes a CPU minutes a call."""
+    from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
+
+    for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus):
+        module.calculate_dimensions = functools.partial(
+            lambda dimensions, area, ratio: dimensions(min(area, 64**2), ratio), module.calculate_dimensions
+        )
+
+
 class Suite:
     """The plugin's hooks."""
 
@@ -170,6 +181,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(suite)
     if not torch.cuda.is_available():
         offload_to_the_cpu()
+        shrink_references()
     # For LoRAs of text encoders transformers asks for a PEFT that may not be out yet.
     transformers.integrations.peft.MIN_PEFT_VERSION = version("peft")
     arguments = MODES[os.environ["SUITE_MODE"]]

@@ -32,17 +32,10 @@ NEEDED = ("parameterized", "pytest-timeout", "sentencepiece", "ftfy", "wcwidth",
 
 FAMILIES = {
     "flux": ["pipelines/flux", "pipelines/controlnet_flux", "lora/test_lora_layers_flux.py"],
-    "flux2": [
-        "pipelines/flux2/test_pipeline_flux2_klein.py",
-        "pipelines/flux2/test_pipeline_flux2_klein_inpaint.py",
-    ],
-    "qwen_image": [
-        "pipelines/qwenimage/test_qwenimage.py",
-        "pipelines/qwenimage/test_qwenimage_img2img.py",
-        "pipelines/qwenimage/test_qwenimage_inpaint.py",
-        "pipelines/qwenimage/test_qwenimage_controlnet.py",
-    ],
-    "sd3": ["pipelines/stable_diffusion_3"],
+    "flux2": ["pipelines/flux2"],
+    "hunyuan_video15": ["pipelines/hunyuan_video1_5"],
+    "qwen_image": ["pipelines/qwenimage"],
+    "sd3": ["pipelines/stable_diffusion_3", "pipelines/controlnet_sd3"],
     "wan": ["pipelines/wan", "lora/test_lora_layers_wan.py", "lora/test_lora_layers_wanvace.py"],
     "z_image": ["pipelines/z_image"],
 }
@@ -100,8 +93,13 @@ def prepare(root: Path, source: Path) -> None:
         raise SystemExit(f"--diffusers: expected a clone of diffusers, with its tests/, got {source}")
     (root / "tests").symlink_to(source.resolve() / "tests")
     where = ["--no-deps", "--target", str(root / "needed")]
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *where, *NEEDED], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *where, *needed()], check=True)
     make_hub(root)
+
+
+def needed() -> list[str]:
+    """What is installed for the tests: torchvision of the installed torch's release, 0.15 for 2.0, 0.28 for 2.13, too."""
+    return [*NEEDED, f"torchvision==0.{15 + int(version('torch').split('.')[1])}.*"]
 
 
 def run(root: Path, mode: str, tests: Sequence[str], only: Collection[str] = ()) -> Outcomes:
