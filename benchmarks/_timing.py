@@ -40,7 +40,12 @@ def interleaved(
             seconds = clock(call)
             if index >= warmup:
                 times[name].append(seconds)
-    base = times[next(iter(candidates))]
+    return against_first(times)
+
+
+def against_first(times: Mapping[str, Sequence[float]]) -> dict:
+    """What `interleaved` returns, from the seconds of each candidate in each round."""
+    base = times[next(iter(times))]
     results = {}
     for name, taken in times.items():
         ratios = [mine / theirs for mine, theirs in zip(taken, base, strict=True)]

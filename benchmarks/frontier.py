@@ -6,7 +6,7 @@
 PSNR and SSIM of each prompt's picture to the pipeline's own 28 steps and to the exact sample (UniPC, --exact steps; how
 far half as many steps are from it is printed); prompt accuracy; Fréchet distance to real scenes; and how straight
 stripes and checks are (_stripes.py). Cost is multiply-adds of the transformer's linear layers in full model calls, so
-that caches which skip parts of a call count too, and with --time seconds of the processor, methods taking turns.
+that caches which skip parts of a call count too, and with --time seconds, of the processor and by the wall, methods taking turns.
 
 --keep FOLDER holds the latents of every method: a run that was stopped goes on there. Methods whose package is not
 installed (cache_dit) are left out, and said. What is compared stands in _frontier_methods.py.
@@ -30,7 +30,7 @@ from _quality import frechet_interval, psnr, ssim, with_interval
 from _runs import Batch, Method, batches, decode, run
 from _solvers import Solver
 from _stripes import edge_width, measurable, straightness
-from _timing import interleaved, write_json
+from _timing import against_first, write_json
 from torch import nn
 
 from ddit_ext import embedded
@@ -219,20 +219,32 @@ def _cell(value: dict[str, float] | None, digits: int) -> str:
     return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 
-def processor_seconds(call: Callable[[], object]) -> float:
-    """Seconds of one call, on all cores together: what other programs on the machine do changes it little."""
-    started = time.process_time()
-    call()
-    return time.process_time() - started
+CLOCKS = {"processor": time.process_time, "wall": time.perf_counter}
+"""All cores together, which other programs change little, and what a user waits."""
 
 
-def time_turns(pipe: Any, batch: Batch, chosen: list[Entry], rounds: int) -> dict[str, dict[str, float]]:
-    """Processor time of each over the full run's, in turns."""
-    turns = {entry.method.name: lambda m=entry.method: run(pipe, batch, m) for entry in chosen}
-    found = interleaved(turns, rounds, warmup=1, clock=processor_seconds)
+def time_turns(pipe: Any, batch: Batch, chosen: list[Entry], rounds: int) -> dict[str, dict[str, Any]]:
+    """Each method's time over the full run's, by either clock: medians over rounds in which all take a turn."""
+    seconds = {clock: {entry.method.name: [] for entry in chosen} for clock in CLOCKS}
+    for number in range(-1, rounds):  # the first round warms up
+        for entry in chosen:
+            began = {clock: now() for clock, now in CLOCKS.items()}
+            run(pipe, batch, entry.method)
+            if number >= 0:
+                for clock, now in CLOCKS.items():
+                    seconds[clock][entry.method.name].append(now() - began[clock])
+    found = {clock: against_first(taken) for clock, taken in seconds.items()}
     return {
-        name: {"mean": value["ratio"], "low": value["ratio_low"], "high": value["ratio_high"]}
-        for name, value in found.items()
+        entry.method.name: {
+            clock: {
+                "mean": rows[entry.method.name]["ratio"],
+                "low": rows[entry.method.name]["ratio_low"],
+                "high": rows[entry.method.name]["ratio_high"],
+                "seconds": rows[entry.method.name]["median_s"],
+            }
+            for clock, rows in found.items()
+        }
+        for entry in chosen
     }
 
 
@@ -270,7 +282,9 @@ def main() -> None:
         "--kept-only", action="store_true", help="run nothing: what --keep has, for as many prompts"
     )
     parser.add_argument(
-        "--time", action="store_true", help="measure processor time, of the first batch, and nothing else"
+        "--time",
+        action="store_true",
+        help="measure the time of the first batch, by two clocks, and nothing else",
     )
     parser.add_argument("--rounds", type=int, default=5, help="of --time")
     parser.add_argument("--out", type=Path, default=None, help="JSON; .md and .png are written beside it")
@@ -290,7 +304,7 @@ def main() -> None:
     if arguments.time:
         times = time_turns(pipe, made[0], compared, arguments.rounds)
         for name, value in times.items():
-            print(f"{name:40} {_cell(value, 3)}")
+            print(f"{name:40} {' '.join(f'{clock} {_cell(each, 3)}' for clock, each in value.items())}")
         if arguments.out:
             write_json(arguments.out, times)
         return

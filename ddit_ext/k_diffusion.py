@@ -12,8 +12,8 @@ import torch
 from tqdm.auto import tqdm
 
 from ._core import ForecastPlan
-from .schedulers.euler import corrected, crossed
-from .schedulers.history import History
+from .schedulers.closed import crossed, missed
+from .schedulers.history import History, followed
 from .schedulers.settings import calls_of, check_settings
 
 
@@ -68,7 +68,8 @@ def sample_forecast(
                 }
             )
         output = (x - denoised) / sigma
-        change = None if last is None else last.slope_to(output.float(), call.sigma)
-        x = crossed(output, x if change is None else corrected(x, last, change), call, change)
-        last = History(call, output.float(), change, x, None)
+        value = followed(output, x, call)
+        change = None if last is None else last.slope_to(value, call.sigma)
+        x = crossed(output, x, call, change, None if change is None else missed(last, change))
+        last = History(call, value, change, x, None)
     return x

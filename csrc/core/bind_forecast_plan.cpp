@@ -40,20 +40,34 @@ void bind_forecast_plan(py::module_& module) {
       .def_readonly("levels", &ForecastCall::levels, "Steps that this call stands for: itself and the gap.")
       .def_readonly("sigma", &ForecastCall::sigma)
       .def_readonly("next_sigma", &ForecastCall::next_sigma)
+      .def_readonly("of_sample", &ForecastCall::of_sample)
+      .def_readonly("of_output", &ForecastCall::of_output)
       .def_readonly("s0", &ForecastCall::s0)
       .def_readonly("s1", &ForecastCall::s1)
+      .def_readonly("keep", &ForecastCall::keep)
       .def_readonly("slope", &ForecastCall::slope)
       .def_readonly("forecast", &ForecastCall::forecast, "slope * s1")
       .def_readonly("correction", &ForecastCall::correction, "corrector * s1")
       .def(py::pickle(
           [](const ForecastCall& call) {
-            return py::make_tuple(call.step, call.levels, call.sigma, call.next_sigma, call.s0, call.s1,
-                                  call.slope, call.forecast, call.correction);
+            return py::make_tuple(call.step, call.levels, call.sigma, call.next_sigma, call.of_sample,
+                                  call.of_output, call.s0, call.s1, call.keep, call.slope, call.forecast,
+                                  call.correction);
           },
           [](const py::tuple& state) {
-            return ForecastCall{state[0].cast<int64_t>(), state[1].cast<int64_t>(), state[2].cast<double>(),
-                                state[3].cast<double>(),  state[4].cast<double>(),  state[5].cast<double>(),
-                                state[6].cast<double>(),  state[7].cast<double>(),  state[8].cast<double>()};
+            const auto at = [&](size_t index) { return state[index].cast<double>(); };
+            return ForecastCall{state[0].cast<int64_t>(),
+                                state[1].cast<int64_t>(),
+                                at(2),
+                                at(3),
+                                at(4),
+                                at(5),
+                                at(6),
+                                at(7),
+                                at(8),
+                                at(9),
+                                at(10),
+                                at(11)};
           }));
   py::class_<ForecastPlan>(module, "ForecastPlan",
                            R"(Which steps of a run call the model, and what bridges the others.
@@ -90,6 +104,12 @@ ValueError where an argument is not meant.)")
       .def_property_readonly("growth", [](const ForecastPlan& plan) { return plan.settings().growth; })
       .def_property_readonly("slope", [](const ForecastPlan& plan) { return plan.settings().slope; })
       .def_property_readonly("corrector", [](const ForecastPlan& plan) { return plan.settings().corrector; })
+      .def_property_readonly(
+          "line",
+          [](const ForecastPlan& plan) {
+            return plan.settings().line == ddit::ForecastLine::kSample ? "sample" : "velocity";
+          },
+          "What forecasts follow: \"velocity\", the output, or \"sample\", the end that it points to.")
       .def_property_readonly("steps", &ForecastPlan::steps, "Indices of the steps that call the model.")
       .def_property_readonly("calls", &ForecastPlan::calls, "A ForecastCall for each of them.");
 }

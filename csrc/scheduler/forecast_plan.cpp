@@ -35,11 +35,27 @@ void check_sigmas(const std::vector<double>& sigmas) {
   }
 }
 
-// A gap that removes most of the noise is where forecasts become unstable.
-double fading(double before, double after) {
-  if (before == 0.0) return 1.0;
-  const double left = after / before;
-  return left * left;
+// The share of the noise that is left after a gap, or a step of it.
+double left(double before, double after) { return before == 0.0 ? 1.0 : after / before; }
+
+// What a line of slope 1 adds over the gap whose steps are at `noise` (levels less the end): f rises with
+// sigma, by all steps or as an integral. Velocities add up; a sample moves the nearer to f the less noise is
+// left.
+double added(const std::vector<double>& noise, ForecastTarget target, ForecastLine line) {
+  const double before = noise.front(), after = noise.back(), size = after - before;
+  if (target == ForecastTarget::kExact) {
+    if (line == ForecastLine::kVelocity) return size * size / 2.0;
+    return size - (after == 0.0 || before == 0.0 ? 0.0 : after * std::log(after / before));
+  }
+  double sum = 0.0;
+  for (size_t j = 0; j + 1 < noise.size(); ++j) {
+    const double along = noise[j] - before, kept = left(noise[j], noise[j + 1]);
+    if (line == ForecastLine::kVelocity)
+      sum += (noise[j + 1] - noise[j]) * along;
+    else
+      sum = kept * sum + (1.0 - kept) * along;
+  }
+  return sum;
 }
 
 }  // namespace
@@ -50,7 +66,12 @@ ForecastSettings forecast_defaults(int64_t steps, int64_t calls, ForecastSolver 
   // Long gaps: a forecast along the whole slope overshoots, the more the fewer steps are computed.
   const double share = static_cast<double>(calls) / static_cast<double>(steps);
   if (solver == ForecastSolver::kMultistep) {
+    if (share < 0.4) return {1.5, 0.0, 1.0, ForecastLine::kSample};
     return {2.0 - 0.8 * share, std::clamp(1.4 * share - 0.2, 0.0, 0.5), 1.0};
+  }
+  if (share < 1.0 / 3.0) {
+    const double more = 3.5 * (share - 0.25);
+    return {std::clamp(2.0 - more, 1.75, 2.0), std::clamp(0.25 + more, 0.0, 0.5), 1.0, ForecastLine::kSample};
   }
   return {1.75, std::clamp(4.2 * (share - 0.2), 0.0, 0.75), 1.0};
 }
@@ -82,6 +103,8 @@ ForecastPlan::ForecastPlan(std::vector<double> sigmas, int64_t calls, ForecastTa
   check_share("slope", settings_.slope);
   check_share("corrector", settings_.corrector);
   const std::vector<int64_t> computed = forecast_steps(steps, calls, settings_.growth);
+  // All steps of a multistep sampler are all but exact.
+  const ForecastTarget aim = solver == ForecastSolver::kMultistep ? ForecastTarget::kExact : target;
   for (size_t k = 0; k < computed.size(); ++k) {
     const int64_t end = k + 1 < computed.size() ? computed[k + 1] : steps;
     ForecastCall call;
@@ -90,16 +113,18 @@ ForecastPlan::ForecastPlan(std::vector<double> sigmas, int64_t calls, ForecastTa
     call.sigma = sigmas_[static_cast<size_t>(call.step)];
     call.next_sigma = sigmas_[static_cast<size_t>(end)];
     call.s0 = call.next_sigma - call.sigma;
-    if (target == ForecastTarget::kExact) {
-      call.s1 = call.s0 * call.s0 / 2.0;
-    } else {
-      for (size_t j = static_cast<size_t>(call.step); j < static_cast<size_t>(end); ++j) {
-        call.s1 += (sigmas_[j + 1] - sigmas_[j]) * (sigmas_[j] - call.sigma);
-      }
-    }
+    std::vector<double> noise;
+    for (int64_t j = call.step; j <= end; ++j)
+      noise.push_back(sigmas_[static_cast<size_t>(j)] - sigmas_.back());
+    call.s1 = added(noise, aim, settings_.line);
     call.slope = settings_.slope;
-    if (target == ForecastTarget::kExact && solver == ForecastSolver::kEuler) {
-      call.slope *= fading(call.sigma - sigmas_.back(), call.next_sigma - sigmas_.back());
+    const double kept = left(noise.front(), noise.back());
+    if (settings_.line == ForecastLine::kSample) {
+      call.of_sample = 1.0;
+      call.of_output = -noise.front();
+      call.keep = kept;
+    } else if (target == ForecastTarget::kExact && solver == ForecastSolver::kEuler) {
+      call.slope *= kept * kept;  // a gap that removes most of the noise is where forecasts become unstable
     }
     call.forecast = call.slope * call.s1;
     call.correction = settings_.corrector * call.s1;

@@ -14,14 +14,14 @@ class History:
 
     Attributes:
         call: its ForecastCall.
-        output: what the model gave, float32.
-        slope: divided difference of the outputs over sigma at that step, None at the first.
+        value: what forecasts follow along a line, as :func:`followed`.
+        slope: divided difference of the values over sigma at that step, None at the first.
         returned: the sample that step() gave back; version: its count of in-place changes.
         unchanged: where the sample that came in is the one that went out; None means everywhere.
     """
 
     call: Any
-    output: torch.Tensor
+    value: torch.Tensor
     slope: torch.Tensor | None
     returned: torch.Tensor
     version: int | None
@@ -30,12 +30,12 @@ class History:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, version=version_of(state["returned"]))  # a copied tensor counts anew
 
-    def slope_to(self, output: torch.Tensor, sigma: float) -> torch.Tensor | None:
-        """Divided difference between the last output and a new one; None where both are at one noise level."""
+    def slope_to(self, value: torch.Tensor, sigma: float) -> torch.Tensor | None:
+        """Divided difference between the last value and a new one; None where both are at one noise level."""
         distance = sigma - self.call.sigma
         if distance == 0.0:
             return None
-        return self.where_unchanged((output - self.output) / distance)
+        return self.where_unchanged((value - self.value) / distance)
 
     def compare(self, sample: torch.Tensor) -> bool:
         """Note where a callback changed the sample; False where nothing of the history can be used."""
@@ -51,6 +51,15 @@ class History:
     def where_unchanged(self, values: torch.Tensor) -> torch.Tensor:
         """`values`, with 0 where a callback changed the sample: there the history begins anew."""
         return values if self.unchanged is None else torch.where(self.unchanged, values, 0.0)
+
+
+def followed(output: torch.Tensor, sample: torch.Tensor, call: Any) -> torch.Tensor:
+    """The model's output, or the end of the run that it points to (`ddit::ForecastLine`), float32.
+
+    Always a copy: a compiled model may write its next output over this one.
+    """
+    value = call.of_output * output.float()
+    return value + call.of_sample * sample.float() if call.of_sample else value
 
 
 def version_of(tensor: torch.Tensor) -> int | None:

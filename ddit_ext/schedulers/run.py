@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from . import bases
-from .euler import EulerGaps
-from .history import History, version_of
+from .closed import ClosedGaps
+from .history import History, followed, version_of
 from .places import Places
 from .through import SteppedGaps
 
@@ -42,8 +42,8 @@ class Run:
         self.index = index
         self.computed: list[ComputedStep] = []
         self._history: History | None = None
-        closed = bases.in_closed_form(base)
-        self._gaps = EulerGaps(base) if closed else SteppedGaps(base, places.plan.corrector)
+        through = places.plan.line == "velocity" and not bases.in_closed_form(base)
+        self._gaps = SteppedGaps(base, places.plan.corrector) if through else ClosedGaps(base)
 
     def takes(self, sample: torch.Tensor) -> bool:
         """Whether a sample can be of this run."""
@@ -61,15 +61,11 @@ class Run:
                 "ForecastScheduler: per_token_timesteps is not supported, as a gap would hold tokens of several noise "
                 "levels. Use the pipeline's own sampler."
             )
-        history, slope, x = self._history, None, sample
+        history, slope, value = self._history, None, followed(output, sample, call)
         if history is not None and history.compare(sample):
-            slope = history.slope_to(output.float(), call.sigma)
-            if slope is not None:
-                x = self._gaps.correct(sample, history, slope)
-        new = self._gaps.cross(output, x, call, level, slope, extra)
-        # A copy: a compiled model may write its next output over this one.
-        kept = output.to(torch.float32, copy=True)
-        self._history = History(call, kept, slope, new, version_of(new))
+            slope = history.slope_to(value, call.sigma)
+        new = self._gaps.step(output, sample, call, level, history, slope, extra)
+        self._history = History(call, value, slope, new, version_of(new))
         self.index += 1
         self.computed.append(ComputedStep(level, call.sigma, call.levels))
         return new

@@ -25,32 +25,34 @@ class SteppedGaps:
         """Continue another's run."""
         self._gap = other._gap
 
-    def correct(self, sample: torch.Tensor, history: History, slope: torch.Tensor) -> torch.Tensor:
+    def step(
+        self,
+        output: torch.Tensor,
+        sample: torch.Tensor,
+        call: Any,
+        level: int,
+        history: History | None,
+        slope: torch.Tensor | None,
+        extra: dict,
+    ) -> torch.Tensor:
+        """As ClosedGaps.step."""
+        x = sample if slope is None else self._corrected(sample, history, slope)
+        self._base._step_index = level
+        state = copied_lists(vars(self._base))
+        new = self._walk(output, x, level, call.levels, slope, call.slope, extra)
+        self._gap = (state, level, x, new) if call.levels > 1 else None
+        return new
+
+    def _corrected(self, sample: torch.Tensor, history: History, slope: torch.Tensor) -> torch.Tensor:
         """`sample` after the last gap is crossed again, with outputs between the two that the model has given."""
         if self._gap is None or self._corrector == 0.0:
             return sample
         state, level, before, after = self._gap
         vars(self._base).update(copied_lists(state))
         call = history.call
-        again = self._walk(history.output, before, level, call.levels, slope, 1.0, {})
+        again = self._walk(history.value, before, level, call.levels, slope, 1.0, {})
         moved = history.where_unchanged(again.float() - after.float())
         return (sample.float() + self._corrector * moved).to(sample.dtype)
-
-    def cross(
-        self,
-        output: torch.Tensor,
-        sample: torch.Tensor,
-        call: Any,
-        level: int,
-        slope: torch.Tensor | None,
-        extra: dict,
-    ) -> torch.Tensor:
-        """The sample at the next computed level. level: of this call, in the base's list."""
-        self._base._step_index = level
-        state = copied_lists(vars(self._base))
-        new = self._walk(output, sample, level, call.levels, slope, call.slope, extra)
-        self._gap = (state, level, sample, new) if call.levels > 1 else None
-        return new
 
     def _walk(
         self,

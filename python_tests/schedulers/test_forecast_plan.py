@@ -12,7 +12,8 @@ from ddit_ext._core import ForecastPlan
 CASES = json.loads(
     (Path(__file__).resolve().parents[2] / "cpp_tests/cases/forecast_plan_cases.json").read_text()
 )
-FIELDS = ("step", "levels", "sigma", "next_sigma", "s0", "s1", "slope", "forecast", "correction")
+FIELDS = ("step", "levels", "sigma", "next_sigma", "of_sample", "of_output", "s0", "s1", "keep", "slope",
+          "forecast", "correction")  # fmt: skip
 
 
 def plan_of(case):

@@ -13,16 +13,22 @@ namespace ddit {
 enum class ForecastTarget { kRun, kExact };
 
 // How a gap is crossed. kEuler: in closed form, with the numbers of ForecastCall. kMultistep: a multistep
-// sampler (UniPC, DPM-Solver++, DEIS) takes every level of it with forecast outputs.
+// sampler (UniPC, DPM-Solver++, DEIS) takes every level of it with forecast outputs; with few calls it is
+// crossed in closed form, too, to the exact sample, which all of its steps all but reach.
 enum class ForecastSolver { kEuler, kMultistep };
 
+// What a forecast follows along a line over sigma: kVelocity, the model's output; kSample, the end of the run
+// that it points to, which is steadier over long gaps, and always in closed form.
+enum class ForecastLine { kVelocity, kSample };
+
 // growth: how the gaps grow; 1 spreads the calls evenly. slope: the share of the last slope that the forecast
-// follows; to the exact sample in closed form it fades with the noise that a gap removes
+// follows; along velocities to the exact sample it fades with the noise that a gap removes
 // (ForecastCall::slope). corrector: the share of a gap's error that the call after it takes back.
 struct ForecastSettings {
   double growth = 0.0;
   double slope = 0.0;
   double corrector = 0.0;
+  ForecastLine line = ForecastLine::kVelocity;
 };
 
 // What ForecastPlan takes where nothing is given (docs/design/forecast-sampler.md has the measurements).
@@ -33,21 +39,26 @@ ForecastSettings forecast_defaults(int64_t steps, int64_t calls,
 // std::invalid_argument where calls is not in [1, steps] or growth not in [1, 4].
 std::vector<int64_t> forecast_steps(int64_t steps, int64_t calls, double growth);
 
-// One model call and the gap after it. With v the model's output, x the sample (both at sigma), d the divided
-// difference of the last two outputs over sigma, d' the one before it, and the fields of this call:
-//   x_next = x + s0 * v + forecast * d
-// and at the next call, once its output has given the new d:
-//   x = x + correction * (d - slope * d')
+// One model call and the gap after it. With v the model's output, x the sample (both at sigma), and the
+// fields of this call, f = of_sample * x + of_output * v is what follows a line. d is the divided difference
+// of the last two f over sigma, d' the one before it. What the last gap has missed, with the fields of the
+// call before:
+//   c = correction * (d - slope * d')
+// and with the fields of this call:
+//   x_next = x + keep * c + s0 * v + forecast * d
 // The first call has no d and takes it as 0.
 struct ForecastCall {
   int64_t step = 0;         // index among all steps
   int64_t levels = 0;       // steps that this call stands for: itself and the gap
   double sigma = 0.0;       // noise level of the call
   double next_sigma = 0.0;  // and of the next one; at the last call, the end of the run
+  double of_sample = 0.0;   // kVelocity: 0; kSample: 1
+  double of_output = 1.0;   // kVelocity: 1; kSample: end - sigma
   double s0 = 0.0;          // sum of the steps' sizes, next_sigma - sigma
-  double s1 = 0.0;          // kRun: sum of size * (sigma_j - sigma); kExact: the integral, s0^2 / 2
-  double slope = 0.0;     // of the settings; for kExact in closed form, times (noise after / noise before)^2
-  double forecast = 0.0;  // slope * s1
+  double s1 = 0.0;     // what a slope of 1 adds over the gap: by all steps (kRun), or their integral (kExact)
+  double keep = 1.0;   // kVelocity: 1; kSample: noise after the gap / noise before it
+  double slope = 0.0;  // of the settings; for kExact along velocities, times (noise after / before)^2
+  double forecast = 0.0;    // slope * s1
   double correction = 0.0;  // corrector * s1
 };
 
