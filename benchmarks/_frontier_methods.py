@@ -160,7 +160,9 @@ def _cache_dit(pipe: Any, calls: list[int]) -> list[Entry]:
     for count in calls:
         places = growing(FULL.steps, count, GROWTH)
         mask = [int(step in places) for step in range(FULL.steps)]
-        found.append(entry("cache-dit, placed", count, calibrators["TaylorSeer"], _masked(mask), count))
+        for name, calibrator in calibrators.items():
+            line = "cache-dit, placed" if name == "TaylorSeer" else f"cache-dit, {name}, placed"
+            found.append(entry(line, count, calibrator, _masked(mask), count))
     return found
 
 

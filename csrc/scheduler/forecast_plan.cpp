@@ -43,18 +43,11 @@ double left(double before, double after) { return before == 0.0 ? 1.0 : after / 
 // left.
 double added(const std::vector<double>& noise, ForecastTarget target, ForecastLine line) {
   const double before = noise.front(), after = noise.back(), size = after - before;
-  if (target == ForecastTarget::kExact) {
-    if (line == ForecastLine::kVelocity) return size * size / 2.0;
+  if (line == ForecastLine::kSample)
     return size - (after == 0.0 || before == 0.0 ? 0.0 : after * std::log(after / before));
-  }
+  if (target == ForecastTarget::kExact) return size * size / 2.0;
   double sum = 0.0;
-  for (size_t j = 0; j + 1 < noise.size(); ++j) {
-    const double along = noise[j] - before, kept = left(noise[j], noise[j + 1]);
-    if (line == ForecastLine::kVelocity)
-      sum += (noise[j + 1] - noise[j]) * along;
-    else
-      sum = kept * sum + (1.0 - kept) * along;
-  }
+  for (size_t j = 0; j + 1 < noise.size(); ++j) sum += (noise[j + 1] - noise[j]) * (noise[j] - before);
   return sum;
 }
 
@@ -68,10 +61,6 @@ ForecastSettings forecast_defaults(int64_t steps, int64_t calls, ForecastSolver 
   if (solver == ForecastSolver::kMultistep) {
     if (share < 0.4) return {1.5, 0.0, 1.0, ForecastLine::kSample};
     return {2.0 - 0.8 * share, std::clamp(1.4 * share - 0.2, 0.0, 0.5), 1.0};
-  }
-  if (share < 1.0 / 3.0) {
-    const double more = 3.5 * (share - 0.25);
-    return {std::clamp(2.0 - more, 1.75, 2.0), std::clamp(0.25 + more, 0.0, 0.5), 1.0, ForecastLine::kSample};
   }
   return {1.75, std::clamp(4.2 * (share - 0.2), 0.0, 0.75), 1.0};
 }
@@ -103,8 +92,6 @@ ForecastPlan::ForecastPlan(std::vector<double> sigmas, int64_t calls, ForecastTa
   check_share("slope", settings_.slope);
   check_share("corrector", settings_.corrector);
   const std::vector<int64_t> computed = forecast_steps(steps, calls, settings_.growth);
-  // All steps of a multistep sampler are all but exact.
-  const ForecastTarget aim = solver == ForecastSolver::kMultistep ? ForecastTarget::kExact : target;
   for (size_t k = 0; k < computed.size(); ++k) {
     const int64_t end = k + 1 < computed.size() ? computed[k + 1] : steps;
     ForecastCall call;
@@ -116,7 +103,7 @@ ForecastPlan::ForecastPlan(std::vector<double> sigmas, int64_t calls, ForecastTa
     std::vector<double> noise;
     for (int64_t j = call.step; j <= end; ++j)
       noise.push_back(sigmas_[static_cast<size_t>(j)] - sigmas_.back());
-    call.s1 = added(noise, aim, settings_.line);
+    call.s1 = added(noise, target, settings_.line);
     call.slope = settings_.slope;
     const double kept = left(noise.front(), noise.back());
     if (settings_.line == ForecastLine::kSample) {

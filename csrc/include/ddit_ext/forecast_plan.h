@@ -18,7 +18,7 @@ enum class ForecastTarget { kRun, kExact };
 enum class ForecastSolver { kEuler, kMultistep };
 
 // What a forecast follows along a line over sigma: kVelocity, the model's output; kSample, the end of the run
-// that it points to, which is steadier over long gaps, and always in closed form.
+// that it points to: for multistep samplers with few calls, in closed form and to the exact sample.
 enum class ForecastLine { kVelocity, kSample };
 
 // growth: how the gaps grow; 1 spreads the calls evenly. slope: the share of the last slope that the forecast
@@ -55,9 +55,10 @@ struct ForecastCall {
   double of_sample = 0.0;   // kVelocity: 0; kSample: 1
   double of_output = 1.0;   // kVelocity: 1; kSample: end - sigma
   double s0 = 0.0;          // sum of the steps' sizes, next_sigma - sigma
-  double s1 = 0.0;     // what a slope of 1 adds over the gap: by all steps (kRun), or their integral (kExact)
-  double keep = 1.0;   // kVelocity: 1; kSample: noise after the gap / noise before it
-  double slope = 0.0;  // of the settings; for kExact along velocities, times (noise after / before)^2
+  double s1 =
+      0.0;  // what a slope of 1 adds over the gap: by all steps (kRun), or their integral (kExact, kSample)
+  double keep = 1.0;        // kVelocity: 1; kSample: noise after the gap / noise before it
+  double slope = 0.0;       // of the settings; for kExact along velocities, times (noise after / before)^2
   double forecast = 0.0;    // slope * s1
   double correction = 0.0;  // corrector * s1
 };
