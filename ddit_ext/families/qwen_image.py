@@ -57,23 +57,17 @@ class QwenPositions(nn.Module):
 
 
 def _rotary(base: nn.Module, grid: Grid, scale: int) -> Tensor:
-    """Turns of merged cells [N_s, head width / 2], complex."""
+    """Turns of merged cells [N_s, head width / 2], complex; rows and columns count from the picture's middle."""
+    cpu, merged, fine = torch.device("cpu"), grid.coarse(scale)[1:], (grid.rows, grid.columns)
+    at = zip(merged, fine, strict=True)
+    middles = [centres(count, scale, "centre", cpu) - (side - side // 2) for count, side in at]
     frame, rows, columns = (
-        base.rope_params(at, width, base.theta)
-        for at, width in zip((torch.zeros(1), *_middles(grid, scale)), base.axes_dim, strict=True)
+        base.rope_params(places, width, base.theta)
+        for places, width in zip((torch.zeros(1), *middles), base.axes_dim, strict=True)
     )
     shape = (len(rows), len(columns), -1)
     tables = (frame[:, None].expand(shape), rows[:, None].expand(shape), columns.expand(shape))
     return torch.cat(tables, dim=-1).flatten(0, 1)
-
-
-def _middles(grid: Grid, scale: int) -> list[Tensor]:
-    """Rows and columns of merged cells, counted from the middle of the picture."""
-    cpu, fine = torch.device("cpu"), (grid.rows, grid.columns)
-    return [
-        centres(count, scale, "centre", cpu) - (side - side // 2)
-        for count, side in zip(grid.coarse(scale)[1:], fine, strict=True)
-    ]
 
 
 class QwenImageFamily(PackedFamily):
