@@ -221,7 +221,7 @@ def _short(method: Method) -> Method:
         told = told | {"schedule": replace(told["schedule"], speedup=1.1)}
     if told and "preset" in told:
         told = {name: value for name, value in told.items() if name != "preset"} | {
-            "schedule": [*told["preset"].strategy.scales, 1, 1][:5]
+            "schedule": [*told["preset"].strategy.scales, 1, 1, 1, 1][:5]
         }
     return replace(method, steps=min(method.steps, 5), patch=told, sigmas=sigmas and sigmas[:5])
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _frontier_methods import FEWER, FULL, OURS_EXACT, Entry, entries
+from _frontier_methods import FEWER, FULL, OURS_EXACT, OURS_RUN, Entry, entries
 from _frontier_plot import plot
 from _quality import frechet_interval, psnr, ssim, with_interval
 from _runs import Batch, Method, batches, decode, run
@@ -254,17 +254,20 @@ def scene(
     """One prompt in several ways: of those with stripes or checks the one whose 28 steps are furthest from exact."""
     chosen = measurable(prompts)
     index = chosen[int(np.argmin(psnr(run_[chosen], exact_[chosen])))]
-    shown = {"exact: 200 steps": exact_[index], "all 28 steps": run_[index]}
-    for title, line, count in (
-        ("ddit_ext, 11 calls", OURS_EXACT, 11),
-        ("ddit_ext, 9 calls", OURS_EXACT, 9),
-        ("UniPC, 9 steps", "UniPC, placed", 9),
-        ("Euler, 9 steps", FEWER, 9),
-    ):
-        for entry in compared:
-            if entry.line == line and entry.calls == count:
-                shown[title] = decode(pipe, kept.latents(entry.method)[index : index + 1])[0]
-    return shown
+    latents = {
+        entry.line: kept.latents(entry.method)
+        for entry in compared
+        if entry.calls == 11 and entry.line in (OURS_RUN, OURS_EXACT, FEWER, "UniPC, placed")
+    }
+    drawn = {line: decode(pipe, made[index : index + 1])[0] for line, made in latents.items()}
+    return {
+        "all 28 steps": run_[index],
+        "ddit_ext, 11 calls": drawn[OURS_RUN],
+        "11 plain steps": drawn[FEWER],
+        "exact: 200 steps": exact_[index],
+        'ddit_ext "exact", 11': drawn[OURS_EXACT],
+        "UniPC, 11 calls": drawn["UniPC, placed"],
+    }
 
 
 def main() -> None:
@@ -287,7 +290,10 @@ def main() -> None:
         help="measure the time of the first batch, by two clocks, and nothing else",
     )
     parser.add_argument("--rounds", type=int, default=5, help="of --time")
-    parser.add_argument("--out", type=Path, default=None, help="JSON; .md and .png are written beside it")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="JSON; .md and, without --only, .png beside it"
+    )
+    parser.add_argument("--redraw", type=Path, help="draw this picture from --out's rows; runs what it shows")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     model = embedded.load(arguments.model)
@@ -310,6 +316,10 @@ def main() -> None:
         return
     exact_ = decode(pipe, kept.latents(exact(pipe.scheduler, arguments.exact)))
     run_ = decode(pipe, kept.latents(FULL))
+    if arguments.redraw:
+        rows = json.loads(arguments.out.read_text())["results"]["rows"]
+        plot(rows, arguments.redraw, scene(pipe, kept, compared, prompts, run_, exact_))
+        return
     half, first = exact(pipe.scheduler, arguments.exact // 2), kept.first(1)
     converged = None
     if first.count(half) or not arguments.kept_only:
@@ -332,6 +342,8 @@ def main() -> None:
         )
         short = "\n".join(by_calls(rows, measure) for measure in ("run", "exact", "nearer"))
         arguments.out.with_suffix(".md").write_text(f"{short}\n{table(rows)}")
+        if arguments.only:
+            return
         flat = run_.ndim == 4
         above = scene(pipe, kept, compared, prompts, run_, exact_) if flat else None
         plot(rows, arguments.out.with_suffix(".png"), above)

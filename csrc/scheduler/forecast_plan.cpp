@@ -11,6 +11,7 @@ namespace ddit {
 namespace {
 
 constexpr const char* kName = "ForecastPlan";
+constexpr int64_t kFewCalls = 10;  // with fewer, a multistep sampler's own order is of no use
 
 void check_calls(int64_t steps, int64_t calls) {
   check(kName, steps >= 1, "there must be 1 step or more, got ", steps);
@@ -59,8 +60,8 @@ ForecastSettings forecast_defaults(int64_t steps, int64_t calls, ForecastSolver 
   // Long gaps: a forecast along the whole slope overshoots, the more the fewer steps are computed.
   const double share = static_cast<double>(calls) / static_cast<double>(steps);
   if (solver == ForecastSolver::kMultistep) {
-    if (share < 0.4) return {1.5, 0.0, 1.0, ForecastLine::kSample};
-    return {2.0 - 0.8 * share, std::clamp(1.4 * share - 0.2, 0.0, 0.5), 1.0};
+    if (calls < kFewCalls) return {1.5, 0.0, 1.0, ForecastLine::kSample};
+    return {2.0 - 0.8 * share, 0.0, 1.0};
   }
   return {1.75, std::clamp(4.2 * (share - 0.2), 0.0, 0.75), 1.0};
 }

@@ -25,13 +25,12 @@ def check_reach(reference: Reference, device: str) -> None:
         for scale, seconds in reference.seconds.items()
         if scale > 1
     )
-    sizes = f"in full-size steps, {costs}" if costs else "there is no scale above 1 in scales"
     steps = reference.steps
     why = f"a model of {steps} steps keeps them" if reference.few else f"at least {best.steps} steps are left"
-    raise ValueError(
-        f"target_speedup={reference.speedup:g} can't be reached: at most {speed:.2f} can, with {best.words()}. "
-        f"On this machine ({device}) {sizes}; {why}, and the last stays at scale 1"
-    )
+    text = f"target_speedup={reference.speedup:g} can't be reached: at most {speed:.2f} can, with {best.words()}; {why}"
+    if costs:
+        text += f", and the last stays at scale 1. On {device}, in full-size steps, {costs}"
+    raise ValueError(text)
 
 
 def fewer_alone(candidate: Candidate) -> bool:

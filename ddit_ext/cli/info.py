@@ -34,7 +34,7 @@ def facts() -> dict[str, str]:
         "ddit_ext": f"{built.version}, built against torch {built.torch_built} with {built.compiler}",
         "CUDA kernels": "for sm_" + ", sm_".join(name.removesuffix("-real") for name in built.architectures)
         if built.cuda
-        else "not built (there was no nvcc)",
+        else "not built (no nvcc was found, or DDIT_EXT_CUDA was OFF)",
         "GPU": _gpus(torch),
         "processor": device_name("cpu"),
         "Python": platform.python_version(),

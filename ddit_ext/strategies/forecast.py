@@ -13,7 +13,7 @@ from .sized import Sized
 TARGETS = ("run", "exact")
 MOST_GROWTH = 4.0
 FEWEST = 2
-"""So many steps are computed at least: a forecast is a line, which needs two."""
+"""A speed leaves so many computed steps at least: a forecast is a line, which needs two."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,7 +23,7 @@ class Forecast(Sized):
     It works with every pipeline whose scheduler is a flow-matching sampler, without an adapter.
 
     Args:
-        calls: how many steps call the model, 2 at least; or
+        calls: how many steps call the model, 1 at least, and 2 for a line; or
         speedup: steps / speedup of them do. Exactly one of the two.
         target: "run": the picture that all steps would give; "exact": the sample of the ODE.
         growth: how fast the gaps between computed steps grow, 1 (evenly spread) to 4.
