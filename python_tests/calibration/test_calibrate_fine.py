@@ -77,10 +77,7 @@ def test_an_adapter_may_be_given():
 
 
 def test_a_model_of_few_steps_has_nothing_left_to_try():
-    with pytest.raises(
-        ValueError,
-        match=r"at most 1.00 can, with 4 steps.*there is no scale above 1 in scales; a model of 4",
-    ):
+    with pytest.raises(ValueError, match=r"at most 1.00 can, with 4 steps; a model of 4 steps keeps them"):
         calibrate(make_pipeline(), 4, 1.5)
 
 

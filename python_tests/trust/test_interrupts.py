@@ -42,7 +42,10 @@ class Interrupt:
     def inside(self, frame, event, argument):
         # What is raised in front of a bytecode counts as raised by the one before it.
         locking, self.locking = self.locking, event == "opcode" and taking_the_lock(frame)
-        if event == "line" or (event == "opcode" and not (locking or self.locking or doing_nothing(frame))):
+        meant = not taking_the_lock(frame)  # a line's event comes again where the block is left
+        if event == "opcode":
+            meant = not (locking or self.locking or doing_nothing(frame))
+        if meant and event in ("line", "opcode"):
             self.events += 1
             if self.events == self.at:
                 self.raised = True
