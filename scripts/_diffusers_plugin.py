@@ -107,7 +107,7 @@ def patch(pipe: Any, arguments: dict) -> None:
 
 
 def scales(pipe: Any) -> list[int]:
-    """Of each step of a patched pipeline's last run."""
+    """The scales of each step of a patched pipeline's last run."""
     records = [hook.record for module in denoisers(pipe) if (hook := find_hook(module)) is not None]
     return [step.scale for step in records[0].steps] if records and records[0] else []
 

@@ -1,4 +1,4 @@
-"""Numbers that a device is asked for now and that are read later."""
+"""Numbers that a device sends while the host goes on, read at the next call."""
 
 from __future__ import annotations
 

@@ -263,7 +263,7 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """Of the scheduler itself another one; within a pipeline what the pipeline is without the patch."""
+        """Another scheduler; in a copy of a pipeline, the sampler that the pipeline has without the patch."""
         if memo and self.stands_for is not None:
             return copy.deepcopy(self.stands_for, memo)
         return copy.copy(self)

@@ -16,14 +16,6 @@ WITHOUT = {"Kandinsky 5"}
 NAMES = [family.name for family in FAMILIES if family.name not in WITHOUT]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def batch_of(case):
     return 2 if case.batches else 1
 

@@ -23,14 +23,6 @@ FAMILY = {name: next(known for known in BY_NAME if name.startswith(known)) for n
 FAMILY |= {name: "HunyuanVideo 1.5" for name in EDITS if name.startswith("HunyuanVideo 1.5")}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("name", EDITS)
 def test_a_pipeline_in_larger_patches(name, supports):
     case = EDITS[name]

@@ -18,14 +18,6 @@ from ddit_ext.training.distill import distill
 pytestmark = pytest.mark.parametrize("name", PATCHED)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def ragged(case):
     """A size with an odd number of token rows and columns."""
     pipe = case.build()

@@ -23,14 +23,6 @@ LENGTH = 8
 NAMES = ["FLUX.1", "FLUX.2", "Qwen-Image", "Z-Image", "Stable Diffusion 3", "HunyuanVideo 1.5"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def rows(count, *shape, seed=1):
     return text(count, *shape, seed=seed)
 

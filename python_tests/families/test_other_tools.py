@@ -21,14 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 every_family = pytest.mark.parametrize("name", NAMES)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def patched(pipe):
     return ddit_ext.patch(pipe, schedule=SCALES, scales=(1, 2, 4))
 

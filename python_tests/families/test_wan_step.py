@@ -4,7 +4,6 @@ import pytest
 import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from flux_pipelines import make_transformer as make_flux
-from flux_pipelines import one_thread
 from wan_pipelines import IMAGE_WIDTH, TEXT_WIDTH, WIDTH, make_transformer
 
 from ddit_ext.coarse import Adapter
@@ -14,12 +13,6 @@ from ddit_ext.families import Grid, WanFamily, family_for
 from ddit_ext.families.wan import rotary_tables
 
 KINDS = ("text", "i2v_21", "vace")
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
 
 
 def make_call(kind, rows, columns, sigma, frames=3):

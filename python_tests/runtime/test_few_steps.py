@@ -14,7 +14,7 @@ from ddit_ext import Forecast
 FEW = [
     "black-forest-labs/FLUX.1-schnell",
     "/home/me/FLUX.1-schnell",
-    "/root/.cache/huggingface/hub/models--black-forest-labs--FLUX.1-schnell/snapshots/741f7c3c",
+    "/home/me/.cache/huggingface/hub/models--black-forest-labs--FLUX.1-schnell/snapshots/741f7c3c",
     "Tongyi-MAI/Z-Image-Turbo",
     "stabilityai/stable-diffusion-3.5-large-turbo",
     "Lightricks/LTX-Video-0.9.8-13B-distilled",
