@@ -90,7 +90,7 @@ def test_pictures_show_what_was_asked_for(model):
         prompts, num_inference_steps=12, generator=torch.Generator().manual_seed(0)
     ).images
     shown = model.score(images, prompts)["accuracy"]
-    assert shown >= 0.4
+    assert shown >= 0.5 - 1e-9  # a mean of shares, rounded
     assert model.score(images, prompts[1:] + prompts[:1])["accuracy"] <= shown - 0.3
 
 
