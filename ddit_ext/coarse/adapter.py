@@ -75,27 +75,28 @@ class Adapter(nn.Module):
         """Coarse sizes made from the base's own weights alone.
 
         Args:
-            transformer: of a family with larger patches; offloaded, cast, compiled or with peft layers as
-            well.
+            transformer: of a family with larger patches; offloaded, cast, compiled or with peft layers as well.
             scales: patch sizes in base patches; a 1 among them is skipped.
             start: "noise_matched" (this project's), "pi_resize" (the paper's), or "blended" (the first, but above
                 a noise level of 0.8 to 0.9 latent and timestep as they are); see docs/design/coarse-step.md.
             positions: "centre" of the merged cells, or "grid" as if the latent were a smaller picture, which
                 suits a base that was trained on small pictures too.
-            detail_variance: H per scale (see ``noise_match.measure_detail``); estimated from each latent if
-            None.
+            detail_variance: H per scale (see ``noise_match.measure_detail``); None: estimated from each latent.
             detail_residual: whether g(σ)·(z - up(low)) is added.
 
         Raises:
             AdapterError: a model class or argument that isn't supported.
         """
-        adapter = cls._build(
+        adapter = cls.create(
             transformer,
             scales,
-            detail_variance,
+            0,
             start=start,
             positions=positions,
+            detail_variance=detail_variance,
             detail_residual=detail_residual,
+            refinement_hidden=0,
+            refinement_tokens=False,
         )
         return adapter.requires_grad_(False).eval()
 
@@ -123,53 +124,27 @@ class Adapter(nn.Module):
             seed: of the random first factors (B and the last layers are zero); the global generators are not
                 used.
         """
-        if rank < 0 or refinement_hidden < 0:
-            raise AdapterError(
-                f"rank and refinement_hidden must not be negative, got {rank} and {refinement_hidden}"
-            )
-        return cls._build(
-            transformer,
-            scales,
-            detail_variance,
-            seed=seed,
-            refinement_hidden=refinement_hidden,
-            start=start,
-            positions=positions,
-            detail_residual=detail_residual,
-            rank=rank,
-            refinement_tokens=refinement_tokens,
-        )
-
-    @classmethod
-    def _build(
-        cls,
-        transformer: nn.Module,
-        scales: Iterable[int],
-        detail_variance: Mapping[int, float] | None,
-        *,
-        seed: int = 0,
-        refinement_hidden: int = 0,
-        **choices: Any,
-    ) -> Adapter:
         base = read_base(transformer)
-        patch = layers_of(transformer).patch
         width, in_channels = base.embed_weight.shape[:2]
-        out_channels = base.deembed_weight.shape[0]
         specs = [
             ScaleSpec(
                 scale=scale,
-                patch_size=patch,
+                patch_size=layers_of(transformer).patch,
                 width=width,
                 in_channels=in_channels,
-                out_channels=out_channels,
+                out_channels=base.deembed_weight.shape[0],
+                start=start,
+                positions=positions,
+                detail_residual=detail_residual,
                 detail_variance=(detail_variance or {}).get(scale),
+                rank=rank,
                 refinement_hidden=refinement_hidden,
-                **choices,
+                refinement_tokens=refinement_tokens,
             )
             for scale in dict.fromkeys(scales)
             if scale != 1
         ]
-        layers = feed_forward_layers(transformer) if choices.get("rank") else {}
+        layers = feed_forward_layers(transformer) if rank else {}
         adapter = cls(specs, layers, fingerprint(transformer))
         generator = torch.Generator().manual_seed(seed)
         for weights in adapter.sizes.values():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..modules.compiled import unwrap
 from ..modules.offloaded import on_disk
 from .errors import AdapterError
-from .patch_layers import Order, layers_of
+from .patch_layers import Order, layers_of, unwrapped_layer
 from .quantised import FOUR_BITS, unpacked
 
 
@@ -80,12 +80,6 @@ def read_layer(transformer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     return weight, torch.zeros(shape[0]) if bias is None else _own(bias)
 
 
-def unwrapped_layer(transformer: nn.Module, name: str) -> nn.Module:
-    """The module ``name``, or what peft wrapped there."""
-    module = unwrap(transformer).get_submodule(name)
-    return getattr(module, "base_layer", module)
-
-
 def read_base(transformer: nn.Module) -> BaseWeights:
     """The patch embedding and the output projection of ``transformer``."""
     layers = layers_of(transformer)
@@ -120,12 +114,9 @@ def _in_order(features: Tensor, patch: int, order: Order) -> Tensor:
 def feed_forward_layers(transformer: nn.Module) -> dict[str, tuple[int, int]]:
     """Dotted name -> (in, out) features of every layer that takes a LoRA, in the model's order."""
     pattern = re.compile(layers_of(transformer).feed_forward)
-    layers = {}
-    for name, module in unwrap(transformer).named_modules():
-        if pattern.fullmatch(name):
-            layer = getattr(module, "base_layer", module)
-            layers[name] = (layer.in_features, layer.out_features)
-    return layers
+    names = [name for name, _ in unwrap(transformer).named_modules() if pattern.fullmatch(name)]
+    layers = {name: unwrapped_layer(transformer, name) for name in names}
+    return {name: (layer.in_features, layer.out_features) for name, layer in layers.items()}
 
 
 def fingerprint(transformer: nn.Module) -> dict[str, Any]:
@@ -138,7 +129,7 @@ def fingerprint(transformer: nn.Module) -> dict[str, Any]:
     layers = layers_of(transformer)
     config = unwrap(transformer).config
     samples = {}
-    for name in layers.samples:
+    for name in (layers.embedding, layers.output, *layers.samples):
         try:
             if type(unwrapped_layer(transformer, name).weight).__name__ == FOUR_BITS:
                 continue

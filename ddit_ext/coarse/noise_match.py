@@ -26,11 +26,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: H below this is treated as this: on a latent without any detail g(σ) = 1/σ would grow without bound as σ →
-#: 0.
+#: H below this is treated as this: on a latent without any detail g(σ) = 1/σ would grow without bound as σ → 0.
 MIN_DETAIL = 1e-3
-#: No latent space in use has more detail than this; it bounds what one unusual sample can do to its own
-#: estimate.
+#: No latent space in use has more detail than this; it bounds what one unusual sample can do to its own estimate.
 MAX_DETAIL = 4.0
 #: Relative uncertainty of σ² itself: pipelines in bfloat16 round the timestep to eight bits.
 LEVEL_ERROR = 0.005
@@ -49,8 +47,7 @@ class NoiseMatch:
 
 
 def noise_match(sigma: Tensor, scale: int) -> NoiseMatch:
-    """c, σ', α and β for noise levels ``sigma`` [B] in [0, 1] and a merge of ``scale``×``scale`` latent
-    pixels.
+    """c, σ', α and β for noise levels ``sigma`` [B] in [0, 1] and a merge of ``scale``×``scale`` latent pixels.
 
     Finite at both ends: at σ = 0 nothing is changed but α = 1/s, at σ = 1 the level stays 1 and c = s.
     """
@@ -102,7 +99,7 @@ def matched_by(start: str, sigma: Tensor, scale: int) -> NoiseMatch:
     """The scalars of ``ScaleSpec.start`` at noise levels ``sigma`` [B]."""
     if start == "pi_resize":
         return unmatched(sigma)
-    return {"noise_matched": noise_match, "blended": blended}[start](sigma, scale)
+    return noise_match(sigma, scale) if start == "noise_matched" else blended(sigma, scale)
 
 
 def gain_lines(sigma: Tensor) -> tuple[Tensor, Tensor]:

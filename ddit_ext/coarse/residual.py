@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
+from .scale_spec import ScaleSpec
 
 LEVEL_FEATURES = 8
 
@@ -62,36 +63,27 @@ class Refinement(nn.Module):
     """What training may change about the residual; exactly nothing at the start.
 
     ``knots`` [3, K] are corrections to α, β and g, piecewise linear in σ between K equidistant knots on [0,
-    1]. A two-layer perceptron reads the noisy patch (all input channels), the noise level and, where ``width``
-    is given, the token that leaves the blocks, which knows what the detail belongs to. It adds to the velocity
+    1]. A two-layer perceptron reads the noisy patch (all input channels), the noise level and, with
+    ``refinement_tokens``, the token that leaves the blocks, which knows what the detail belongs to. It adds to the velocity
     of the patch; its last layer starts at zero. Its layers on patches are patch products, so a ragged edge needs
     no special case.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        patch: int,
-        scale: int,
-        hidden: int,
-        knots: int,
-        width: int | None = None,
-    ):
+    def __init__(self, spec: ScaleSpec):
         super().__init__()
-        if hidden < 1 or knots < 2:
-            raise ValueError(f"hidden must be at least 1 and knots at least 2, got {hidden} and {knots}")
-        side = patch * scale
-        self.scale = scale
-        self.knots = nn.Parameter(torch.zeros(3, knots))
-        self.input_weight = nn.Parameter(torch.empty(hidden, in_channels, side, side))
+        side, hidden = spec.patch_size * spec.scale, spec.refinement_hidden
+        self.scale = spec.scale
+        self.knots = nn.Parameter(torch.zeros(3, spec.refinement_knots))
+        self.input_weight = nn.Parameter(torch.empty(hidden, spec.in_channels, side, side))
         self.input_bias = nn.Parameter(torch.zeros(hidden))
         self.level_weight = nn.Parameter(torch.zeros(hidden, LEVEL_FEATURES))
-        self.token_weight = None if width is None else nn.Parameter(torch.zeros(hidden, width))
-        self.output_weight = nn.Parameter(torch.zeros(out_channels, side, side, hidden))
-        self.output_bias = nn.Parameter(torch.zeros(out_channels, side, side))
+        self.token_weight = None
+        if spec.refinement_tokens:
+            self.token_weight = nn.Parameter(torch.zeros(hidden, spec.width))
+        self.output_weight = nn.Parameter(torch.zeros(spec.out_channels, side, side, hidden))
+        self.output_bias = nn.Parameter(torch.zeros(spec.out_channels, side, side))
 
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+    def reset_parameters(self, generator: torch.Generator) -> None:
         """A random first layer of unit gain and a last layer of zeros."""
         with torch.no_grad():
             bound = math.sqrt(3 / self.input_weight[0].numel())

@@ -29,7 +29,7 @@ class ScaleWeights(nn.Module):
         lora: dotted module name inside the transformer -> :class:`LowRank`.
     """
 
-    def __init__(self, spec: ScaleSpec, lora_layers: Mapping[str, tuple[int, int]] | None = None):
+    def __init__(self, spec: ScaleSpec, lora_layers: Mapping[str, tuple[int, int]]):
         super().__init__()
         self.spec = spec
         side = spec.patch_size * spec.scale
@@ -38,24 +38,12 @@ class ScaleWeights(nn.Module):
         self.size_embedding = nn.Parameter(torch.zeros(spec.width))
         self.deembed_weight = nn.Parameter(torch.zeros(spec.out_channels, side, side, spec.width))
         self.deembed_bias = nn.Parameter(torch.zeros(spec.out_channels, side, side))
-        self.refinement = None
-        if spec.refinement_hidden:
-            self.refinement = Refinement(
-                spec.in_channels,
-                spec.out_channels,
-                spec.patch_size,
-                spec.scale,
-                spec.refinement_hidden,
-                spec.refinement_knots,
-                spec.width if spec.refinement_tokens else None,
-            )
+        self.refinement = Refinement(spec) if spec.refinement_hidden else None
         # A ModuleDict takes no dots in its keys.
         self.lora_modules = nn.ModuleDict()
         if spec.rank:
-            for name, (fan_in, fan_out) in (lora_layers or {}).items():
-                self.lora_modules[name.replace(".", "/")] = LowRank(
-                    fan_in, fan_out, spec.rank, spec.lora_scale
-                )
+            for name, features in lora_layers.items():
+                self.lora_modules[name.replace(".", "/")] = LowRank(*features, spec.rank, spec.lora_scale)
 
     @property
     def scale(self) -> int:
@@ -68,16 +56,14 @@ class ScaleWeights(nn.Module):
 
     @property
     def positions(self) -> Positions:
-        """Where a coarse token stands: at the "centre" of its cells (s·i + (s-1)/2), or on a "grid" 0, 1, 2,
-        …
-        """
+        """Where a coarse token stands: at the "centre" of its cells (s·i + (s-1)/2), or on a "grid" 0, 1, 2, …"""
         return self.spec.positions
 
     @property
     def lora(self) -> dict[str, LowRank]:
         return {key.replace("/", "."): module for key, module in self.lora_modules.items()}
 
-    def initialise(self, base: BaseWeights, generator: torch.Generator | None = None) -> None:
+    def initialise(self, base: BaseWeights, generator: torch.Generator) -> None:
         """Set the start: made from the base's own weights, every addition to them a no-op."""
         resize = pi_resize if self.spec.start == "pi_resize" else pooled
         with torch.no_grad():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..coarse import patch_layers
 from ..coarse.coarse_step import CoarseStep
 from ..coarse.levels import RunLevel
-from ..coarse.patch_layers import PatchLayers
+from ..coarse.patch_layers import PatchLayers, unwrapped_layer
 from ..coarse.scale_weights import ScaleWeights
 from ..modules.context_parallel import check_inference
 from ..modules.swap import Changes
@@ -42,24 +42,16 @@ class Family(ModelFamily, ABC):
 
     # 3. What training needs beside `training_call` and `example_call`.
     ENCODER: ClassVar[type[Encoder]]
-    TEXT: ClassVar[tuple[str, ...]] = (
-        "encoder_hidden_states",
-    )  # a call's arguments that `Encoder.text` gives
-    DEPTHS: ClassVar[tuple[str, ...]] = (
-        "num_layers",
-        "num_single_layers",
-    )  # config keys with numbers of blocks
+    TEXT: ClassVar[tuple[str, ...]] = ("encoder_hidden_states",)  # arguments that `Encoder.text` gives
+    DEPTHS: ClassVar[tuple[str, ...]] = ("num_layers", "num_single_layers")  # config keys: numbers of blocks
     PUBLISHED: ClassVar[Mapping[str, Published]] = {}
 
     # What a run costs, for reports and estimates.
-    JOINT: ClassVar[tuple[str, ...]] = (
-        "encoder_hidden_states",
-    )  # texts that image tokens attend to in one sequence
+    JOINT: ClassVar[tuple[str, ...]] = ("encoder_hidden_states",)  # texts in one sequence with image tokens
     MULTIPLE: ClassVar[int] = 1  # what their lengths are padded to
     LINEAR: ClassVar[float] = 6.0  # 12·width² for a token in a block's linear layers
-    INPUTS: ClassVar[
-        Mapping[str, tuple[str | int, ...]]
-    ] = {}  # further arguments: their shape by config keys, "text" or numbers
+    # Further arguments: their shape by config keys, "text" or numbers.
+    INPUTS: ClassVar[Mapping[str, tuple[str | int, ...]]] = {}
 
     in_channels: int  # of the latent that the transformer reads: noisy latent and clean conditions
     out_channels: int  # of the noisy latent
@@ -79,11 +71,11 @@ class Family(ModelFamily, ABC):
         self._merged = {name: _adapter_state(transformer, name) for name in self.replaced}
         self._view: partial[Tensor] | None = None
         self._kept: tuple[nn.Module, Grid, dict[tuple, Any]] | None = None
-        embedding, output = (_unwrapped(transformer, name) for name in self.replaced)
-        inside = embedding.in_channels if hasattr(embedding, "in_channels") else embedding.in_features
-        if not hasattr(embedding, "in_channels"):
-            inside = self._per_pixel(inside, "in_channels")
-        self.in_channels = inside
+        embedding, output = (unwrapped_layer(transformer, name) for name in self.replaced)
+        convolved = hasattr(embedding, "in_channels")
+        self.in_channels = (
+            embedding.in_channels if convolved else self._per_pixel(embedding.in_features, "in_channels")
+        )
         self.out_channels = self._per_pixel(output.out_features, "out_channels")
 
     def _per_pixel(self, features: int, name: str) -> int:
@@ -256,15 +248,14 @@ class Family(ModelFamily, ABC):
 
     @contextmanager
     def coarse(
-        self, arguments: dict[str, Any], weights: ScaleWeights, sigma: Tensor, *, caches_apart: bool = False
+        self, arguments: dict[str, Any], weights: ScaleWeights, sigma: Tensor
     ) -> Iterator[dict[str, Any]]:
         """Inside, `transformer(**yielded)` is a coarse call at `weights.scale` with a fine-shaped output.
 
         arguments: of the call, by name (see `bind`); sigma: its `noise_level`, float32 in [0, 1].
-        caches_apart: who calls keeps the states of diffusers' caches apart by size, as `patch` does.
         The modules stay swapped until the context ends: keep a backward with gradient checkpointing in it.
         """
-        if not caches_apart and getattr(self.transformer, "is_cache_enabled", False):
+        if getattr(self.transformer, "is_cache_enabled", False):
             raise NotImplementedError(
                 f"{type(self.transformer._cache_config).__name__}: a cache holds tokens of one patch size; "
                 "call transformer.disable_cache() to use coarse patches without ddit_ext.patch"
@@ -301,11 +292,6 @@ def on_grid(cells: Tensor, grid: Grid, channels: int) -> Tensor:
     if tuple(cells.shape[1:5]) != expected:
         raise ValueError(f"cells of the latents must be [B, {expected}, p, p], got {tuple(cells.shape)}")
     return cells
-
-
-def _unwrapped(transformer: nn.Module, name: str) -> nn.Module:
-    module = transformer.get_submodule(name)
-    return getattr(module, "base_layer", module)
 
 
 def _adapter_state(transformer: nn.Module, name: str) -> str:

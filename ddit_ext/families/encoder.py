@@ -18,9 +18,7 @@ class Encoder(ABC):
     """The text encoders and the VAE of a pipeline. patch: latent pixels along a side of a base patch."""
 
     PADDED: ClassVar[bool] = False  # whether texts are padded here to the length that is set
-    MASK: ClassVar[str | None] = (
-        None  # the transformer's argument that is 1 for text, made where a pipeline leaves it out
-    )
+    MASK: ClassVar[str | None] = None  # the argument that is 1 for text, where pipelines leave it out
     PROMPT: ClassVar[Mapping[str, str]]  # the pipeline's argument, without "negative_" -> the transformer's
     GUIDANCE: ClassVar[str] = "guidance_scale"  # the pipeline's argument
     FACTOR: ClassVar[int] = 8  # pixels a latent pixel where no VAE says otherwise
@@ -35,7 +33,8 @@ class Encoder(ABC):
     @property
     def token_side(self) -> int:
         """Pixels along a side of a token of the base: of its VAE's latent pixels times its patch size."""
-        return self.pipe.vae_scale_factor * self.patch
+        factor = getattr(self.pipe, "vae_scale_factor_spatial", None)  # of a video's pipeline
+        return (factor or self.pipe.vae_scale_factor) * self.PACKED * self.patch
 
     @abstractmethod
     def text(self, captions: list[str]) -> dict[str, Tensor]:
@@ -75,14 +74,10 @@ class Encoder(ABC):
 
     def prompt_arguments(self, prompt: str) -> dict[str, Tensor]:
         """Arguments that replace a prompt in a call of the pipeline, with those of an empty negative prompt."""
-        both = {"": cut(self.text([prompt])), "negative_": cut(self.text([""]))}
-        return self.accepted(
-            {
-                f"{which}{ours}": text[theirs]
-                for which, text in both.items()
-                for ours, theirs in self.PROMPT.items()
-            }
-        )
+        names, made = self.PROMPT.items(), {}
+        for which, text in (("", cut(self.text([prompt]))), ("negative_", cut(self.text([""])))):
+            made |= {f"{which}{ours}": text[theirs] for ours, theirs in names}
+        return self.accepted(made)
 
     def accepted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Those arguments that the pipeline's call takes."""
@@ -104,11 +99,18 @@ class Encoder(ABC):
         parameter = next(vae.parameters())
         return vae.encode(pixels.to(parameter.device, parameter.dtype)).latent_dist.mode().float()
 
-    def by_channel(self, moments: Tensor, mean: str = "latents_mean", std: str = "latents_std") -> Tensor:
-        """Latents [B, C, F, H, W] of VAEs whose configuration has a mean and a deviation of each channel."""
-        shape = (1, -1, *[1] * (moments.ndim - 2))
+    def shifted(self, moments: Tensor) -> Tensor:
+        """Latents of VAEs whose configuration has one shift and one factor."""
         config = self.pipe.vae.config
-        low, width = (torch.tensor(config[name], device=moments.device).view(shape) for name in (mean, std))
+        return (moments - config.shift_factor) * config.scaling_factor
+
+    def by_channel(self, moments: Tensor) -> Tensor:
+        """Latents [B, C, F, H, W] of VAEs whose configuration has a mean and a deviation of each channel."""
+        config, shape = self.pipe.vae.config, (1, -1, *[1] * (moments.ndim - 2))
+        low, width = (
+            torch.tensor(config[name], device=moments.device).view(shape)
+            for name in ("latents_mean", "latents_std")
+        )
         return (moments - low) / width
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..coarse.coarse_step import CoarseStep
-from ..coarse.patch_layers import PatchLayers
+from ..coarse.patch_layers import SHAPE, PatchLayers
 from ..coarse.scale_weights import ScaleWeights
 from .encoder import Encoder
 from .grid import Grid
@@ -48,8 +48,7 @@ class FluxEncoder(Encoder):
         return {"encoder_hidden_states": embeds, "pooled_projections": pooled}
 
     def latents(self, pixels: Tensor) -> Tensor:
-        config = self.pipe.vae.config
-        return (self.moments(self.picture(pixels)) - config.shift_factor) * config.scaling_factor
+        return self.shifted(self.moments(self.picture(pixels)))
 
 
 class FluxFamily(IdsFamily):
@@ -76,23 +75,14 @@ class FluxFamily(IdsFamily):
                 r"|single_transformer_blocks\.\d+\.(proj_mlp|proj_out)"
             ),
             identity=(
-                "in_channels",
-                "out_channels",
-                "num_layers",
+                *SHAPE,
                 "num_single_layers",
-                "attention_head_dim",
-                "num_attention_heads",
                 "joint_attention_dim",
                 "pooled_projection_dim",
                 "guidance_embeds",
                 "axes_dims_rope",
             ),
-            samples=(
-                "x_embedder",
-                "proj_out",
-                "context_embedder",
-                "time_text_embed.timestep_embedder.linear_1",
-            ),
+            samples=("context_embedder", "time_text_embed.timestep_embedder.linear_1"),
         )
     }
 
@@ -132,12 +122,11 @@ class FluxFamily(IdsFamily):
     def _rewrite(
         self, arguments: dict[str, Any], weights: ScaleWeights, grid: Grid, step: CoarseStep
     ) -> tuple[dict[str, Any], dict[str, nn.Module]]:
-        ids = self.coarse_ids(arguments["img_ids"], grid, weights)
-        changes = {"img_ids": ids, "timestep": self.coarse_timestep(arguments, step)}
-        replacements = self.stand_ins(step, grid)
+        changes, replacements = super()._rewrite(arguments, weights, grid, step)
         text = arguments.get("txt_ids")
         if isinstance(text, Tensor) and self.ranks is None:  # a rank rotates its own tokens
-            replacements["pos_embed"] = CoarsePositions(*self._rotary(text, ids, weights.scale))
+            tables = self._rotary(text, changes["img_ids"], weights.scale)
+            replacements["pos_embed"] = CoarsePositions(*tables)
         return changes | self.pooled(arguments, grid, weights.scale), replacements
 
     def _rotary(self, text: Tensor, ids: Tensor, scale: int) -> tuple[Tensor, Tensor]:

@@ -9,13 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..coarse.coarse_step import CoarseStep
-from ..coarse.patch_layers import PatchLayers
-from ..coarse.scale_weights import ScaleWeights
+from ..coarse.patch_layers import SHAPE, PatchLayers
 from .encoder import Encoder
-from .grid import Grid
 from .ids import IdsFamily
 from .model import CALL
 from .published import Published, non_commercial
@@ -35,10 +32,6 @@ class Flux2Encoder(Encoder):
     PROMPT = {"prompt_embeds": "encoder_hidden_states"}
     PACKED = 2
     FACTOR = 16
-
-    @property
-    def token_side(self) -> int:
-        return self.pipe.vae_scale_factor * self.PACKED
 
     @torch.no_grad()
     def text(self, captions: list[str]) -> dict[str, Tensor]:
@@ -80,22 +73,13 @@ class Flux2Family(IdsFamily):
                 r"|single_transformer_blocks\.\d+\.attn\.(to_qkv_mlp_proj|to_out)"
             ),
             identity=(
-                "in_channels",
-                "out_channels",
-                "num_layers",
+                *SHAPE,
                 "num_single_layers",
-                "attention_head_dim",
-                "num_attention_heads",
                 "joint_attention_dim",
                 "guidance_embeds",
                 "axes_dims_rope",
             ),
-            samples=(
-                "x_embedder",
-                "proj_out",
-                "context_embedder",
-                "time_guidance_embed.timestep_embedder.linear_1",
-            ),
+            samples=("context_embedder", "time_guidance_embed.timestep_embedder.linear_1"),
         )
     }
 
@@ -116,12 +100,3 @@ class Flux2Family(IdsFamily):
         ids = torch.zeros(text.shape[1], self.IDS, device=text.device)
         ids[:, 3] = torch.arange(text.shape[1], device=text.device)
         return {"txt_ids": ids} | arguments
-
-    def _rewrite(
-        self, arguments: dict[str, Any], weights: ScaleWeights, grid: Grid, step: CoarseStep
-    ) -> tuple[dict[str, Any], dict[str, nn.Module]]:
-        changes = {
-            "img_ids": self.coarse_ids(arguments["img_ids"], grid, weights),
-            "timestep": self.coarse_timestep(arguments, step),
-        }
-        return changes, self.stand_ins(step, grid)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..coarse.coarse_step import CoarseStep
-from ..coarse.patch_layers import PatchLayers
+from ..coarse.patch_layers import SHAPE, PatchLayers
 from ..coarse.scale_weights import ScaleWeights
 from .encoder import Encoder
 from .grid import Grid
@@ -30,10 +30,6 @@ class HunyuanVideo15Encoder(Encoder):
     PROMPT = TEXT
     FACTOR = 16
     FRAMES = 4
-
-    @property
-    def token_side(self) -> int:
-        return self.pipe.vae_scale_factor_spatial * self.patch
 
     @torch.no_grad()
     def text(self, captions: list[str]) -> dict[str, Tensor]:
@@ -60,16 +56,12 @@ class HunyuanVideo15Family(LatentFamily):
             patch=1,
             feed_forward=r"transformer_blocks\.\d+\.(ff|ff_context)\.net\.(0\.proj|2)",
             identity=(
-                "in_channels",
-                "out_channels",
-                "num_layers",
-                "attention_head_dim",
-                "num_attention_heads",
+                *SHAPE,
                 "text_embed_dim",
                 "task_type",
                 "use_meanflow",
             ),
-            samples=("x_embedder.proj", "proj_out", "context_embedder_2.linear_1"),
+            samples=("context_embedder_2.linear_1",),
         )
     }
 

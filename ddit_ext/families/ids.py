@@ -6,8 +6,9 @@ import weakref
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..coarse.coarse_step import CoarseStep
 from ..coarse.scale_weights import ScaleWeights
 from .grid import Grid, centres
 from .model import needed
@@ -50,6 +51,15 @@ class IdsFamily(PackedFamily):
             own[..., 2] = centres(columns, *key, ids.device) + grid.origin[1]
             known[key] = torch.cat([own.flatten(0, 1), flat[grid.tokens :].float()])
         return known[key] if ids.ndim == 2 else known[key][None]
+
+    def _rewrite(
+        self, arguments: dict[str, Any], weights: ScaleWeights, grid: Grid, step: CoarseStep
+    ) -> tuple[dict[str, Any], dict[str, nn.Module]]:
+        changes = {
+            "img_ids": self.coarse_ids(arguments["img_ids"], grid, weights),
+            "timestep": self.coarse_timestep(arguments, step),
+        }
+        return changes, self.stand_ins(step, grid)
 
     def places(self, batch: int, rows: int, columns: int, like: Tensor) -> dict[str, Any]:
         """As `PackedFamily.places`: the ids, the same for all samples."""

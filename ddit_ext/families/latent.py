@@ -18,11 +18,11 @@ from .grid import Grid
 
 
 class CoarsePositions(nn.Module):
-    """Stands in the rotary embedding: the tables of merged cells, tokens in the dimension `dim`."""
+    """Stands in the rotary embedding: the tables of merged cells; of ranks their own part, [1, tokens, ...]."""
 
-    def __init__(self, cos: Tensor, sin: Tensor, ranks: Ranks | None = None, dim: int = 1) -> None:
+    def __init__(self, cos: Tensor, sin: Tensor, ranks: Ranks | None = None) -> None:
         super().__init__()
-        self.cos, self.sin = (cos, sin) if ranks is None else (ranks.part(cos, dim), ranks.part(sin, dim))
+        self.cos, self.sin = (cos, sin) if ranks is None else (ranks.part(cos, 1), ranks.part(sin, 1))
 
     def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         return self.cos, self.sin

@@ -17,42 +17,37 @@ from .encoder import cut
 from .grid import Grid
 
 
-class PackedEmbedding(StandIn):
-    """Stands in the patch embedding: tokens of merged cells for the latent, base tokens for the references."""
+class Packed(StandIn):
+    """Stands in a layer that packed tokens go through in a coarse call."""
 
     def __init__(self, step: CoarseStep, base: nn.Module, grid: Grid, ranks: Ranks | None) -> None:
         super().__init__(base)
-        self.step = step
-        self.own = grid.tokens
-        self.references = grid.references
-        self.ranks = ranks
+        self.step, self.grid, self.ranks = step, grid, ranks
+
+
+class PackedEmbedding(Packed):
+    """Stands in the patch embedding: tokens of merged cells for the latent, base tokens for the references."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         tokens = self.step.tokens()
         if self.ranks is not None:  # hidden_states is a rank's part of the base tokens
             return self.ranks.part(tokens, 1)
-        if self.references:
-            base = self.base(hidden_states[:, self.own :])
+        if self.grid.references:
+            base = self.base(hidden_states[:, self.grid.tokens :])
             tokens = torch.cat([tokens.to(base.dtype), base], dim=1)
         return tokens
 
 
-class PackedProjection(StandIn):
+class PackedProjection(Packed):
     """Stands in the output projection: tokens of merged cells back to packed base tokens [B, N, C_out·p·p]."""
-
-    def __init__(self, step: CoarseStep, base: nn.Module, grid: Grid, ranks: Ranks | None) -> None:
-        super().__init__(base)
-        self.step = step
-        self.references = grid.references
-        self.ranks = ranks
 
     def forward(self, tokens: Tensor) -> Tensor:
         if self.ranks is not None:
             tokens = self.ranks.whole(tokens, 1)
-        own = tokens.shape[1] - self.references
+        own = tokens.shape[1] - self.grid.references
         velocity = self.step.velocity(tokens[:, :own])
         packed = velocity.flatten(4).flatten(1, 3).to(tokens.dtype)
-        if self.references:
+        if self.grid.references:
             packed = torch.cat([packed, self.base(tokens[:, own:]).to(packed.dtype)], dim=1)
         return packed
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..coarse.coarse_step import CoarseStep
-from ..coarse.patch_layers import PatchLayers
+from ..coarse.patch_layers import SHAPE, PatchLayers
 from ..coarse.scale_weights import ScaleWeights
 from .encoder import Encoder
 from .grid import Grid, centres
@@ -87,16 +87,12 @@ class QwenImageFamily(PackedFamily):
             patch=2,
             feed_forward=r"transformer_blocks\.\d+\.(img|txt)_mlp\.net\.(0\.proj|2)",
             identity=(
-                "in_channels",
-                "out_channels",
-                "num_layers",
-                "attention_head_dim",
-                "num_attention_heads",
+                *SHAPE,
                 "joint_attention_dim",
                 "axes_dims_rope",
                 "zero_cond_t",
             ),
-            samples=("img_in", "proj_out", "txt_in", "time_text_embed.timestep_embedder.linear_1"),
+            samples=("txt_in", "time_text_embed.timestep_embedder.linear_1"),
         )
     }
 

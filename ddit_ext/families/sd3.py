@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..coarse.coarse_step import CoarseStep
-from ..coarse.patch_layers import PatchLayers
+from ..coarse.patch_layers import SHAPE, PatchLayers
 from ..coarse.scale_weights import ScaleWeights
 from .encoder import Encoder
 from .grid import Grid, centres
@@ -43,8 +43,7 @@ class SD3Encoder(Encoder):
         return {"encoder_hidden_states": embeds, "pooled_projections": pooled}
 
     def latents(self, pixels: Tensor) -> Tensor:
-        config = self.pipe.vae.config
-        return (self.moments(self.picture(pixels)) - config.shift_factor) * config.scaling_factor
+        return self.shifted(self.moments(self.picture(pixels)))
 
 
 class SD3Embedding(CoarseEmbedding):
@@ -78,21 +77,12 @@ class SD3Family(LatentFamily):
             patch=2,
             feed_forward=r"transformer_blocks\.\d+\.(ff|ff_context)\.net\.(0\.proj|2)",
             identity=(
-                "in_channels",
-                "out_channels",
-                "num_layers",
-                "attention_head_dim",
-                "num_attention_heads",
+                *SHAPE,
                 "joint_attention_dim",
                 "pooled_projection_dim",
                 "pos_embed_max_size",
             ),
-            samples=(
-                "pos_embed.proj",
-                "proj_out",
-                "context_embedder",
-                "time_text_embed.timestep_embedder.linear_1",
-            ),
+            samples=("context_embedder", "time_text_embed.timestep_embedder.linear_1"),
         )
     }
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..coarse.coarse_step import CoarseStep
-from ..coarse.patch_layers import PatchLayers
+from ..coarse.patch_layers import SHAPE, PatchLayers
 from ..coarse.scale_weights import ScaleWeights
 from .encoder import Encoder
 from .grid import Grid, pool_latents
@@ -35,23 +35,14 @@ _LAYERS = PatchLayers(
     patch=PATCH,
     feed_forward=r"blocks\.\d+\.ffn\.net\.(0\.proj|2)",
     identity=(
-        "in_channels",
-        "out_channels",
-        "num_layers",
-        "attention_head_dim",
-        "num_attention_heads",
+        *SHAPE,
         "text_dim",
         "freq_dim",
         "ffn_dim",
         "image_dim",
         "added_kv_proj_dim",
     ),
-    samples=(
-        "patch_embedding",
-        "proj_out",
-        "condition_embedder.text_embedder.linear_1",
-        "condition_embedder.time_embedder.linear_1",
-    ),
+    samples=("condition_embedder.text_embedder.linear_1", "condition_embedder.time_embedder.linear_1"),
 )
 _SMALL = {
     "num_attention_heads": 12,
@@ -72,10 +63,6 @@ class WanEncoder(Encoder):
 
     PROMPT = {"prompt_embeds": "encoder_hidden_states"}
     FRAMES = 4
-
-    @property
-    def token_side(self) -> int:
-        return self.pipe.vae_scale_factor_spatial * self.patch
 
     @torch.no_grad()
     def text(self, captions: list[str]) -> dict[str, Tensor]:

@@ -36,9 +36,7 @@ class ZImageEncoder(Encoder):
         return self.fixed({"cap_feats": embeds}, len(captions))
 
     def latents(self, pixels: Tensor) -> Tensor:
-        config = self.pipe.vae.config
-        found = self.moments(self.picture(pixels))
-        return ((found - config.shift_factor) * config.scaling_factor)[:, :, None]
+        return self.shifted(self.moments(self.picture(pixels)))[:, :, None]
 
 
 class ZEmbedding(nn.Module):
@@ -97,7 +95,7 @@ class ZImageFamily(LatentFamily):
             sign=-1,
             feed_forward=r"(noise_refiner|layers)\.\d+\.feed_forward\.w[123]",
             identity=("in_channels", "dim", "n_layers", "n_heads", "cap_feat_dim", "axes_dims"),
-            samples=("all_x_embedder.2-1", "all_final_layer.2-1.linear", "cap_embedder.1"),
+            samples=("cap_embedder.1",),
         )
     }
 

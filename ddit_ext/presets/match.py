@@ -13,8 +13,8 @@ from torch import nn
 from ..coarse import Adapter
 from ..coarse.adapter_file import named_tensors
 from ..coarse.base_weights import check_fingerprint, fingerprint
-from ..coarse.patch_layers import unwrap
 from ..families import Family, class_of
+from ..modules.compiled import unwrap
 from .preset import Preset, PresetError
 
 NO_ADAPTER = "training-free"

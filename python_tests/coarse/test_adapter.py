@@ -283,7 +283,7 @@ def test_unknown_scales_are_named(transformer):
         adapter.weights(4, torch.zeros(1))
     with pytest.raises(AdapterError, match="at least one patch size above 1"):
         Adapter.training_free(transformer, [1])
-    with pytest.raises(AdapterError, match="rank and refinement_hidden must not be negative, got -1"):
+    with pytest.raises(AdapterError, match="rank must be an integer of at least 0, got -1"):
         Adapter.create(transformer, rank=-1)
 
 

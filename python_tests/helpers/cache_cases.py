@@ -23,6 +23,7 @@ from diffusers.hooks import SeaCacheConfig
 
 from ddit_ext.coarse import Adapter
 from ddit_ext.families import family_for
+from ddit_ext.modules.swap import Changes
 
 SIZES = [1] * 4 + [2] * 3 + [4] * 3 + [1] * 3
 """Stays of at least three steps, so that a cache has something to use again."""
@@ -168,8 +169,11 @@ def by_hand(family: str, cache: str, call: dict[str, Any], sizes: list[int], gui
             known = family_for(transformer)
             weights = Adapter.training_free(transformer, (scale,)).weights(scale, kwargs["hidden_states"])
             sigma = known.noise_level(kwargs, float(pipe.scheduler.sigmas[step]))
-            with known.coarse(kwargs, weights, sigma, caches_apart=True) as rewritten:
-                return transformer(**rewritten)
+            changes = Changes()
+            try:
+                return transformer(**known.enter_coarse(changes, kwargs, weights, sigma))
+            finally:
+                changes.undo()
 
     pipe.transformer.forward = forward
     return run(family, pipe, call)
