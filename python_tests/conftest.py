@@ -1,4 +1,4 @@
-"""Fixtures for the tests of the ops: one test file, every implementation.
+"""The folders of ONE_THREAD run in one thread. Fixtures for the tests of the ops: one test file, every implementation.
 
 cpu   the kernels of this machine
 emu   the CUDA kernels compiled for the CPU (docs/design/emulation.md); skipped where they are not built, unless
@@ -7,17 +7,28 @@ cuda  the CUDA kernels on a GPU; skipped without one, unless DDIT_REQUIRE_CUDA=1
 """
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from threads import one_thread
 
 import ddit_ext
 
 ROOT = Path(__file__).resolve().parents[1]
 EMULATION = os.environ.get("DDIT_EXT_EMULATION_LIBRARY", ROOT / "build" / "emulation" / "libddit_ext_emu.so")
+
+ONE_THREAD = ("families", "modules", "runtime", "schedulers", "training", "trust")
+"""Their models are so small that more threads are slower."""
+
+
+@pytest.fixture(autouse=True)
+def single_thread(request):
+    with one_thread() if request.path.parent.name in ONE_THREAD else nullcontext():
+        yield
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import cache_cases
 import flux_pipelines
 import pytest
 import torch
+from threads import one_thread
 
 pytest.importorskip("skimage", reason="the benchmarks' measures need it")
 
@@ -62,7 +63,7 @@ def test_a_cache_is_on_for_its_run_alone_and_forgets_the_last(name):
 
         bold = first_block(5.0)  # of random blocks all differences are large
     plain = Method("plain", steps)
-    with flux_pipelines.one_thread():
+    with one_thread():
         without, seconds, report = run(pipe, batch, plain)
         first, _, _ = run(pipe, batch, Method(name, steps, cache=bold))
         again, _, _ = run(pipe, batch, Method(name, steps, cache=bold))
@@ -102,14 +103,14 @@ def test_magnitude_ratios_are_the_mean_of_what_the_calibration_measures():
             lambda module, args, output: residuals.append(output[1] - entered[-1])
         ),
     ]
-    with flux_pipelines.one_thread():
+    with one_thread():
         found = magnitude_ratios(pipe, [batch], 4)
     for hook in hooks:
         hook.remove()
     norms = [residual.norm(dim=-1) for residual in residuals]
     expected = [1.0] + [float((new / old).mean()) for old, new in zip(norms, norms[1:], strict=False)]
     assert found == pytest.approx(expected, rel=1e-5)
-    with flux_pipelines.one_thread():
+    with one_thread():
         twice = magnitude_ratios(pipe, [batch, batch], 4)
     assert twice == pytest.approx(found) and not pipe.transformer.is_cache_enabled
 

@@ -1,18 +1,11 @@
-"""Every test runs in one thread. The support table: tests say what a pipeline of a family did; `make support-table` writes docs/families.md from it."""
+"""The support table: tests say what a pipeline of a family did; `make support-table` writes docs/families.md from it."""
 
 import os
 
 import pytest
-from flux_pipelines import one_thread
 from support_table import DONE, FEATURES, write
 
 LAST = "test_support_table.py"
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
 )
+from threads import one_thread
 
 FEATURES = 16
 WIDTH = 32
@@ -173,17 +172,6 @@ def run(pipe: Any, call: dict[str, Any]) -> torch.Tensor:
     call = dict(call, generator=torch.Generator().manual_seed(call["generator"].initial_seed()))
     with one_thread():
         return pipe(**call).images
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """These models are so small that handing work to other threads takes longer than the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _ip_adapter_weights() -> dict[str, Any]:

@@ -23,8 +23,8 @@ from diffusers import (
     WanVACETransformer3DModel,
     WanVideoToVideoPipeline,
 )
-from flux_pipelines import one_thread
 from PIL import Image
+from threads import one_thread
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     CLIPImageProcessor,

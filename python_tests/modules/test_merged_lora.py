@@ -6,7 +6,7 @@ import accelerate
 import pytest
 import torch
 from adapters import trained_adapter
-from flux_pipelines import make_call, make_pipeline, one_thread, run
+from flux_pipelines import make_call, make_pipeline, run
 from launches import Launches
 from peft import LoraConfig
 from torch import nn
@@ -17,12 +17,6 @@ from ddit_ext.modules.lora import LowRank, LowRankLinear
 from ddit_ext.modules.merged_lora import MergedLinear, why_not_merged
 
 NAME = "transformer_blocks.0.ff.net.2"
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
 
 
 def addition(fan_in, fan_out, rank=2, scale=0.5):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from flux_pipelines import make_call, make_pipeline, one_thread, run
+from flux_pipelines import make_call, make_pipeline, run
 from torch import nn
 
 import ddit_ext
@@ -33,16 +33,15 @@ def test_a_graph_a_block_and_size_without_inputs_that_move(lora):
                 moving.append(place.name)
         return graph
 
-    with one_thread():
-        adapter.lora = lora
-        handle = ddit_ext.patch(pipe, adapter, schedule=[1, 2, 4])
-        expected = run(pipe, call)
-        pipe.transformer.compile_repeated_blocks(backend=backend, fullgraph=True, dynamic=False)
-        torch.testing.assert_close(run(pipe, call), expected)
-        assert len(graphs) == 2 * 3  # a double and a single block, at p, 2p and 4p
-        assert moving == []
-        run(pipe, make_call(steps=3, seed=4))
-        assert len(graphs) == 2 * 3
+    adapter.lora = lora
+    handle = ddit_ext.patch(pipe, adapter, schedule=[1, 2, 4])
+    expected = run(pipe, call)
+    pipe.transformer.compile_repeated_blocks(backend=backend, fullgraph=True, dynamic=False)
+    torch.testing.assert_close(run(pipe, call), expected)
+    assert len(graphs) == 2 * 3  # a double and a single block, at p, 2p and 4p
+    assert moving == []
+    run(pipe, make_call(steps=3, seed=4))
+    assert len(graphs) == 2 * 3
     handle.unpatch()
 
 
@@ -52,17 +51,16 @@ def test_skipped_steps_of_a_compiled_transformer(how):
     torch._dynamo.reset()
     pipe, call = make_pipeline(), make_call(steps=7)
     schedule = [1, 1, 0, 1, 0, 0, 1]
-    with one_thread():
-        plain = run(pipe, call)
-        handle = ddit_ext.patch(pipe, schedule=schedule)
-        expected = run(pipe, call)
-        assert not torch.allclose(expected, plain, rtol=0.01)
-        if how == "blocks":
-            pipe.transformer.compile_repeated_blocks(backend="eager", dynamic=False)
-        else:
-            pipe.transformer.compile(backend="eager")
-        for _ in range(2):
-            torch.testing.assert_close(run(pipe, call), expected)
-            report = handle.report().to_dict()
-            assert [step["scale"] for step in report["steps"]] == schedule and report["warnings"] == []
+    plain = run(pipe, call)
+    handle = ddit_ext.patch(pipe, schedule=schedule)
+    expected = run(pipe, call)
+    assert not torch.allclose(expected, plain, rtol=0.01)
+    if how == "blocks":
+        pipe.transformer.compile_repeated_blocks(backend="eager", dynamic=False)
+    else:
+        pipe.transformer.compile(backend="eager")
+    for _ in range(2):
+        torch.testing.assert_close(run(pipe, call), expected)
+        report = handle.report().to_dict()
+        assert [step["scale"] for step in report["steps"]] == schedule and report["warnings"] == []
     handle.unpatch()

@@ -8,7 +8,7 @@ import torch
 from diffusers import (
     FluxPipeline,
 )
-from flux_pipelines import make_call, make_pipeline, one_thread, run
+from flux_pipelines import make_call, make_pipeline, run
 from loops import Loop
 
 import ddit_ext
@@ -17,12 +17,6 @@ from ddit_ext import Budget, Forecast, TeaCache, cells, ops
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
 SCALES = (1, 2, 4)
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
 
 
 @pytest.mark.parametrize("calls", [1, 2])

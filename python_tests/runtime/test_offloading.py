@@ -5,19 +5,13 @@ import pytest
 import torch
 from adapters import trained_adapter
 from diffusers import FluxTransformer2DModel
-from flux_pipelines import make_call, make_pipeline, one_thread, run
+from flux_pipelines import make_call, make_pipeline, run
 
 import ddit_ext
 from ddit_ext import Forecast, TeaCache
 from ddit_ext.coarse import Adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
 
 
 def test_accelerate_hooks_come_and_go():

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 from adapters import trained_adapter
-from flux_pipelines import TEXT, make_call, make_pipeline, one_thread, run
+from flux_pipelines import TEXT, make_call, make_pipeline, run
 from peft import LoraConfig
 
 import ddit_ext
@@ -20,12 +20,6 @@ FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "proj_mlp"]
 
 def scales_of(handle):
     return [step["scale"] for step in handle.report().to_dict()["steps"]]
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
 
 
 @pytest.mark.parametrize(

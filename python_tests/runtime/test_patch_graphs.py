@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from flux_pipelines import make_call, make_pipeline, one_thread, run
+from flux_pipelines import make_call, make_pipeline, run
 from torch._dynamo.utils import counters
 
 import ddit_ext
@@ -19,16 +19,15 @@ def unique_graphs() -> int:
 def test_one_graph_a_size_and_none_in_later_runs(lora):
     torch._dynamo.reset()
     counters.clear()
-    with one_thread():
-        pipe = make_pipeline()
-        pipe.transformer = torch.compile(pipe.transformer, backend="eager", dynamic=False)
-        adapter = Adapter.create(pipe.transformer._orig_mod, rank=2).eval()
-        adapter.lora = lora
-        ddit_ext.patch(pipe, adapter, schedule=SCHEDULE)
-        run(pipe, make_call(steps=len(SCHEDULE)))
-        assert unique_graphs() == len(set(SCHEDULE))
-        with torch._dynamo.config.patch(error_on_recompile=True):
-            for seed in (1, 2):
-                run(pipe, make_call(steps=len(SCHEDULE), seed=seed))
-        assert unique_graphs() == len(set(SCHEDULE))
-        assert not counters["graph_break"]
+    pipe = make_pipeline()
+    pipe.transformer = torch.compile(pipe.transformer, backend="eager", dynamic=False)
+    adapter = Adapter.create(pipe.transformer._orig_mod, rank=2).eval()
+    adapter.lora = lora
+    ddit_ext.patch(pipe, adapter, schedule=SCHEDULE)
+    run(pipe, make_call(steps=len(SCHEDULE)))
+    assert unique_graphs() == len(set(SCHEDULE))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for seed in (1, 2):
+            run(pipe, make_call(steps=len(SCHEDULE), seed=seed))
+    assert unique_graphs() == len(set(SCHEDULE))
+    assert not counters["graph_break"]

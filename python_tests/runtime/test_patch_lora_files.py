@@ -3,7 +3,7 @@
 import pytest
 import torch
 from diffusers import FluxPipeline
-from flux_pipelines import make_call, make_pipeline, one_thread, run
+from flux_pipelines import make_call, make_pipeline, run
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
@@ -11,12 +11,6 @@ import ddit_ext
 from ddit_ext.coarse import Adapter
 
 TARGETS = ["to_q", "to_v", "ff.net.0.proj", "proj_mlp"]
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
     UniPCMultistepScheduler,
 )
-from flux_pipelines import make_call, make_pipeline, make_scheduler, make_transformer, one_thread, run
+from flux_pipelines import make_call, make_pipeline, make_scheduler, make_transformer, run
 
 import ddit_ext
 from ddit_ext import cells, ops
@@ -23,12 +23,6 @@ from ddit_ext.runtime.sampler_watch import SamplerWatch
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
 SCALES = (1, 2, 4)
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
 
 
 class Pipe:

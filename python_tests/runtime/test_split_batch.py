@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from flux_pipelines import make_call, make_pipeline, make_transformer, one_thread, run
+from flux_pipelines import make_call, make_pipeline, make_transformer, run
 from loops import Loop
 from skip_cases import SCALES, ByScore
 
@@ -20,12 +20,6 @@ from ddit_ext.runtime.patched_call import find_hook
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
 BATCH = 3
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
 
 
 def batch_call(kind="text", steps=7, **arguments):

@@ -9,7 +9,6 @@ import pytest
 import torch
 from diffusers import SkyReelsV2Transformer3DModel, WanImageToVideoPipeline
 from flux_pipelines import make_transformer as make_flux
-from flux_pipelines import one_thread
 from peft import LoraConfig
 from wan_pipelines import MODEL, make_call, make_pipeline, make_transformer, run
 
@@ -18,12 +17,6 @@ from ddit_ext.coarse import Adapter
 from ddit_ext.runtime.patched_call import find_hook
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
 
 
 def trained_adapter(transformer):

@@ -12,7 +12,6 @@ import pytest
 import torch
 from diffusers.utils import logging
 from flow_families import FAMILIES
-from flux_pipelines import one_thread
 
 import ddit_ext
 
@@ -33,8 +32,7 @@ pytestmark = [
 def quietly():
     before = logging.get_verbosity()
     logging.set_verbosity_error()
-    with one_thread():
-        yield
+    yield
     logging.set_verbosity(before)
 
 

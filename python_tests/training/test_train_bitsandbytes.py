@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from flux_pipelines import make_call, make_pipeline, one_thread, run
+from flux_pipelines import make_call, make_pipeline, run
 from tiny_flux import noisy_call, tiny_flux, training_batch
 from torch import nn
 
@@ -27,12 +27,6 @@ KINDS = {
     },
     "int8": {"load_in_8bit": True},
 }
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 import yaml
-from flux_pipelines import one_thread
 from wan_pipelines import make_call, make_pipeline, make_text, run, size
 
 import ddit_ext
@@ -14,12 +13,6 @@ from ddit_ext.coarse import Adapter
 from ddit_ext.training import DistillConfig
 from ddit_ext.training.checkpoint import checkpoints
 from ddit_ext.training.pair import config_of
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
 
 
 def test_ranges_are_cut_to_what_each_transformer_is_used_at():

@@ -10,15 +10,6 @@ from ddit_ext.training import DistillConfig, distill, evaluate_coarse_error
 from ddit_ext.training.objective import student_velocity
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Products this small are slower with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def check(transformer, folder, autocast=None):
     """Training lowers the error, and what it saved is read and run with the base and its plain original."""
     data = [(smooth_latents(4), conditions(4))]

@@ -24,15 +24,6 @@ from ddit_ext.training.settings_file import convert, read_settings
 EXAMPLES = Path(__file__).parents[2] / "examples" / "train"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Products this small are slower with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class FakeHub:
     """Keeps what it is told instead of huggingface_hub.HfApi."""
 

@@ -7,7 +7,7 @@ import torch
 import yaml
 from PIL import Image
 from test_train_data import encoder, generated, picture, plan, wan  # noqa: F401 (fixtures)
-from test_train_run import config, one_thread  # noqa: F401 (a fixture)
+from test_train_run import config
 from tiny_flux import tiny_flux
 
 from ddit_ext.cli import main

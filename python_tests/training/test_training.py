@@ -15,15 +15,6 @@ from ddit_ext.training.objective import draw_sigma
 SETTINGS = {"lr": 3e-3, "warmup": 2, "log_every": 4, "checkpoint_every": 5, "ema": 0.9}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Products this small are slower with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def new_adapter(transformer, **choices):
     return Adapter.create(transformer, rank=2, **choices)
 

@@ -4,18 +4,11 @@ import json
 
 import pytest
 import torch
-from flux_pipelines import one_thread
 from wan_pipelines import TEXT_WIDTH, make_call, make_pipeline, make_transformer, run
 
 import ddit_ext
 from ddit_ext.coarse import Adapter, AdapterError
 from ddit_ext.training import DistillConfig, distill, evaluate_coarse_error
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
 
 
 def conditions(batch, seed):

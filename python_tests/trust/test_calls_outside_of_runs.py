@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from flux_pipelines import make_call, make_pipeline, one_thread, run
+from flux_pipelines import make_call, make_pipeline, run
 from loops import Loop
 
 import ddit_ext
@@ -14,12 +14,6 @@ STRATEGIES = {
     "coarse": dict(schedule=2),
     "forecast": dict(schedule=ddit_ext.Forecast(calls=3)),
 }
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
 
 
 def probes(pipe, sigmas=(1.0, 0.75, 0.75, 0.5, 0.5, 0.2)):

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from flux_pipelines import make_call, make_pipeline, one_thread, run
+from flux_pipelines import make_call, make_pipeline, run
 
 import ddit_ext
 from ddit_ext import Forecast, ForecastScheduler
@@ -38,12 +38,6 @@ with open(sys.argv[1], "rb") as file:
 assert type(pipe.scheduler).__module__.startswith("diffusers."), type(pipe.scheduler)
 assert not any(name.startswith("ddit_ext") for name in sys.modules)
 """
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
 
 
 @pytest.fixture(params=SETTINGS)

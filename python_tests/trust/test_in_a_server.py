@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from flux_pipelines import make_call, make_pipeline, one_thread
+from flux_pipelines import make_call, make_pipeline
 
 import ddit_ext
 
@@ -18,9 +18,8 @@ def test_the_example():
     example, *_ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     pipe = make_pipeline()
     names = {"pipe": pipe, "calls": [make_call(steps=6, seed=seed) for seed in range(8)]}
-    with one_thread():
-        exec(example, names)
-        for (images, report), seed in zip(names["results"], range(8), strict=True):
-            assert [step["scale"] for step in report["steps"]] == [1, 1, 2, 2, 1, 1]
-            assert torch.equal(images, pipe(**make_call(steps=6, seed=seed)).images)
+    exec(example, names)
+    for (images, report), seed in zip(names["results"], range(8), strict=True):
+        assert [step["scale"] for step in report["steps"]] == [1, 1, 2, 2, 1, 1]
+        assert torch.equal(images, pipe(**make_call(steps=6, seed=seed)).images)
     ddit_ext.unpatch(pipe)

@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 from adapters import trained_adapter
-from flux_pipelines import make_call, make_pipeline, one_thread, run
+from flux_pipelines import make_call, make_pipeline, run
 
 import ddit_ext
 from ddit_ext.runtime.patched_call import find_hook
@@ -111,12 +111,6 @@ class Story:
         other.join()
         assert free == [True], f"{what}: the lock is held"
         find_hook(model).lock = threading.RLock()
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
 
 
 def each(story, case, kinds, opcodes, stride, first):

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from flux_pipelines import make_call, make_pipeline, one_thread, run
+from flux_pipelines import make_call, make_pipeline, run
 
 import ddit_ext
 from ddit_ext.runtime.patched_call import find_hook
@@ -13,12 +13,6 @@ from ddit_ext.runtime.patched_call import find_hook
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SKIP = dict(schedule=[1, 1, 0, 1, 0, 1])
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
 
 
 def tensors():

@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
-from flux_pipelines import make_call, make_pipeline, make_scheduler, one_thread, run
+from flux_pipelines import make_call, make_pipeline, make_scheduler, run
 from loops import Loop
 
 import ddit_ext
@@ -27,10 +27,9 @@ STRATEGIES = {
 
 
 @pytest.fixture(autouse=True)
-def single_thread():
+def switch_interval():
     interval = sys.getswitchinterval()
-    with one_thread():
-        yield
+    yield
     sys.setswitchinterval(interval)
 
 
