@@ -19,15 +19,19 @@ def patch_embed(
     lora_b: Tensor | None = None,  # [D, r]
     lora_scale: float = 1.0,
     scale: int = 1,
+    input_scale: Tensor | None = None,  # [B or 1, C or 1]
 ) -> Tensor:  # [B, F*ceil(h/s)*ceil(w/s), D]
-    patches = _patches(_accumulated(cells), scale).flatten(2)  # [B, N, C*(s*p)^2]
+    cells = _accumulated(cells)
+    if input_scale is not None:
+        cells = cells * input_scale[:, None, None, None, :, None, None]
+    patches = _patches(cells, scale).flatten(2)  # [B, N, C*(s*p)^2]
     matrix = _accumulated(weight).flatten(1)
     if lora_a is not None:
         matrix = matrix + lora_scale * (_accumulated(lora_b) @ _accumulated(lora_a).flatten(1))
     tokens = patches @ matrix.T
     if bias is not None:
         tokens = tokens + _accumulated(bias)
-    return tokens.to(cells.dtype)
+    return tokens.to(weight.dtype)
 
 
 def patch_deembed(

@@ -111,7 +111,9 @@ def calls() -> Iterator[tuple[str, Callable[[], Any]]]:
         for scale in SCALES:
             side = scale * P
             weight = empty(width, channels, side, side)
-            embed = (cells, weight, empty(width), None, None, 1.0, scale)
+            # A coarse call has the factor of its noise matching, the same for all channels here.
+            factor = None if scale == 1 else torch.ones(1, 1)
+            embed = (cells, weight, empty(width), None, None, 1.0, scale, factor)
             deembed = (
                 empty(1, shape.tokens(scale), width),
                 weight.view(channels, side, side, width),

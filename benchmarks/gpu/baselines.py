@@ -22,8 +22,11 @@ def eager_embed(
     lora_b: Tensor | None,
     lora_scale: float,
     scale: int,
+    input_scale: Tensor | None = None,
 ) -> Tensor:
-    """As `ddit_ext.ops.patch_embed`: gather, multiply, add the LoRA unfused."""
+    """As `ddit_ext.ops.patch_embed`: scale, gather, multiply, add the LoRA unfused."""
+    if input_scale is not None:
+        cells = (cells * input_scale[:, None, None, None, :, None, None]).to(weight.dtype)
     patches = gather(cells, scale, edge="repeat").unflatten(0, (cells.shape[0], -1))
     return _linear(patches, weight.flatten(1), bias, _flat(lora_a, 1, 3), lora_b, lora_scale)
 

@@ -58,7 +58,10 @@ TINY = (Shape("tiny packed", 1, 5, 6, 24, True, 4), Shape("tiny planes", 2, 4, 6
 
 
 def embed_arguments(shape: Shape, batch: int, scale: int, dtype: torch.dtype, device: str) -> dict[str, Any]:
-    """Random arguments of `patch_embed`, with bias and LoRA; tokens of about unit variance."""
+    """Random arguments of `patch_embed`, with bias and LoRA; tokens of about unit variance.
+
+    Merged cells have a factor, as a coarse call's noise matching gives them.
+    """
     side, fan_in = scale * P, shape.features(scale)
     random = _random(dtype, device)
     return {
@@ -69,6 +72,7 @@ def embed_arguments(shape: Shape, batch: int, scale: int, dtype: torch.dtype, de
         "lora_b": random(shape.width, RANK, size=RANK**-0.5),
         "lora_scale": 0.5,
         "scale": scale,
+        "input_scale": None if scale == 1 else torch.full((1, 1), 1.2, device=device),
     }
 
 

@@ -1,7 +1,7 @@
-"""Removes one synchronisation from the CUDA kernels at a time and expects the emulated tests to notice.
+"""Removes one synchronisation or factor from the CUDA kernels at a time and expects the emulated tests to notice.
 
-For every barrier, wait, atomic and fence in csrc/kernels/**/*.{cu,cuh}: a copy of the sources without it is built and
-its tests run, mode after mode in one process (mutant_modes.py), until one fails. A mutant that no mode notices
+For every barrier, wait, atomic and fence in csrc/kernels/**/*.{cu,cuh}, and for every factor of patch_embed's cells with
+what finds it by sample and channel: a copy of the sources without it is built and its tests run, mode after mode in one process (mutant_modes.py), until one fails. A mutant that no mode notices
 survives: either a test is missing, or the line is not needed. Exit status 1 where one survives that is not in HARMLESS.
 
 python cpp_tests/emulation/mutants.py [--list] [--match TEXT] [--keep FOLDER]
@@ -23,13 +23,18 @@ ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("CMakeLists.txt", "cmake", "csrc", "cpp_tests/emulation", "ddit_ext/_version.py")
 
 # What is removed, and what stands in its place: an atomic becomes the read and write that others may come between, so
-# all that it stored is lost.
+# all that it stored is lost. A factor becomes that of the first sample, of the first channel, or 1.
 REMOVALS = (
     (re.compile(r"__syncthreads\(\);"), ";"),
     (re.compile(r"__syncwarp\([^()]*\);"), ";"),
     (re.compile(r"__threadfence(?:_block)?\(\);"), ";"),
     (re.compile(r"\batomic[A-Z]\w*\("), "ddit_emulation::not_done("),
     (re.compile(r"\b(?:cuda::)?add_acquire_release\("), "ddit_emulation::not_done("),
+    (re.compile(r" \* factor\b"), ""),
+    (re.compile(r" \+ place\.factors\b"), ""),
+    (re.compile(r" \* moves\.(?:sample|channel)_factors\b"), " * 0"),
+    (re.compile(r"params\.factors\.(?:sample|channel)_stride\b"), "0"),
+    (re.compile(r"/\*by_channel=\*/true\b"), "false"),
 )
 NOT_DONE = """
 #ifndef DDIT_NOT_DONE

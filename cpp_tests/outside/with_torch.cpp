@@ -2,6 +2,7 @@
 // of an adapter and of a file with what Python computed, makes the same coarse steps and prints how far they
 // are apart. Then what misfits say.
 #include <ATen/ops/eye.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros_like.h>
 #include <ddit_ext/ddit_ext.h>
@@ -56,6 +57,7 @@ void print_errors() {
   embed(cells, weight.to(at::kMeta), {});
   embed(cells, weight.to(at::kDouble), {});
   embed(cells, weight, at::randn({4}));
+  print_error([&] { ddit::patch_embed(cells, weight, {}, {}, {}, 1.0, 2, at::ones({1})); });
   print_error([&] { ddit::cells_from_packed(undefined, 1, 1); });
   print_error([&] { ddit::acceleration_quantiles(cells, cells, undefined, cells, {1}, 0.5); });
   print_error([&] { ddit::detail::check_versions("9.9.9", aoti_torch_abi_version()); });

@@ -35,14 +35,17 @@ struct Moves {
   cuda::FastDiv patches_at_once;
   uint32_t block_patches;
   bool ragged;
+  const float* factors;                      // of samples' channels; null where elements only move
+  uint32_t sample_factors, channel_factors;  // the strides of these; 0 where all have the same
 };
 
 // What is beyond a ragged edge.
 constexpr uint32_t kBelow = 1, kRight = 2;
 
 struct alignas(16) Place {
-  char* first;   // pixel of a patch
-  uint32_t cut;  // the edges that cut it off
+  char* first;       // pixel of a patch
+  uint32_t cut;      // the edges that cut it off
+  uint32_t factors;  // of its sample, from the first one's
 };
 
 struct Places {
@@ -55,8 +58,10 @@ __device__ __forceinline__ Place place_of_patch(const Moves& moves, uint32_t pat
   const uint32_t frame = moves.frames.split(patch);
   char* first = moves.cells + patch * moves.sample_stride + frame * moves.frame_stride +
                 row * moves.row_stride + column * moves.column_stride;
-  return {first, (moves.rows - row < moves.scale ? kBelow : 0u) |
-                     (moves.columns - column < moves.scale ? kRight : 0u)};
+  return {
+      first,
+      (moves.rows - row < moves.scale ? kBelow : 0u) | (moves.columns - column < moves.scale ? kRight : 0u),
+      patch * moves.sample_factors};
 }
 
 // Where pixel row `y` or column `x` of a patch lies, from its first one.
@@ -68,7 +73,8 @@ __device__ __forceinline__ int64_t offset_of_pixel(const Moves& moves, uint32_t 
 
 // A unit of every patch.
 struct Unit {
-  int64_t offset;  // from the patch's first pixel, in bytes
+  uint32_t channel;  // of its first element
+  int64_t offset;    // from the patch's first pixel, in bytes
   uint32_t
       beyond;  // the edges that it is beyond, in a patch that they cut off; of no meaning where none does
   int64_t up, back;  // from there to the last pixel row and column
@@ -77,7 +83,8 @@ struct Unit {
     const uint32_t column = moves.side.split(feature), row = moves.side.split(feature);
     const int64_t y = offset_of_pixel(moves, row, moves.row_stride, moves.y_stride);
     const int64_t x = offset_of_pixel(moves, column, moves.column_stride, moves.x_stride);
-    offset = feature * moves.channel_stride + y + x;
+    channel = feature;
+    offset = channel * moves.channel_stride + y + x;
     const uint32_t rows_left = moves.rows % moves.scale * moves.p.divisor;
     const uint32_t columns_left = moves.columns % moves.scale * moves.p.divisor;
     beyond = (row >= rows_left ? kBelow : 0u) | (column >= columns_left ? kRight : 0u);
@@ -118,13 +125,25 @@ __device__ __forceinline__ Unit repeated(Element element) {
   }
 }
 
+// What becomes of a unit on its way to a patch: nothing. (patch_embed/scaled.cuh has another.)
+template <int kBytes, int kElement>
+struct Moved {
+  using Read = typename Word<kBytes>::Type;
+  using Element = typename Word<kElement>::Type;
+  using Written = Read;
+
+  __device__ __forceinline__ Moved(const Moves&, const Unit&) {}
+  __device__ __forceinline__ Written operator()(Read read, const Place&) const { return read; }
+};
+
 // One unit of `count` patches, every patches_at_once'th from `place` on; `patch` is where it lies in the
 // first one. kRagged: some of them may be cut off.
-template <bool kGather, bool kRagged, int kBytes, int kElement>
+template <bool kGather, bool kRagged, class Way>
 __device__ __forceinline__ void move_unit(const Moves& moves, const Unit& unit, const Place* place, int count,
                                           char* patch) {
-  using Bytes = typename Word<kBytes>::Type;
-  using Element = typename Word<kElement>::Type;
+  using Bytes = typename Way::Read;
+  using Element = typename Way::Element;
+  const Way way(moves, unit);
   const int at_once = static_cast<int>(moves.patches_at_once.divisor);
   const int64_t step = at_once * moves.patch_bytes;
 #pragma unroll 4
@@ -133,9 +152,10 @@ __device__ __forceinline__ void move_unit(const Moves& moves, const Unit& unit, 
     const uint32_t over = kRagged ? place->cut & unit.beyond : 0u;
     if constexpr (kGather) {
       if (over & kBelow) here += unit.up;
-      *reinterpret_cast<Bytes*>(patch) =
-          over & kRight ? repeated<Bytes>(__ldg(reinterpret_cast<const Element*>(here + unit.back)))
-                        : __ldg(reinterpret_cast<const Bytes*>(here));
+      const Bytes read = over & kRight
+                             ? repeated<Bytes>(__ldg(reinterpret_cast<const Element*>(here + unit.back)))
+                             : __ldg(reinterpret_cast<const Bytes*>(here));
+      *reinterpret_cast<typename Way::Written*>(patch) = way(read, *place);
     } else {
       const Bytes value = __ldg(reinterpret_cast<const Bytes*>(patch));
       if (!over) *reinterpret_cast<Bytes*>(here) = value;
@@ -143,8 +163,9 @@ __device__ __forceinline__ void move_unit(const Moves& moves, const Unit& unit, 
   }
 }
 
-template <bool kGather, int kBytes, int kElement>
-__global__ void __launch_bounds__(kThreads) move_patches(const __grid_constant__ Moves moves) {
+template <bool kGather, class Way>
+__device__ __forceinline__ void move_block(const Moves& moves) {
+  constexpr int kElements = sizeof(typename Way::Read) / sizeof(typename Way::Element);
   Places& places = cuda::block_shared<Places>();
   uint32_t block = blockIdx.x;
   const uint32_t first_unit = moves.unit_blocks.split(block) * moves.block_units.divisor;
@@ -156,16 +177,22 @@ __global__ void __launch_bounds__(kThreads) move_patches(const __grid_constant__
   uint32_t start = threadIdx.x;
   const uint32_t index = first_unit + moves.block_units.split(start);
   if (index >= moves.units || start >= moves.patches_at_once.divisor) return;
-  const Unit unit(moves, index * (kBytes / kElement));
-  char* patch = moves.patches + (first + start) * moves.patch_bytes + int64_t{index} * kBytes;
+  const Unit unit(moves, index * kElements);
+  char* patch = moves.patches + (first + start) * moves.patch_bytes +
+                int64_t{index} * int64_t{sizeof(typename Way::Written)};
   const Place* place = places.of + start;
   const int turns =
       static_cast<int>(moves.patches_at_once.quotient(count + moves.patches_at_once.divisor - 1 - start));
   if (moves.ragged) {
-    move_unit<kGather, true, kBytes, kElement>(moves, unit, place, turns, patch);
+    move_unit<kGather, true, Way>(moves, unit, place, turns, patch);
   } else {
-    move_unit<kGather, false, kBytes, kElement>(moves, unit, place, turns, patch);
+    move_unit<kGather, false, Way>(moves, unit, place, turns, patch);
   }
+}
+
+template <bool kGather, int kBytes, int kElement>
+__global__ void __launch_bounds__(kThreads) move_patches(const __grid_constant__ Moves moves) {
+  move_block<kGather, Moved<kBytes, kElement>>(moves);
 }
 
 // ---- On the host
@@ -208,19 +235,33 @@ inline Moves plan(void* cells, const std::array<int64_t, 7>& strides, void* patc
           cuda::FastDiv(unit_blocks),
           cuda::FastDiv(at_once),
           static_cast<uint32_t>(block_patches),
-          grid.rows % grid.scale != 0 || grid.cols % grid.scale != 0};
+          grid.rows % grid.scale != 0 || grid.cols % grid.scale != 0,
+          nullptr,
+          0,
+          0};
 }
 
-template <bool kGather, int kElement>
-int launch(const Moves& moves, int bytes, void* stream) {
+using Kernel = void (*)(Moves);
+
+inline int launch(Kernel kernel, const Moves& moves, void* stream) {
   const int64_t blocks = (int64_t{moves.count} + moves.block_patches - 1) / moves.block_patches *
                          int64_t{moves.unit_blocks.divisor};
   if (blocks >= int64_t{1} << 31) return cuda::kInvalidConfiguration;
-  auto* kernel = &move_patches<kGather, kElement, kElement>;
-  if (bytes == 16) kernel = &move_patches<kGather, 16, kElement>;
-  if (bytes == 8) kernel = &move_patches<kGather, 8, kElement>;
-  if (bytes == 4) kernel = &move_patches<kGather, 4, kElement>;
   return cuda::launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream, moves);
+}
+
+template <bool kGather, int kElement>
+Kernel kernel_for(int bytes) {
+  switch (bytes) {
+    case 16:
+      return &move_patches<kGather, 16, kElement>;
+    case 8:
+      return &move_patches<kGather, 8, kElement>;
+    case 4:
+      return &move_patches<kGather, 4, kElement>;
+    default:
+      return &move_patches<kGather, kElement, kElement>;
+  }
 }
 
 // Elements of 2 or 4 bytes; patches aligned to 16 bytes, every size at most kMostOnGpu. A cudaError_t.
@@ -230,8 +271,8 @@ int move(void* cells, const std::array<int64_t, 7>& strides, void* patches, int6
   if (grid.patches() == 0) return cuda::kSuccess;
   const int bytes = unit_bytes(cells, strides, element_size, grid);
   const Moves moves = plan(cells, strides, patches, element_size, grid, bytes);
-  return element_size == 2 ? launch<kGather, 2>(moves, bytes, stream)
-                           : launch<kGather, 4>(moves, bytes, stream);
+  return launch(element_size == 2 ? kernel_for<kGather, 2>(bytes) : kernel_for<kGather, 4>(bytes), moves,
+                stream);
 }
 
 }  // namespace ddit::kernels::patch_moves

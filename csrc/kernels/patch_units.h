@@ -1,6 +1,7 @@
 // How many bytes of the pixels of patches can be moved at once.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -11,8 +12,9 @@ namespace ddit::kernels {
 // The largest of 16, 8, 4 and 2 bytes (at least an element) that can be moved at once everywhere: such a unit
 // of a patch's features [C, s*p, s*p] lies together in memory and aligned, and a ragged edge never cuts it.
 // `strides` are those of the cells [B, F, h, w, C, p, p], in elements; patches lie aligned to 16 bytes.
+// by_channel: no unit is of two channels.
 inline int unit_bytes(const void* cells, const std::array<int64_t, 7>& strides, int64_t element_size,
-                      const PatchGrid& grid) {
+                      const PatchGrid& grid, bool by_channel = false) {
   struct Dim {
     int64_t size, stride;
   };
@@ -21,7 +23,8 @@ inline int unit_bytes(const void* cells, const std::array<int64_t, 7>& strides, 
                         {grid.p, strides[5]},
                         {grid.scale, strides[2]},
                         {grid.channels, strides[4]}};
-  const int whole = grid.cols % grid.scale != 0 ? 1 : grid.rows % grid.scale != 0 ? 2 : 5;
+  const int uncut = grid.cols % grid.scale != 0 ? 1 : grid.rows % grid.scale != 0 ? 2 : 5;
+  const int whole = std::min(uncut, by_channel ? 4 : 5);
   int64_t run = 1;  // how many features are neighbours
   int joined = 0;
   while (joined < whole && (inside[joined].size == 1 || inside[joined].stride == run)) {

@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "ops/tensors.h"
+
 namespace ddit::ops {
 namespace {
 
@@ -10,19 +12,6 @@ namespace kernel = kernels::acceleration_quantiles;
 constexpr const char* kOp = "acceleration_quantiles";
 constexpr const char* kNames[kernel::kLatents] = {"z0", "z1", "z2", "z3"};
 constexpr const char* kLayout = "[B, F, h, w, C, p, p]";
-
-kernel::DType kernel_dtype(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Double:
-      return kernel::DType::kFloat64;
-    case ScalarType::BFloat16:
-      return kernel::DType::kBFloat16;
-    case ScalarType::Half:
-      return kernel::DType::kFloat16;
-    default:  // check_floating has let nothing else through
-      return kernel::DType::kFloat32;
-  }
-}
 
 void check_arguments(const std::array<const Tensor*, kernel::kLatents>& latents,
                      const std::vector<int64_t>& scales, double quantile) {
@@ -54,7 +43,7 @@ kernel::Params acceleration_quantiles_params(const std::array<const Tensor*, ker
     for (int i = 0; i < kernel::kCellsDims; ++i) params.latents[k].strides[i] = latents[k]->stride(i);
   }
   for (int i = 0; i < kernel::kCellsDims; ++i) params.sizes[i] = z0.size(i);
-  params.dtype = kernel_dtype(z0.scalar_type());
+  params.dtype = kernel_dtype(z0);
   params.scales = scales.data();
   params.num_scales = static_cast<int64_t>(scales.size());
   params.quantile = quantile;

@@ -106,15 +106,20 @@ struct Kind {
   }
 };
 
-// All tensors of a call share dtype and device with the first one.
+inline void check_same_device(const char* op, const char* name, const Kind& kind, const char* like_name,
+                              const Kind& expected) {
+  check(kind.device_type == expected.device_type && kind.device_index == expected.device_index, op, ": ",
+        name, " must be on the device of ", like_name);
+}
+
+// Tensors of a call share dtype and device.
 inline void check_same_kind(const char* op, const char* name, const Tensor& tensor, const char* like_name,
                             const Tensor& like) {
   const Kind kind(tensor), expected(like);
   if (kind.dtype != expected.dtype)
     fail(op, ": ", name, " must have the dtype of ", like_name, ", ", dtype_name(like.scalar_type()),
          ", got ", dtype_name(tensor.scalar_type()));
-  check(kind.device_type == expected.device_type && kind.device_index == expected.device_index, op, ": ",
-        name, " must be on the device of ", like_name);
+  check_same_device(op, name, kind, like_name, expected);
 }
 
 inline void check_lora_pair(const char* op, const std::optional<Tensor>& lora_a,

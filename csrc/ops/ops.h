@@ -13,7 +13,7 @@ using torch::stable::Tensor;
 
 Tensor patch_embed_cpu(const Tensor& cells, const Tensor& weight, const std::optional<Tensor>& bias,
                        const std::optional<Tensor>& lora_a, const std::optional<Tensor>& lora_b,
-                       double lora_scale, int64_t scale);
+                       double lora_scale, int64_t scale, const std::optional<Tensor>& input_scale);
 
 Tensor patch_deembed_cpu(const Tensor& tokens, const Tensor& weight, const std::optional<Tensor>& bias,
                          const std::optional<Tensor>& lora_a, const std::optional<Tensor>& lora_b,
@@ -25,7 +25,7 @@ Tensor acceleration_quantiles_cpu(const Tensor& z0, const Tensor& z1, const Tens
 // The same for CUDA tensors.
 Tensor patch_embed_cuda(const Tensor& cells, const Tensor& weight, const std::optional<Tensor>& bias,
                         const std::optional<Tensor>& lora_a, const std::optional<Tensor>& lora_b,
-                        double lora_scale, int64_t scale);
+                        double lora_scale, int64_t scale, const std::optional<Tensor>& input_scale);
 
 Tensor patch_deembed_cuda(const Tensor& tokens, const Tensor& weight, const std::optional<Tensor>& bias,
                           const std::optional<Tensor>& lora_a, const std::optional<Tensor>& lora_b,

@@ -7,11 +7,35 @@ namespace {
 
 constexpr int64_t kMostCells = 1 << 20;  // in each direction: their product stays an int64
 
+// What is multiplied is rounded after it: then float32 cells may meet a lower weight.
+void check_weight_kind(const char* op, const Tensor& weight, const Tensor& cells,
+                       const std::optional<Tensor>& input_scale) {
+  if (!input_scale || cells.scalar_type() != ScalarType::Float) {
+    return check_same_kind(op, "weight", weight, "cells", cells);
+  }
+  const ScalarType dtype = weight.scalar_type();
+  check(dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half, op,
+        ": weight must be float32, bfloat16 or float16 with cells of float32, got ", dtype_name(dtype));
+  check_same_device(op, "weight", Kind(weight), "cells", Kind(cells));
+}
+
+void check_input_scale(const char* op, const Tensor& input_scale, const Tensor& cells) {
+  const int64_t B = cells.size(0), C = cells.size(4);
+  check(input_scale.dim() == 2 && (input_scale.size(0) == B || input_scale.size(0) == 1) &&
+            (input_scale.size(1) == C || input_scale.size(1) == 1),
+        op, ": input_scale must have shape [B or 1, C or 1] with B = ", B, " and C = ", C, ", got ",
+        show_shape(input_scale));
+  check(input_scale.scalar_type() == ScalarType::Float, op, ": input_scale must be float32, got ",
+        dtype_name(input_scale.scalar_type()));
+  check_same_device(op, "input_scale", Kind(input_scale), "cells", Kind(cells));
+}
+
 }  // namespace
 
 kernels::PatchGrid check_patch_embed(const Tensor& cells, const Tensor& weight,
                                      const std::optional<Tensor>& bias, const std::optional<Tensor>& lora_a,
-                                     const std::optional<Tensor>& lora_b, int64_t scale) {
+                                     const std::optional<Tensor>& lora_b, int64_t scale,
+                                     const std::optional<Tensor>& input_scale) {
   constexpr const char* kOp = "patch_embed";
   check_dim(kOp, "cells", cells, 7, "[B, F, h, w, C, p, p]");
   check(cells.size(5) == cells.size(6), kOp, ": cells must have square patches [B, F, h, w, C, p, p], got ",
@@ -30,10 +54,11 @@ kernels::PatchGrid check_patch_embed(const Tensor& cells, const Tensor& weight,
                                 cells.size(4), cells.size(5), scale};
   const int64_t D = weight.size(0), C = grid.channels, side = grid.side();
   check_shape(kOp, "weight", weight, {D, C, side, side}, "[D, C, s*p, s*p]");
-  check_same_kind(kOp, "weight", weight, "cells", cells);
+  check_weight_kind(kOp, weight, cells, input_scale);
+  if (input_scale) check_input_scale(kOp, *input_scale, cells);
   if (bias) {
     check_shape(kOp, "bias", *bias, {D}, "[D]");
-    check_same_kind(kOp, "bias", *bias, "cells", cells);
+    check_same_kind(kOp, "bias", *bias, "weight", weight);
   }
   check_lora_pair(kOp, lora_a, lora_b);
   if (lora_a) {
@@ -41,8 +66,8 @@ kernels::PatchGrid check_patch_embed(const Tensor& cells, const Tensor& weight,
     const int64_t r = lora_a->size(0);
     check_shape(kOp, "lora_a", *lora_a, {r, C, side, side}, "[r, C, s*p, s*p]");
     check_shape(kOp, "lora_b", *lora_b, {D, r}, "[D, r]");
-    check_same_kind(kOp, "lora_a", *lora_a, "cells", cells);
-    check_same_kind(kOp, "lora_b", *lora_b, "cells", cells);
+    check_same_kind(kOp, "lora_a", *lora_a, "weight", weight);
+    check_same_kind(kOp, "lora_b", *lora_b, "weight", weight);
   }
   return grid;
 }

@@ -15,7 +15,8 @@ using torch::stable::Tensor;
 
 kernels::PatchGrid check_patch_embed(const Tensor& cells, const Tensor& weight,
                                      const std::optional<Tensor>& bias, const std::optional<Tensor>& lora_a,
-                                     const std::optional<Tensor>& lora_b, int64_t scale);
+                                     const std::optional<Tensor>& lora_b, int64_t scale,
+                                     const std::optional<Tensor>& input_scale);
 
 kernels::PatchGrid check_patch_deembed(const Tensor& tokens, const Tensor& weight,
                                        const std::optional<Tensor>& bias, const std::optional<Tensor>& lora_a,

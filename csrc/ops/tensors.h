@@ -8,9 +8,24 @@
 #include <cstdint>
 
 #include "kernels/contiguous.h"
+#include "kernels/dtype.h"
 #include "ops/checks.h"
 
 namespace ddit::ops {
+
+// check_floating has let nothing else through.
+inline kernels::DType kernel_dtype(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double:
+      return kernels::DType::kFloat64;
+    case ScalarType::BFloat16:
+      return kernels::DType::kBFloat16;
+    case ScalarType::Half:
+      return kernels::DType::kFloat16;
+    default:
+      return kernels::DType::kFloat32;
+  }
+}
 
 // Contiguous, on the device of `like` and, without `dtype`, of its type.
 template <size_t axes>

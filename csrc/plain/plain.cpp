@@ -110,7 +110,9 @@ std::vector<float> patch_embed(const Cells& cells, const float* weight, const fl
   std::vector<float> patches(static_cast<size_t>(product("patch_embed", "the patches", {M, K})));
   std::vector<float> tokens(static_cast<size_t>(product("patch_embed", "the tokens", {M, D})));
   if (M == 0) return tokens;
-  kernels::patch_embed::Params params{cells.data, cells.strides, patches.data(), sizeof(float), grid};
+  constexpr auto kFloat = kernels::DType::kFloat32;
+  const kernels::patch_embed::Params params{cells.data, cells.strides, kFloat, patches.data(),
+                                            kFloat,     grid,          {}};
   kernels::patch_embed::Gather(params).run(0, M);
   multiply(patches.data(), weight, bias, M, D, K, tokens.data());
   return tokens;

@@ -41,15 +41,20 @@ class CoarseStep:
 
     def tokens(self) -> Tensor:
         """The image tokens [B, N_s, D] of the coarse patches, in the model's (or autocast's) dtype."""
-        weights, dtype = self._weights, self._dtype
+        weights, cells, dtype, factor = self._weights, self._cells, self._dtype, self._levels.input_scale
+        if factor is None:
+            cells = cells.to(dtype)
+        elif cells.dtype not in (dtype, torch.float32):
+            cells = cells.float()
         tokens = ops.patch_embed(
-            self._matched_cells(),
+            cells,
             weights.embed_weight.to(dtype),
             self._levels.bias[0],
             None,
             None,
             1.0,
             weights.scale,
+            factor,  # c on the noisy channels
         )
         return tokens if self._frames is None else tokens.unflatten(0, (-1, self._frames)).flatten(1, 2)
 
@@ -93,14 +98,6 @@ class CoarseStep:
             line = (levels.detail_start, levels.detail_slope)
             variance = estimate_detail(line, high_band_energy(detail))
         return gain_at(levels.gain_start, levels.gain_slope, variance)
-
-    def _matched_cells(self) -> Tensor:
-        """The cells with c on the noisy channels, multiplied in float32."""
-        cells, factor = self._cells, self._levels.input_scale
-        if factor is None:
-            return cells.to(self._dtype)
-        factor = factor[:, None, None, None, :, None, None]
-        return rounded(torch.mul, cells, factor, like=cells, dtype=self._dtype)
 
 
 def rounded(op: Callable[..., Tensor], *operands: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:

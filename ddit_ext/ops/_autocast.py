@@ -9,23 +9,28 @@ from torch import Tensor
 _libraries = []  # registrations last as long as these
 
 
-def register_lower_precision(name: str) -> None:
-    """`name`: an op of ddit_ext. float64 stays float64, as in torch's own autocast."""
+def register_lower_precision(name: str, scaled: tuple[int, int] | None = None) -> None:
+    """`name`: an op of ddit_ext. float64 stays float64, as in torch's own autocast.
+
+    `scaled`: places of an argument and of its factor. Where this is given, the op reads both as they are and rounds itself.
+    """
     op = getattr(torch.ops.ddit_ext, name).default
     library = torch.library.Library("ddit_ext", "FRAGMENT")
     for device_type in ("CPU", "CUDA"):
-        library.impl(name, _kernel(op, device_type), f"Autocast{device_type}")
+        library.impl(name, _kernel(op, device_type, scaled), f"Autocast{device_type}")
     _libraries.append(library)
 
 
-def _kernel(op, device_type: str):
+def _kernel(op, device_type: str, scaled: tuple[int, int] | None):
     key = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device_type}"))
     device = device_type.lower()
 
     def run(*args):
         dtype = torch.get_autocast_dtype(device)
+        # A factor that is not given is not in args.
+        kept = scaled if scaled is not None and len(args) > scaled[1] and args[scaled[1]] is not None else ()
         with torch._C._ExcludeDispatchKeyGuard(key):
-            return op(*(_cast(argument, device, dtype) for argument in args))
+            return op(*(a if place in kept else _cast(a, device, dtype) for place, a in enumerate(args)))
 
     return run
 

@@ -119,6 +119,7 @@ def test_misfits_are_named_in_cpp(outside):
         "patch_embed: weight must be on the device of cells, cpu, got meta",
         "patch_embed: weight must have the dtype of cells, float32, got float64",
         "patch_embed: bias must have shape [D] = [3], got [4]",
+        "patch_embed: input_scale must have shape [B or 1, C or 1] with B = 1 and C = 1, got [1]",
         "cells_from_packed: tokens must be a tensor, got an undefined one",
         "acceleration_quantiles: z2 must be a tensor, got an undefined one",
         f"ddit_ext: the program was compiled with the headers of ddit_ext {ddit_ext.__version__} "

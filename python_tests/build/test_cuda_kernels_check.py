@@ -85,6 +85,21 @@ def test_what_only_moves_has_few_instructions():
     assert "16 instructions a move, at most 12" in problem
 
 
+def test_a_factor_on_the_way_is_no_move():
+    read_and_write = [
+        "LDG.E R3, [R4.64]",
+        "FMUL R3, R3, R7",
+        "F2FP.BF16.F32.PACK_AB R3, R3, R8",
+        "STG.E [R6.64], R3",
+    ]
+    adds = ["IADD3 R4, R4, 0x1, RZ"]
+    assert not machine_code.problems(kernel(*loop(*read_and_write, *adds * 20)))
+    (problem,) = machine_code.problems(kernel(*loop(*read_and_write, *adds * 30)))
+    assert "16 instructions a move, at most 12" in problem
+    # What adds up as well has another purpose than to move.
+    assert not machine_code.problems(kernel(*loop(*read_and_write, "FADD R9, R9, R3", *adds * 30)))
+
+
 def test_how_blocks_fill_a_gpu():
     gpu = waves.Gpu("one", "90a", 132, 228 * 1024)
     few = waves.fill(waves.Launch("k", 64, 128, 66_560), waves.Resources(85, 1024), gpu)
@@ -107,6 +122,6 @@ def test_launches_of_real_sizes(multiprocessors):
     torch.ops.load_library(str(library))
     calls = dict(waves.calls())
     (launch,) = waves.launches(library, calls["patch_embed, FLUX 1024x1024, scale 2"], multiprocessors)
-    assert launch.kernel == "move_patches<true, 4, 2>" and launch.threads == 256
+    assert launch.kernel == "scale_patches<4, __nv_bfloat16, __nv_bfloat16>" and launch.threads == 256
     assert (launch.blocks >= 132) == (multiprocessors == 132)
     assert not waves.launches(library, calls["patch_embed, FLUX 1024x1024, scale 1"], multiprocessors)

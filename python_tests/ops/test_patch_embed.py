@@ -137,7 +137,7 @@ BAD = {
     "bias": ({"bias": torch.zeros(19)}, r"patch_embed: bias must have shape \[D\] = \[20\], got \[19\]"),
     "bias dtype": (
         {"bias": torch.zeros(20).double()},
-        r"bias must have the dtype of cells, float32, got float64",
+        r"bias must have the dtype of weight, float32, got float64",
     ),
     "lora_a alone": ({"lora_b": None}, r"lora_a and lora_b must be given together, got only lora_a"),
     "lora_b alone": ({"lora_a": None}, r"lora_a and lora_b must be given together, got only lora_b"),

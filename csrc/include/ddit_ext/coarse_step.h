@@ -63,17 +63,16 @@ class CoarseStep {
 
   // [B, N_s, D]: the image tokens of the coarse patches.
   at::Tensor tokens() const {
-    at::Tensor cells = cells_;
-    if (weights_.spec.start != Start::kPiResize) {
-      const ScaleSpec& spec = weights_.spec;
-      at::Tensor factor = column(input_scale_);
+    const ScaleSpec& spec = weights_.spec;
+    OptionalTensor factor;
+    if (spec.start != Start::kPiResize) {
+      factor = input_scale_.unsqueeze(1);
       if (spec.in_channels > spec.out_channels) {  // clean conditions stay as they are
-        const at::Tensor channel = at::arange(spec.in_channels, factor.options().dtype(at::kLong));
-        factor = at::where((channel < spec.out_channels).view({-1, 1, 1}), factor, 1.0);
+        const at::Tensor channel = at::arange(spec.in_channels, factor->options().dtype(at::kLong));
+        factor = at::where(channel < spec.out_channels, *factor, 1.0);
       }
-      cells = (cells * factor).to(cells_.scalar_type());
     }
-    return patch_embed(cells, weights_.embed_weight, weights_.embed_bias, {}, {}, 1.0, weights_.spec.scale);
+    return patch_embed(cells_, weights_.embed_weight, weights_.embed_bias, {}, {}, 1.0, spec.scale, factor);
   }
 
   // tokens [B, N_s, D], what would have gone into the output projection -> velocity as cells

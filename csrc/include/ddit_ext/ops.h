@@ -93,17 +93,18 @@ inline at::Tensor cells_from_latents(const at::Tensor& latents, int64_t p = 2) {
 
 inline at::Tensor patch_embed(const at::Tensor& cells, const at::Tensor& weight,
                               const OptionalTensor& bias = {}, const OptionalTensor& lora_a = {},
-                              const OptionalTensor& lora_b = {}, double lora_scale = 1.0, int64_t scale = 1) {
-  static const auto op =
-      detail::find_op<at::Tensor(const at::Tensor&, const at::Tensor&, const OptionalTensor&,
-                                 const OptionalTensor&, const OptionalTensor&, double, int64_t)>(
-          "ddit_ext::patch_embed");
+                              const OptionalTensor& lora_b = {}, double lora_scale = 1.0, int64_t scale = 1,
+                              const OptionalTensor& input_scale = {}) {
+  static const auto op = detail::find_op<at::Tensor(
+      const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
+      const OptionalTensor&, double, int64_t, const OptionalTensor&)>("ddit_ext::patch_embed");
   detail::check_tensor("patch_embed", "cells", cells, "cells", cells);
   detail::check_tensor("patch_embed", "weight", weight, "cells", cells);
   detail::check_optional("patch_embed", "bias", bias, "cells", cells);
   detail::check_optional("patch_embed", "lora_a", lora_a, "cells", cells);
   detail::check_optional("patch_embed", "lora_b", lora_b, "cells", cells);
-  return op.call(cells, weight, bias, lora_a, lora_b, lora_scale, scale);
+  detail::check_optional("patch_embed", "input_scale", input_scale, "cells", cells);
+  return op.call(cells, weight, bias, lora_a, lora_b, lora_scale, scale, input_scale);
 }
 
 inline at::Tensor patch_deembed(const at::Tensor& tokens, const at::Tensor& weight,

@@ -1,18 +1,12 @@
 // Reading the four latents once: third differences in float32, from any strides.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
 
 #include "kernels/acceleration_quantiles/cuda_plan.h"
+#include "kernels/cuda/numbers.cuh"
 
 namespace ddit::kernels::acceleration_quantiles {
-
-__device__ __forceinline__ float to_float(float value) { return value; }
-__device__ __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
-__device__ __forceinline__ float to_float(__half value) { return __half2float(value); }
 
 // Two neighbouring pixels, read by one instruction.
 template <class T>
@@ -39,7 +33,8 @@ struct Sources {
   }
 
   __device__ __forceinline__ float difference() const {
-    return third_difference(to_float(*z[0]), to_float(*z[1]), to_float(*z[2]), to_float(*z[3]));
+    return third_difference(cuda::to_float(*z[0]), cuda::to_float(*z[1]), cuda::to_float(*z[2]),
+                            cuda::to_float(*z[3]));
   }
 
   // The differences of this pixel and its right neighbour.
@@ -47,10 +42,10 @@ struct Sources {
     Pair<T> pair[4];
 #pragma unroll
     for (int k = 0; k < 4; ++k) pair[k] = *reinterpret_cast<const Pair<T>*>(z[k]);
-    out[0] =
-        third_difference(to_float(pair[0].x), to_float(pair[1].x), to_float(pair[2].x), to_float(pair[3].x));
-    out[1] =
-        third_difference(to_float(pair[0].y), to_float(pair[1].y), to_float(pair[2].y), to_float(pair[3].y));
+    out[0] = third_difference(cuda::to_float(pair[0].x), cuda::to_float(pair[1].x), cuda::to_float(pair[2].x),
+                              cuda::to_float(pair[3].x));
+    out[1] = third_difference(cuda::to_float(pair[0].y), cuda::to_float(pair[1].y), cuda::to_float(pair[2].y),
+                              cuda::to_float(pair[3].y));
   }
 };
 

@@ -10,9 +10,11 @@
 #include <string>
 #include <vector>
 
+#include "kernels/dtype.h"
+
 namespace ddit::kernels::acceleration_quantiles {
 
-enum class DType { kFloat32, kFloat64, kBFloat16, kFloat16 };
+using kernels::DType;
 
 constexpr int kLatents = 4;  // a third difference needs four latents
 constexpr int kCellsDims = 7;

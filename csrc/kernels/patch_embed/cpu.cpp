@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cstring>
+#include <memory>
 
+#include "kernels/cpu_numbers.h"
 #include "kernels/patch_embed/params.h"
 
 namespace ddit::kernels::patch_embed {
@@ -30,6 +32,33 @@ void copy_units(int64_t bytes, const std::vector<int64_t>& offsets, const char* 
 
 bool is_copied_at_once(int64_t bytes) { return bytes == 4 || bytes == 8 || bytes == 16; }
 
+// One patch of `channels` times `pixels`.
+template <class From, class To>
+void multiply(const void* from, void* to, int64_t channels, int64_t pixels, const float* factors,
+              int64_t stride) {
+  const From* read = static_cast<const From*>(from);
+  To* write = static_cast<To*>(to);
+  for (int64_t c = 0; c < channels; ++c, read += pixels, write += pixels) {
+    const decltype(decode(*read)) factor = factors[c * stride];
+    for (int64_t i = 0; i < pixels; ++i) write[i] = encode<To>(decode(read[i]) * factor);
+  }
+}
+
+using Multiply = void (*)(const void*, void*, int64_t, int64_t, const float*, int64_t);
+
+Multiply multiply_for(DType from, DType to) {
+  switch (to) {
+    case DType::kFloat64:
+      return &multiply<double, double>;
+    case DType::kBFloat16:
+      return from == to ? &multiply<BFloat16, BFloat16> : &multiply<float, BFloat16>;
+    case DType::kFloat16:
+      return from == to ? &multiply<Float16, Float16> : &multiply<float, Float16>;
+    default:
+      return &multiply<float, float>;
+  }
+}
+
 }  // namespace
 
 Gather::Gather(const Params& params) : params_(params) {
@@ -46,12 +75,12 @@ Gather::Units Gather::units(int64_t rows_inside, int64_t cols_inside) const {
   const PatchGrid& grid = params_.grid;
   const auto& stride = params_.strides;
   // A repeated last column is no run of neighbours, so it is copied element by element.
-  const int64_t run_bytes = grid.p * params_.element_size;
+  const int64_t element_size = size_of(params_.from), run_bytes = grid.p * element_size;
   const bool in_runs = cols_inside == grid.scale && stride[6] == 1 && is_copied_at_once(run_bytes);
   const int64_t step = in_runs ? grid.p : 1;
 
   Units result;
-  result.bytes = step * params_.element_size;
+  result.bytes = step * element_size;
   result.offsets.reserve(grid.features() / step);
   for (int64_t c = 0; c < grid.channels; ++c) {
     for (int64_t y = 0; y < grid.side(); ++y) {
@@ -61,27 +90,43 @@ Gather::Units Gather::units(int64_t rows_inside, int64_t cols_inside) const {
         const int64_t elements = pixel_row / grid.p * stride[2] + pixel_col / grid.p * stride[3] +
                                  c * stride[4] + pixel_row % grid.p * stride[5] +
                                  pixel_col % grid.p * stride[6];
-        result.offsets.push_back(elements * params_.element_size);
+        result.offsets.push_back(elements * element_size);
       }
     }
   }
   return result;
 }
 
+void Gather::copy(const PatchPosition& at, char* to) const {
+  const auto& stride = params_.strides;
+  const bool low = at.rows_inside < params_.grid.scale;
+  const bool narrow = at.cols_inside < params_.grid.scale;
+  const Units& units = low ? (narrow ? corner_ : bottom_) : (narrow ? right_ : whole_);
+  const int64_t origin =
+      at.sample * stride[0] + at.frame * stride[1] + at.row * stride[2] + at.col * stride[3];
+  copy_units(units.bytes, units.offsets,
+             static_cast<const char*>(params_.cells) + origin * size_of(params_.from), to);
+}
+
 void Gather::run(int64_t first_patch, int64_t last_patch) const {
   const PatchGrid& grid = params_.grid;
-  const auto& stride = params_.strides;
-  const int64_t row_bytes = grid.features() * params_.element_size;
-  for (int64_t index = first_patch; index < last_patch; ++index) {
+  const Factors& factors = params_.factors;
+  const int64_t row_bytes = grid.features() * size_of(params_.to);
+  char* patch = static_cast<char*>(params_.patches) + first_patch * row_bytes;
+  if (factors.data == nullptr) {
+    for (int64_t index = first_patch; index < last_patch; ++index, patch += row_bytes) {
+      copy(PatchPosition(grid, index), patch);
+    }
+    return;
+  }
+  const Multiply multiply = multiply_for(params_.from, params_.to);
+  const auto copied = std::make_unique<double[]>(  // aligned for every dtype
+      static_cast<size_t>(grid.features() * size_of(params_.from) / 8 + 1));
+  for (int64_t index = first_patch; index < last_patch; ++index, patch += row_bytes) {
     const PatchPosition at(grid, index);
-    const bool low = at.rows_inside < grid.scale;
-    const bool narrow = at.cols_inside < grid.scale;
-    const Units& units = low ? (narrow ? corner_ : bottom_) : (narrow ? right_ : whole_);
-    const int64_t origin =
-        at.sample * stride[0] + at.frame * stride[1] + at.row * stride[2] + at.col * stride[3];
-    copy_units(units.bytes, units.offsets,
-               static_cast<const char*>(params_.cells) + origin * params_.element_size,
-               static_cast<char*>(params_.patches) + index * row_bytes);
+    copy(at, reinterpret_cast<char*>(copied.get()));
+    multiply(copied.get(), patch, grid.channels, grid.side() * grid.side(),
+             factors.data + at.sample * factors.sample_stride, factors.channel_stride);
   }
 }
 
