@@ -8,10 +8,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from torch import nn
+
 from ..reports.report import RunRecord
 from ..schedulers import ForecastScheduler
-from .forecast_sampler import ForecastSampler, forecast_steps
+from ..strategies import Strategy
+from .forecast_sampler import ForecastSampler, forecast_steps, total_steps
 from .patched_call import PatchedCall, install
+from .run_check import RunCheck
 from .sampler_watch import SamplerWatch
 from .step_clock import HostMarks, Marks
 
@@ -20,7 +24,7 @@ class Hook:
     """Stands between the transformers of one pipeline and those who call them.
 
     parts: what `begin_call` is called with, one for each transformer; each has a `module`.
-    sampler: of a forecast, which stands in the pipeline while the hook is installed.
+    sampler: of a forecast, which stands in the pipeline while the hook is installed. check: of a preset's runs.
 
     Attributes:
         marks: what steps are timed by.
@@ -32,9 +36,14 @@ class Hook:
     lock: AbstractContextManager[Any]
     watch: SamplerWatch
 
-    def __init__(self, parts: Sequence[Any], sampler: ForecastSampler | None) -> None:
-        self.parts = parts
-        self.sampler = sampler
+    def __init__(
+        self,
+        parts: Sequence[Any],
+        strategy: Strategy,
+        sampler: ForecastSampler | None,
+        check: RunCheck | None,
+    ) -> None:
+        self.parts, self.strategy, self.sampler, self.check = parts, strategy, sampler, check
         self.marks: Marks = HostMarks()
         self._entries: list[PatchedCall] = []
         self.on_leave: Callable[[], Callable[[], None] | None] = lambda: None
@@ -51,7 +60,7 @@ class Hook:
     def record(self, record: RunRecord) -> None:
         self._last = self._local.record = record
 
-    def enter(self) -> None:
+    def install(self) -> None:
         """Come between each transformer, or what torch.compile made of it (then outside of the graph), and its callers."""
         for part in self.parts:
             self._entries += install(self, part)
@@ -59,8 +68,8 @@ class Hook:
             self.sampler.install()
             self.watch.follow(self.sampler.scheduler)
 
-    def leave(self) -> None:
-        """Step aside again, also with a forecast's sampler; RuntimeError in the middle of its run."""
+    def remove(self) -> None:
+        """Everything as it was found, also the pipeline's sampler; RuntimeError in the middle of a forecast's run."""
         if self.sampler is not None:
             self.sampler.check_free()
         for entry in self._entries:
@@ -73,6 +82,17 @@ class Hook:
         left = self.on_leave()
         if left is not None:
             left()
+
+    def compare(
+        self, record: RunRecord, transformer: nn.Module, scheduler: Any, total: int, samples: int
+    ) -> None:
+        """At a run's begin, with a preset: warn of what it was not made for."""
+        if self.check is not None:
+            record.target_speedup, record.full_steps = self.check.target_speedup, self.check.full_steps
+            if isinstance(scheduler, ForecastScheduler):
+                total = total_steps(scheduler)
+            for text in self.check.differences(transformer, scheduler, total, record.grid, samples):
+                self.warn(record, text)
 
     def forecasts(self, scheduler: Any) -> bool:
         """Whether a call belongs to the forecast that was asked for; a pipeline with a sampler of its own is told, once."""

@@ -19,7 +19,7 @@ BETWEEN = frozenset({"torch", "ddit_ext", "accelerate", "diffusers", "contextlib
 """Packages whose functions may stand between a pipeline's method and the transformer. Any other one is the caller."""
 
 DENOISERS = ("transformer", "transformer_2", "unet")
-"""Components that denoise. Wan 2.2 has two: one for high noise levels, one for the rest."""
+"""Components of pipelines that denoise. Wan 2.2 has two: one for high noise levels, one for the rest."""
 
 OWNERS = ("self", "components")
 """What a method calls the object with the pipeline's parts; the second in diffusers' modular pipelines."""

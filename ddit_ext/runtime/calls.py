@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from ..coarse.levels import RunLevel
 from ..families.batch import join, take
@@ -60,10 +60,7 @@ class SizedCall:
 
     def enter(self, scale: int) -> dict[str, Any] | None:
         """The arguments of the pass at `scale`, with the model made ready; None: those of the call, as they are."""
-        whole = self._arguments[scale]
-        arguments = _at_size(
-            self._changes, self._part, self.run, self._number, whole, scale, self._labels[scale]
-        )
+        arguments = self._at_size(scale, self._arguments[scale])
         if self._residuals is not None:
             # After the size's own modules, some of which stand inside of the first block.
             self._seen = self._residuals.enter(self._changes, self._part, self._number, self._skipped)
@@ -76,39 +73,32 @@ class SizedCall:
             self._residuals.keep(self._number, self._seen, copied=self._part.compiled)
             self._seen = None
         if self._part.compiled and len(self._groups) > 1:
-            output = tree_map(_copy, output)  # before the next pass writes over it
+            output = tree_map_only(Tensor, Tensor.clone, output)  # before the next pass writes over it
         self._outputs.append((self._groups[scale], output))
 
     def output(self) -> Any:
         """The output of the whole call."""
         return join(self._outputs) if len(self._outputs) > 1 else self._outputs[0][1]
 
-
-def _at_size(
-    changes: Changes, part: Part, run: Run, number: int, arguments: dict[str, Any], scale: int, label: str
-) -> dict[str, Any]:
-    """The arguments of a pass at `scale`, for which the transformer is made ready, with caches of its own."""
-    family = part.family
-    part.caches.enter(changes, label, number)
-    if scale == 1:
-        return arguments
-    check_caches(family.transformer)
-    weights = part.adapter.weights(scale, family.latents(arguments))
-    if weights.lora and torch.is_grad_enabled() and family.transformer.gradient_checkpointing:
-        raise NotImplementedError(
-            "gradient checkpointing recomputes blocks after a patched call has ended: call transformer "
-            f"and backward inside {type(family).__name__}.coarse(), or use disable_gradient_checkpointing()"
-        )
-    shared = run.noise_level is not None and family.one_level(arguments)
-    if shared and not torch.is_grad_enabled():
-        sigma: Tensor | RunLevel = run.state.level(run)
-    else:
-        sigma = family.noise_level(arguments, run.noise_level)
-    return family.enter_coarse(changes, arguments, weights, sigma)
-
-
-def _copy(leaf: Any) -> Any:
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+    def _at_size(self, scale: int, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a pass at `scale`, for which the transformer is made ready, with caches of its own."""
+        run, part, family = self.run, self._part, self._part.family
+        part.caches.enter(self._changes, self._labels[scale], self._number)
+        if scale == 1:
+            return arguments
+        check_caches(family.transformer)
+        weights = part.adapter.weights(scale, family.latents(arguments))
+        if weights.lora and torch.is_grad_enabled() and family.transformer.gradient_checkpointing:
+            raise NotImplementedError(
+                "gradient checkpointing recomputes blocks after a patched call has ended: call transformer "
+                f"and backward inside {type(family).__name__}.coarse(), or use disable_gradient_checkpointing()"
+            )
+        shared = run.noise_level is not None and family.one_level(arguments)
+        if shared and not torch.is_grad_enabled():
+            sigma: Tensor | RunLevel = run.state.level(run)
+        else:
+            sigma = family.noise_level(arguments, run.noise_level)
+        return family.enter_coarse(self._changes, arguments, weights, sigma)
 
 
 def _label(scale: int, groups: dict[int, list[int]]) -> str:

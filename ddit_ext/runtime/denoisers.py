@@ -16,9 +16,10 @@ from ..coarse.base_weights import check_fingerprint
 from ..families import WITHOUT_SUPPORT, Family, class_of, family_for, supported
 from ..modules.compiled import unwrap
 from .caches import CacheContexts
+from .callers import DENOISERS
 
-NAMES = ("transformer", "transformer_2")
-"""Components that denoise. Wan 2.2 has two: one for high noise levels, one for the rest."""
+NAMES = DENOISERS[:2]
+"""Those of families that are known here."""
 
 TRAINING_FREE = (
     "ddit_ext: no adapter was given, so coarse steps run training-free on weights made from the model's own. "
@@ -48,11 +49,7 @@ class Part:
 
 def find_denoisers(pipe: Any) -> dict[str, nn.Module]:
     """The modules that denoise in any pipeline, by component; TypeError for what is no pipeline with a sampler."""
-    found = {
-        name: module
-        for name in (*NAMES, "unet")
-        if isinstance(module := getattr(pipe, name, None), nn.Module)
-    }
+    found = {name: module for name in DENOISERS if isinstance(module := getattr(pipe, name, None), nn.Module)}
     if not found or isinstance(pipe, nn.Module):
         raise TypeError(
             f"pipe must be a diffusers pipeline with a transformer, got {type(pipe).__name__}: pass the pipeline itself, "
@@ -73,7 +70,7 @@ def known_family(module: nn.Module) -> Family | None:
 
 
 def find_parts(pipe: Any) -> list[Part]:
-    """The transformers that denoise in `pipe`. TypeError for a pipeline that is not supported,
+    """The transformers that denoise in `pipe`, of which `find_denoisers` knows. TypeError for one that is not supported,
 
     ValueError for a transformer's config, NotImplementedError for one that is parallel otherwise than over its tokens.
     """
@@ -90,8 +87,6 @@ def find_parts(pipe: Any) -> list[Part]:
                 f"pipe must be a diffusers pipeline whose {name} is of a supported family: {supported()}; "
                 f"got {type(pipe).__name__} with {found}. {WITHOUT_SUPPORT}"
             )
-    if not hasattr(getattr(pipe, "scheduler", None), "step"):
-        raise TypeError(f"pipe must have a scheduler; got {type(pipe).__name__} without")
     parts = [Part(name, held[name], family_for(model)) for name, model in models.items()]
     for part in parts:
         _ = part.family.ranks  # raises

@@ -9,12 +9,11 @@ from typing import Any
 
 from ..modules.swap import Changes
 from ..reports.report import RunRecord, StepRecord
-from ..schedulers import ForecastScheduler
 from ..strategies import SKIP, StepTimes, Strategy
 from .base_hook import Hook
 from .calls import SizedCall
 from .denoisers import Part
-from .forecast_sampler import ForecastSampler, total_steps
+from .forecast_sampler import ForecastSampler
 from .run import Decision, RunState, StepChoice
 from .run_check import RunCheck
 from .sampler_run import Run
@@ -29,29 +28,22 @@ class PatchHook(Hook):
         pipe: Any,
         parts: Sequence[Part],
         strategy: Strategy,
-        *,
-        split: bool = False,
-        sampler: ForecastSampler | None = None,
-        check: RunCheck | None = None,
+        sampler: ForecastSampler | None,
+        check: RunCheck | None,
+        split: bool,
     ) -> None:
-        super().__init__(parts, sampler)
-        self.strategy = strategy
-        self.check = check
+        super().__init__(parts, strategy, sampler, check)
         self.lock = threading.RLock()  # a call changes the model: one at a time
         modules = [part.module for part in parts]
         self.watch = SamplerWatch(pipe, strategy.source == "latents", self._stepped, self._ended, modules)
         self._split = split
         self._times = StepTimes()
 
-    def install(self) -> None:
-        """Come between each transformer and its callers."""
-        self.enter()
-
     def remove(self) -> None:
-        """Everything as it was found. A call under way in another thread ends first."""
+        """As `Hook.remove`. A call under way in another thread ends first."""
         with self.lock:
             parts = self.parts
-            self.leave()
+            super().remove()
             for part in parts:
                 part.caches.drop()
                 part.family.low_rank.clear()
@@ -137,11 +129,7 @@ class PatchHook(Hook):
 
         Their latents may differ by a rounding, their clocks do: with scales of their own they would wait for each other.
         """
-
-        def choose() -> StepChoice:
-            return run.state.choose(run, part, arguments)
-
-        ranks = part.family.ranks
+        choose, ranks = partial(run.state.choose, run, part, arguments), part.family.ranks
         return choose() if ranks is None or self.strategy.fixed else ranks.agreed(choose)
 
     def _skip_or_compute(self, run: Run, part: Part, decision: Decision) -> Decision:
@@ -168,21 +156,14 @@ class PatchHook(Hook):
         warn = partial(self.warn, record)
         self.record = record
         run.state = RunState(self.strategy, self._split, self._times, record, warn, self.marks)
-        if self.check is not None:
-            record.target_speedup, record.full_steps = self.check.target_speedup, self.check.full_steps
-            forecast = isinstance(run.scheduler, ForecastScheduler)
-            total = total_steps(run.scheduler) if forecast else run.total
-            samples = family.latents(arguments).shape[0]
-            for text in self.check.differences(
-                family.transformer, run.scheduler, total, record.grid, samples
-            ):
-                warn(text)
+        shape = family.latents(arguments).shape
+        self.compare(record, family.transformer, run.scheduler, run.total, shape[0])
         if not self.strategy.fixed and family.ranks is not None:  # any scale may come
             for scale in self.strategy.coarse:
                 family.check_ranks(family.grid(arguments), scale)
         scales = (1,) if record.grid is None else self.strategy.scales
         tokens = {scale: family.tokens(arguments, scale) for scale in scales}
-        run.state.begin(run.total, record.costs(tokens), family.latents(arguments).shape)
+        run.state.begin(run.total, record.costs(tokens), shape)
         for each in self.parts:
             each.family.low_rank.begin_run(each.family.transformer, warn)
 

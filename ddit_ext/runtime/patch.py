@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -107,9 +106,7 @@ class Handle:
     def __enter__(self) -> Handle:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.unpatch()
 
     def __repr__(self) -> str:
@@ -161,8 +158,7 @@ def patch(
     _check_names(unknown)
     denoisers = find_denoisers(pipe)
     checks.one_of("batch", batch, BATCH)
-    beside = {"scales": scales, "threshold": threshold, "quantile": quantile, "protect": protect}
-    given = {name: value for name, value in beside.items() if value is not None}
+    given = _given(scales=scales, threshold=threshold, quantile=quantile, protect=protect)
     if batch == "split":
         given["batch"] = batch
     if preset is not None:
@@ -229,7 +225,7 @@ def _hook(
         None if sized and strategy.sampler is None else ForecastSampler(pipe, strategy.sampler or ALL_STEPS)
     )
     if sized:
-        return PatchHook(pipe, parts, strategy, split=split, sampler=sampler, check=check)
+        return PatchHook(pipe, parts, strategy, sampler, check, split)
     return SamplerHook(pipe, watched, strategy, sampler, check)
 
 

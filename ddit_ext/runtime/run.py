@@ -73,9 +73,8 @@ class RunState:
         self.record = record
         self.residuals = ResidualCache()
         self._inputs = InputChange()
-        self._policies: list[Policy] = [
-            strategy.start(times)
-        ]  # in a split batch from the first signal one a sample
+        # One; in a split batch from the first signal one a sample.
+        self._policies: list[Policy] = [strategy.start(times)]
         self._total = 0
         self._levels = RunLevels([])
         self._view: View | None = None  # of the last scores

@@ -18,7 +18,7 @@ from ..reports.report import RunRecord, StepRecord
 from ..schedulers import ForecastScheduler
 from ..strategies import Strategy
 from .base_hook import Hook
-from .forecast_sampler import ForecastSampler, next_sigma, total_steps
+from .forecast_sampler import ForecastSampler, next_sigma
 from .run_check import RunCheck
 from .sampler_watch import SamplerWatch
 from .step_clock import Marks, StepClock
@@ -52,22 +52,13 @@ class SamplerHook(Hook):
         parts: Sequence[Watched],
         strategy: Strategy,
         sampler: ForecastSampler,
-        check: RunCheck | None = None,
+        check: RunCheck | None,
     ) -> None:
-        super().__init__(parts, sampler)
+        super().__init__(parts, strategy, sampler, check)
         self.lock = nullcontext()  # no call is changed
-        self._strategy, self._check = strategy, check
         self._notes: WeakKeyDictionary[Any, Notes] = WeakKeyDictionary()
         modules = [part.module for part in parts]
         self.watch = SamplerWatch(pipe, False, lambda run: None, modules=modules, seen=self._stepped)
-
-    def install(self) -> None:
-        """Put the sampler into the pipeline and watch it, and the calls of the transformers."""
-        self.enter()
-
-    def remove(self) -> None:
-        """Everything as it was found."""
-        self.leave()
 
     def begin_call(self, changes: Any, part: Watched, args: tuple, kwargs: dict[str, Any]) -> None:
         """A call of a transformer begins; it is made as it is."""
@@ -116,16 +107,12 @@ class SamplerHook(Hook):
         kwargs: dict[str, Any],
     ) -> Notes:
         self.watch.follow(scheduler)
-        record = RunRecord.of(self._strategy)
+        record = RunRecord.of(self.strategy)
         if part.family is not None:
             record.count_tokens(part.family, part.family.bind(args, kwargs))
         self.record = record
         notes = self._notes[scheduler] = Notes(timesteps, record, self.marks)
-        if self._check is not None:
-            record.target_speedup, record.full_steps = self._check.target_speedup, self._check.full_steps
-            total, samples = total_steps(scheduler), _samples(args, kwargs)
-            for text in self._check.differences(part.module, scheduler, total, record.grid, samples):
-                self.warn(record, text)
+        self.compare(record, part.module, scheduler, 0, _samples(args, kwargs))
         return notes
 
 

@@ -12,7 +12,6 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Collection
-from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
@@ -55,9 +54,7 @@ class GivenRun:
         self._watch.given().append(self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._watch.given().remove(self)
         if self.run is not None:
             self._watch.end(self.run)
@@ -98,9 +95,7 @@ class SamplerWatch:
 
     def given(self) -> list[GivenRun]:
         """The runs that this thread has said it is in, the innermost last."""
-        if not hasattr(self._local, "given"):
-            self._local.given = []
-        return self._local.given
+        return vars(self._local).setdefault("given", [])
 
     def begin(self, total: int, sampler: Any) -> GivenRun:
         """See `Handle.run`."""
@@ -152,7 +147,7 @@ class SamplerWatch:
             self.run = run
             return run, new
 
-    def called(self, name: str, sampler: Any, method: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def called(self, name: str, sampler: Any, method: Callable, /, *args: Any, **kwargs: Any) -> Any:
         """A sampler's method, called as it is and looked at."""
         inside, this = vars(self._local).setdefault("inside", set()), (name, id(sampler))
         if self.removed or this in inside:  # what was put on the instance calls what stood there before
@@ -283,18 +278,13 @@ class SamplerWatch:
     ) -> Run | None:
         """The run that this call begins; None where the sampler is not at its noise level."""
         told = family.told(timestep)
-        timesteps = getattr(sampler, "timesteps", None)
         first = _entry(sampler, told, family)
-        if first is None:
-            if not by_pipeline or not _has_steps_left(sampler):
-                return None
-            # The pipeline tells its transformer other noise levels than its sampler has: where it entered is seen later.
-            run = Run(sampler, timesteps, latents.shape, [], family)
-            run.offset = math.inf
-            return run
-        levels = noise_levels(sampler, timesteps)[first:]
-        run = Run(sampler, timesteps, latents.shape, levels, family)
-        run.offset = abs(levels[0] - told)
+        if first is None and not (by_pipeline and _has_steps_left(sampler)):
+            return None
+        # None: the pipeline tells its transformer other noise levels than its sampler has; where it entered is seen later.
+        levels = [] if first is None else noise_levels(sampler, sampler.timesteps)[first:]
+        run = Run(sampler, sampler.timesteps, latents.shape, levels, family)
+        run.offset = abs(levels[0] - told) if levels else math.inf
         return run
 
     def _set(self, line: Line) -> None:
@@ -335,19 +325,16 @@ class SamplerWatch:
 
 def _entry(sampler: Any, told: float, family: Family) -> int | None:
     """The index of the sampler's timesteps at which a run enters whose first call is at σ = `told`."""
-    timesteps = getattr(sampler, "timesteps", None)
-    if not isinstance(timesteps, Tensor) or timesteps.ndim != 1:
-        return None
-    levels, first = noise_levels(sampler, timesteps), _first_step(sampler)
     if not _has_steps_left(sampler):
         return None
+    levels, first = noise_levels(sampler, sampler.timesteps), _first_step(sampler)
     if abs(levels[first] - told) <= MISMATCH:
         return first
     # Video-to-video enters later without saying so, and so may a loop.
     nearest = min(range(len(levels)), key=lambda index: abs(levels[index] - told))
     if abs(levels[nearest] - told) <= told * ROUNDING:
         return nearest
-    stated = [family.told(t) for t in timesteps.cpu()]
+    stated = [family.told(t) for t in sampler.timesteps.cpu()]
     return stated.index(told) if told in stated else None
 
 

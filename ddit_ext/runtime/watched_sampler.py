@@ -70,9 +70,7 @@ def _watched_class(plain: type, watches: tuple[SamplerWatch, ...]) -> type:
             "__deepcopy__": _copied,
             "__reduce_ex__": _reduced,
         }
-        if not hasattr(
-            plain, "scale_model_input"
-        ):  # Bria asks every other class than FlowMatchEuler itself for it
+        if not hasattr(plain, "scale_model_input"):  # Bria asks all classes but FlowMatchEuler itself for it
             body["scale_model_input"] = lambda self, sample, *_: sample
         known[key] = types.new_class(plain.__name__, (plain,), exec_body=lambda space: space.update(body))
     return known[key]
@@ -146,9 +144,5 @@ class _Seen:
         for ref in self._watches:
             watch = ref()
             if watch is not None:
-                method = functools.partial(_called, watch, self._name, sampler, method)
+                method = functools.partial(watch.called, self._name, sampler, method)
         return method(*args, **kwargs)
-
-
-def _called(watch: SamplerWatch, name: str, sampler: Any, method: Callable, *args: Any, **kwargs: Any) -> Any:
-    return watch.called(name, sampler, method, args, kwargs)
