@@ -193,8 +193,7 @@ def _weights(adapter: Any, pipe: Any, scales: tuple[int, ...]) -> dict[str, Adap
         warnings.warn(TRAINING_FREE, stacklevel=3)
         return {part.name: Adapter.training_free(part.family.transformer, coarse) for part in parts}
     give_weights(parts, adapter, coarse)
-    weights = {part.name: part.adapter for part in parts if part.adapter is not None}
-    return weights
+    return {part.name: part.adapter for part in parts if part.adapter is not None}
 
 
 def _steps(pipe: Any, call: Mapping[str, Any], seen: int) -> int:

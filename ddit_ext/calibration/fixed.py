@@ -86,10 +86,8 @@ def neighbours(best: Setting, reference: Reference) -> list[Setting]:
     near = []
     for steps in (best.steps - reach, best.steps + reach):
         if max(fewest_steps(full), 2) <= steps <= full:
-            found = _mixes(steps, reference)
-            found.sort(
-                key=lambda counts: counts.keys() != coarse_counts(best).keys()
-            )  # others where it has to be
+            found, own = _mixes(steps, reference), coarse_counts(best).keys()
+            found.sort(key=lambda counts: counts.keys() != own)  # other scales where it has to be
             near += [arranged(steps, counts, _before(best)) for counts in found[:1]]
     return near
 

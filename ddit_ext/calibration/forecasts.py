@@ -39,7 +39,7 @@ def forecasts(reference: Reference) -> list[Setting]:
     return [Setting(reference.steps, strategy) for strategy in found]
 
 
-def fewer_calls(setting: Setting, reference: Reference) -> Setting | None:
+def fewer_calls(setting: Setting) -> Setting | None:
     """A call less; None where two are left, or coarse ones among them."""
     forecast = setting.strategy
     if forecast.calls <= FEWEST or forecast.sizes is not None:

@@ -6,7 +6,7 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,10 +63,6 @@ class Measured:
         """This run's own full-size step, the median; None where too few tell."""
         full = [step["seconds"] for step in self.steps if step["scale"] == 1]
         return statistics.median(full) if len(full) >= YARDSTICK else None
-
-    def without_pictures(self) -> Measured:
-        """The same without its pictures, which take memory."""
-        return replace(self, pictures=None)
 
 
 def times_faster(done: Measured, full: Measured) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,7 +30,7 @@ ROUNDS = 4
 
 FASTER: dict[type, Callable[[Setting, Reference, float], Setting | None]] = {
     Fixed: lambda setting, reference, speed: fixed.faster(setting, reference),
-    Forecast: lambda setting, reference, speed: forecasts.fewer_calls(setting, reference),
+    Forecast: lambda setting, reference, speed: forecasts.fewer_calls(setting),
     Budget: scored.less_time,
     Threshold: scored.larger_threshold,
 }
@@ -75,10 +76,10 @@ class Search:
             shown += [(frame.copy(), float(value)) for frame, value in zip(new, pairs[-1], strict=False)]
             looks = (
                 setting.strategy.computed_scales(setting.steps) is None
-            )  # costs time at full-size steps, too
+            )  # at scores, which takes time at every step
             speeds.append(full.seconds / done.seconds if looks else times_faster(done, full))
             if number == 0:
-                self.runs[setting] = done.without_pictures()
+                self.runs[setting] = replace(done, pictures=None)  # which take memory
         speed = statistics.median(speeds)
         candidate = Candidate(
             steps=setting.steps,

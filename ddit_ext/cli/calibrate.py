@@ -71,8 +71,9 @@ def add(subcommands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Calibrate, write the preset, print what was chosen and what was tried."""
     from ..calibration import calibrate
+    from ..training.data.prepare import read_prompts
 
-    prompts = read_prompts(arguments.prompts)
+    prompts = read_prompts(arguments.prompts, "--prompts")
     for path in (arguments.out, arguments.html):
         if path is not None and not path.resolve().parent.is_dir():
             raise ValueError(f"there is no folder {path.resolve().parent} to write {path.name} into")
@@ -113,20 +114,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def read_prompts(path: Path) -> list[str]:
-    """One prompt a line; empty lines are skipped. ValueError where there is none."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"--prompts must be a text file with one prompt a line, got {path}: {error}"
-        ) from error
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
-    if not prompts:
-        raise ValueError(f"--prompts: {path} holds no prompt; expected one a line")
-    return prompts
-
-
 def guidance_of(pipe: Any) -> str:
     """What the pipeline's call has for the scale of its guidance."""
     from ..families import class_of
@@ -150,10 +137,8 @@ def load(arguments: argparse.Namespace) -> tuple[Any, str | Path | None]:
         from .. import embedded
 
         loaded = embedded.load(model.removeprefix(EMBEDDED))
-        pipe, adapter = (
-            loaded.pipeline.to(dtype=dtype),
-            loaded.adapter if arguments.adapter is None else adapter,
-        )
+        pipe = loaded.pipeline.to(dtype=dtype)
+        adapter = loaded.adapter if arguments.adapter is None else adapter
     else:
         pipe = _pretrained(model, dtype)
     if arguments.offload:

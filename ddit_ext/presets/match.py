@@ -32,10 +32,9 @@ def adapter_digest(adapter: Adapter | None) -> str:
     return digest.hexdigest()
 
 
-def plain_config(scheduler: Any) -> dict[str, Any]:
-    """A sampler's settings as JSON has them, without diffusers' own notes."""
-    config = dict(getattr(scheduler, "config", {}))
-    plain = json.loads(json.dumps(config, default=str))
+def plain_config(part: Any) -> dict[str, Any]:
+    """The settings of a sampler or a model as JSON has them, without diffusers' own notes."""
+    plain = json.loads(json.dumps(dict(getattr(part, "config", {})), default=str))
     return {name: value for name, value in sorted(plain.items()) if not name.startswith("_")}
 
 
@@ -62,9 +61,7 @@ def _fingerprint(transformer: nn.Module) -> dict[str, Any]:
     if _has_patches(transformer):
         return fingerprint(transformer)
     model = unwrap(transformer)
-    plain = json.loads(json.dumps(dict(getattr(model, "config", {})), default=str))
-    config = {name: value for name, value in plain.items() if not name.startswith("_")}
-    return {"family": type(model).__name__, "config": config, "weights": {}}
+    return {"family": type(model).__name__, "config": plain_config(model), "weights": {}}
 
 
 def check_parts(

@@ -173,10 +173,7 @@ class Preset:
 
     def table(self, most: int | None = None) -> str:
         """The candidates as a Markdown table, the chosen one in bold; most: only so many, the closest, and the chosen one."""
-        lines = [
-            "| steps | measured speed | PSNR, dB | runs |",
-            "|---" * 4 + "|",
-        ]
+        lines = ["| steps | measured speed | PSNR, dB | runs |", "|---" * 4 + "|"]
         for place, candidate in enumerate(self.candidates):
             if most is not None and place >= most and not self.chose(candidate):
                 continue

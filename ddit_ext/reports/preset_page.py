@@ -18,19 +18,22 @@ KINDS = {
     "TeaCache": ("#2e8b57", "steps skipped"),
     "Forecast": ("#b8860b", "steps forecast"),
 }
+"""Colour and name of each kind of candidate."""
+
+FEWER = ("#3b4cc0", "fewer steps")
+"""Those of full-size steps alone."""
+
 AROUND = 1.25
 """The speeds up to so many times the target are always in the chart."""
 
 OUTLIERS = 2
 """A point beyond so many times the target is drawn at the edge: a stalled run would squeeze all others."""
 
-FEWER = ("#3b4cc0", "fewer steps")
-"""Colour and name of each kind of candidate."""
-
 
 def preset_page(preset: Preset, pictures: Mapping[str, Any] | Sequence[Any] | None = None) -> str:
     """HTML of a preset; pictures: as in `Preset.html`."""
     height, width = preset.picture
+    compared = "dB to the full run" if preset.target == "run" else "dB to the exact sample"
     return page(
         f"Calibrated to {preset.target_speedup:g} times the speed",
         preset.explanation,
@@ -38,9 +41,7 @@ def preset_page(preset: Preset, pictures: Mapping[str, Any] | Sequence[Any] | No
             facts(
                 {
                     "times as fast": f"{preset.speed:.2f}×",
-                    (
-                        "dB to the full run" if preset.target == "run" else "dB to the exact sample"
-                    ): f"{preset.psnr:.1f}",
+                    compared: f"{preset.psnr:.1f}",
                     "steps to ask for": str(preset.steps),
                     "steps of the full run": str(preset.full_steps),
                     "pixels": f"{width}×{height}",
@@ -72,7 +73,7 @@ def _chart(preset: Preset) -> str:
         across=(
             1.0,
             AROUND * preset.target_speedup,
-        ),  # speeds that differ by what a clock errs lie close together
+        ),  # speeds that differ by a clock's error lie close together
     )
     chart.rule(preset.target_speedup, "#888888", "asked for")
     most = OUTLIERS * preset.target_speedup
@@ -94,12 +95,9 @@ def _schedule(preset: Preset) -> str:
 
 
 def _candidates(preset: Preset) -> str:
-    marked = [preset.chose(candidate) for candidate in preset.candidates]
-    return table(
-        ["steps", "measured", "PSNR, dB", "runs"],
-        [candidate.cells() for candidate in preset.candidates],
-        marked.index(True) if any(marked) else None,
-    )
+    marked = next((i for i, candidate in enumerate(preset.candidates) if preset.chose(candidate)), None)
+    rows = [candidate.cells() for candidate in preset.candidates]
+    return table(["steps", "measured", "PSNR, dB", "runs"], rows, marked)
 
 
 def _step_costs(preset: Preset) -> str:
@@ -122,4 +120,4 @@ def _origin(preset: Preset) -> str:
         "device": f"{preset.device}, {preset.threads} CPU threads",
         **preset.versions,
     }
-    return table(["", ""], [[name, value] for name, value in facts_of.items()])
+    return table(["", ""], list(facts_of.items()))

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+WIDTH = 760
+"""Of charts and strips, in the units of their drawing."""
+
 SIZES = ("#3b4cc0", "#6f9bf5", "#f2a07b", "#c2442f", "#7d2248")
 """From the finest patch size to the coarsest: cold to warm, told apart without red and green."""
 
@@ -36,7 +39,6 @@ class Chart:
         x_label: str,
         y_label: str,
         *,
-        width: int = 760,
         height: int = 230,
         log: bool = False,
         whole: bool = True,
@@ -44,7 +46,7 @@ class Chart:
         across: Sequence[float] = (),
     ) -> None:
         self.title, self.x_label, self.y_label = title, x_label, y_label
-        self.width, self.height, self.log, self.whole, self.steps = width, height, log, whole, steps
+        self.height, self.log, self.whole, self.steps = height, log, whole, steps
         self._across = list(across)
         self._marks: list[tuple[str, list[Point], str, str]] = []
         self._legend: list[tuple[str, str, bool]] = []
@@ -76,7 +78,7 @@ class Chart:
 
     def svg(self) -> str:
         """The chart as an `<svg>` element."""
-        left, right = self.LEFT, self.width - self.RIGHT
+        left, right = self.LEFT, WIDTH - self.RIGHT
         top, bottom = self.TOP, self.height - self.BOTTOM
         drawn = [x for _, points, *_ in self._marks for x, _ in points]
         x_low, x_high = _range([*drawn, *self._across], pad=0.02)
@@ -94,9 +96,7 @@ class Chart:
                 bottom - (self._y(y) - y_low) / (y_high - y_low) * (bottom - top),
             )
 
-        parts = [
-            f'<svg viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(self.title)}">'
-        ]
+        parts = [f'<svg viewBox="0 0 {WIDTH} {self.height}" role="img" aria-label="{escape(self.title)}">']
         for value, text in _log_ticks(y_low, y_high) if self.log else _ticks(y_low, y_high):
             y = bottom - (value - y_low) / (y_high - y_low) * (bottom - top)
             parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -163,10 +163,10 @@ class Chart:
         return f'<div class="key">{entries}</div>'
 
 
-def strip(scales: Sequence[int], colours: Sequence[str], hints: Sequence[str], *, width: int = 760) -> str:
+def strip(scales: Sequence[int], colours: Sequence[str], hints: Sequence[str]) -> str:
     """One cell a step, in the colour of its size and with its number where there is room."""
-    cell = (width - Chart.LEFT - Chart.RIGHT) / max(len(scales), 1)
-    parts = [f'<svg viewBox="0 0 {width} 34" role="img" aria-label="patch size of each step">']
+    cell = (WIDTH - Chart.LEFT - Chart.RIGHT) / max(len(scales), 1)
+    parts = [f'<svg viewBox="0 0 {WIDTH} 34" role="img" aria-label="patch size of each step">']
     for index, (scale, colour, hint) in enumerate(zip(scales, colours, hints, strict=True)):
         x = Chart.LEFT + index * cell
         number = (

@@ -10,6 +10,12 @@ from .convert import as_strategy
 from .fixed import Fixed
 
 
+def _of_sizes(name: str) -> property:
+    return property(
+        lambda self: getattr(self.computed, name), doc=f"`{name}` of what sizes the computed steps."
+    )
+
+
 class Sized(Strategy):
     """A strategy with a field `sizes`: a strategy, int or list for the computed steps; None: all at scale 1."""
 
@@ -32,32 +38,6 @@ class Sized(Strategy):
         """What sizes the computed steps."""
         return Fixed(1) if self.sizes is None else self.sizes
 
-    @property
-    def scales(self) -> tuple[int, ...]:
-        """The scales of the computed steps."""
-        return self.computed.scales
-
-    @property
-    def coarse(self) -> tuple[int, ...]:
-        """The scales above 1 that a computed step can take."""
-        return self.computed.coarse
-
-    @property
-    def source(self) -> str | None:
-        """What the scores of `sizes` are of."""
-        return self.computed.source
-
-    @property
-    def holds(self) -> bool:
-        """That of `sizes`; a skipped step counts as a scale of its own."""
-        return self.computed.holds
-
-    @property
-    def thresholds(self) -> tuple[float, ...]:
-        """Those of `sizes`."""
-        return self.computed.thresholds
-
-    @property
-    def quantile(self) -> float:
-        """That of `sizes`."""
-        return self.computed.quantile
+    # With `holds`, a skipped step counts as a scale of its own.
+    scales, coarse, thresholds = (_of_sizes(name) for name in ("scales", "coarse", "thresholds"))
+    source, holds, quantile = (_of_sizes(name) for name in ("source", "holds", "quantile"))

@@ -14,6 +14,7 @@ import ddit_ext
 from ddit_ext import calibration, cli
 from ddit_ext.cli import calibrate as command
 from ddit_ext.embedded import weights
+from ddit_ext.training.data.prepare import read_prompts
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
@@ -53,10 +54,10 @@ def test_arguments_that_cannot_be_read(arguments, capsys):
 
 
 def test_prompts(prompts, tmp_path):
-    assert command.read_prompts(prompts) == ["a cat", "a dog on blue dots"]
+    assert read_prompts(prompts) == ["a cat", "a dog on blue dots"]
     (tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises(ValueError, match="empty.txt holds no prompt"):
-        command.read_prompts(tmp_path / "empty.txt")
+        read_prompts(tmp_path / "empty.txt")
 
 
 @pytest.mark.parametrize(

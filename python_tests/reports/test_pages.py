@@ -167,7 +167,7 @@ def place(svg, kind):
 
 
 def test_a_chart_puts_marks_in_proportion():
-    chart = Chart("t", "x", "y", width=300, height=200)
+    chart = Chart("t", "x", "y", height=200)
     for x, y in ((0, 0), (5, 1), (10, 2)):
         chart.dot((x, y), "red", "hint")
     low, middle, high = place(chart.svg(), "circle")

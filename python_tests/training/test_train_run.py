@@ -126,7 +126,10 @@ def test_tensorboard_gets_the_log(tmp_path):
             "training.autocast must be bfloat16 for a base in bfloat16, got float16",
         ),
         ("output.trackers=[wandb]", "output.trackers: wandb is not installed: pip install wandb"),
-        ("data.prompts=absent.txt", "data.prompts absent.txt cannot be read"),
+        (
+            "data.prompts=absent.txt",
+            "data.prompts must be a text file with one prompt a line, got absent.txt",
+        ),
         ("training.stepss=1", "did you mean 'steps'"),
     ],
 )

@@ -150,17 +150,18 @@ def _row(index: int, count: int = 1) -> dict[str, Tensor]:
     return {"row": torch.full((count,), index)}
 
 
-def read_prompts(path: str | Path) -> list[str]:
-    """One prompt a line, empty lines skipped; DataError where there is none."""
+def read_prompts(path: str | Path, name: str = "data.prompts") -> list[str]:
+    """One prompt a line, empty lines skipped; DataError, in the name of what was set, where there is none."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"data.prompts {path} cannot be read: {error} (a relative path begins at the current folder)"
+            f"{name} must be a text file with one prompt a line, got {path}: {error} "
+            "(a relative path begins at the current folder)"
         ) from error
     prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
-        raise DataError(f"data.prompts {path} holds no prompt; expected one a line")
+        raise DataError(f"{name}: {path} holds no prompt; expected one a line")
     return prompts
 
 
