@@ -41,10 +41,9 @@ _FIELDS = {
 
 def write(adapter: Adapter, folder: Path, dtype: torch.dtype | None) -> Path:
     tensors = {}
-    for weights in adapter.sizes.values():
-        for name, tensor in named_tensors(weights).items():
-            small = dtype is not None and tensor.ndim > 1 and not name.endswith("knots")
-            tensors[name] = tensor.to("cpu", dtype if small else tensor.dtype).contiguous()
+    for name, parameter in named_parameters(adapter).items():
+        small = dtype is not None and parameter.ndim > 1 and not name.endswith("knots")
+        tensors[name] = parameter.detach().to("cpu", dtype if small else parameter.dtype).contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION)}
     replace_file(folder / TENSORS, lambda path: save_file(tensors, path, metadata))
@@ -91,19 +90,25 @@ def read(cls: type[Adapter], path: Path, transformer: nn.Module | None) -> Adapt
         _check_tensors(cls(*parts), tensors, folder / TENSORS)
     adapter = cls(*parts)
     with torch.no_grad():
-        for name, parameter in _all_tensors(adapter).items():
+        for name, parameter in named_parameters(adapter).items():
             parameter.copy_(tensors[name])
     return adapter.eval()
 
 
-def named_tensors(weights: ScaleWeights) -> dict[str, Tensor]:
+def named_tensors(weights: ScaleWeights) -> dict[str, nn.Parameter]:
     """Name in the file -> parameter: ``2.embed_weight``, ``2.lora.transformer_blocks.0.ff.net.2.a``, …"""
     named = {}
     for name, parameter in weights.named_parameters():
         if name.startswith("lora_modules."):
             name = "lora." + name.removeprefix("lora_modules.").replace("/", ".")
-        named[f"{weights.scale}.{name}"] = parameter.detach()
+        named[f"{weights.scale}.{name}"] = parameter
     return named
+
+
+def named_parameters(adapter: Adapter) -> dict[str, nn.Parameter]:
+    """Those of all sizes."""
+    sizes = adapter.sizes.values()
+    return {name: parameter for weights in sizes for name, parameter in named_tensors(weights).items()}
 
 
 def replace_file(path: Path, write_to: Callable[[str], Any]) -> None:
@@ -174,15 +179,8 @@ def _read_tensors(path: Path, expected: dict[str, Any]) -> dict[str, Tensor]:
         raise AdapterError(f"{path} is not a safetensors file: {error}") from error
 
 
-def _all_tensors(adapter: Adapter) -> dict[str, Tensor]:
-    named: dict[str, Tensor] = {}
-    for weights in adapter.sizes.values():
-        named |= named_tensors(weights)
-    return named
-
-
 def _check_tensors(adapter: Adapter, tensors: dict[str, Tensor], path: Path) -> None:
-    named = _all_tensors(adapter)
+    named = named_parameters(adapter)
     missing, unexpected = sorted(named.keys() - tensors.keys()), sorted(tensors.keys() - named.keys())
     if missing or unexpected:
         raise AdapterError(f"{path}: lacks the tensors {missing[:5]} and has the unexpected {unexpected[:5]}")

@@ -155,7 +155,13 @@ class Family(ModelFamily, ABC):
 
     @abstractmethod
     def training_call(self, latents: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of a call on clean latents x0, from a training batch."""
+        """Arguments of a call, without noise yet, from a training batch.
+
+        Args:
+            latents: clean latents x0 as the model takes them, sides of whole patches.
+            conditions: the call's other arguments by name; those that say where the tokens of an image lie may be left
+                out. `condition_latents`, for models with further channels, are appended to the noisy latent.
+        """
 
     def state(self, arguments: dict[str, Any]) -> Tensor:
         """The latents of a call's first sample, as `training_call` takes them."""

@@ -107,7 +107,6 @@ class LatentFamily(Family):
         return cell_views.from_latents(self.latents(arguments), self.patch_size)
 
     def signal_view(self, arguments: dict[str, Any]) -> Callable[[Tensor], Tensor]:
-        """As `Family.signal_view`."""
         return self._kept_view(
             cells_of, self.grid(arguments), self.generated(arguments), self.out_channels, self.patch_size
         )
@@ -122,13 +121,7 @@ class LatentFamily(Family):
         return CoarseProjection(step, fastest, self.ranks)
 
     def training_call(self, latents: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of a call, without noise yet, from a training batch.
-
-        Args:
-            latents: clean latents x0 [B, C_out, F, H, W] or [B, C_out, H, W], sides of whole patches.
-            conditions: the call's other arguments by name. `condition_latents` [B, K, ...], for image-to-video
-                models, is appended to the noisy latent.
-        """
+        """As `Family.training_call`, on [B, C_out, F, H, W] or [B, C_out, H, W]."""
         p, shape = self.patch_size, "[B, C, F, H, W]" if self.DIMENSIONS == 5 else "[B, C, H, W]"
         if latents.ndim != self.DIMENSIONS or latents.shape[-2] % p or latents.shape[-1] % p:
             even = "even sides" if p == 2 else f"sides that are multiples of {p}"
@@ -136,7 +129,6 @@ class LatentFamily(Family):
         return self.finished(self.with_latents(cut(conditions), latents))
 
     def example_latents(self, frames: int, rows: int, columns: int, like: Tensor) -> dict[str, Any]:
-        """As `Family.example_latents`."""
         sides = (self.patch_size * rows, self.patch_size * columns)
         shape = (frames, *sides) if self.DIMENSIONS == 5 else sides
         return self.with_latents({}, like.new_empty(1, self.in_channels, *shape))

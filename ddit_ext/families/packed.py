@@ -92,13 +92,7 @@ class PackedFamily(Family):
         }
 
     def training_call(self, latents: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of a call, without noise yet, from a training batch.
-
-        Args:
-            latents: clean latents x0, packed [B, N, C·p·p] or as an image [B, C, H, W] of whole patches.
-            conditions: the call's other arguments by name. Those that say where the tokens of an image lie may be
-                left out. `condition_latents` [B, N, K] is appended to the noisy latent.
-        """
+        """As `Family.training_call`, on packed tokens [B, N, C·p·p] or an image [B, C, H, W]."""
         arguments, p = cut(conditions), self.patch_size
         if latents.ndim == 4:
             batch, channels, height, width = latents.shape
@@ -125,7 +119,6 @@ class PackedFamily(Family):
         raise NotImplementedError
 
     def example_latents(self, frames: int, rows: int, columns: int, like: Tensor) -> dict[str, Any]:
-        """As `Family.example_latents`."""
         features = self.in_channels * self.patch_size**2
         return self.places(1, rows, columns, like) | {
             self.LATENTS: like.new_empty(1, rows * columns, features)

@@ -114,7 +114,6 @@ class QwenImageFamily(PackedFamily):
         return Grid(1, rows, columns, more)
 
     def places(self, batch: int, rows: int, columns: int, like: Tensor) -> dict[str, Any]:
-        """As `PackedFamily.places`."""
         return {"img_shapes": [[(1, rows, columns)]] * batch}
 
     def finished(self, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -108,7 +108,6 @@ class ZImageFamily(LatentFamily):
 
     @property
     def width(self) -> int:
-        """As `ModelFamily.width`."""
         return self.transformer.config.dim
 
     def _rewrite(

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..coarse.adapter import Adapter, AdapterError
-from ..coarse.adapter_file import named_tensors, replace_file
+from ..coarse.adapter_file import named_parameters, replace_file
 
 FORMAT = "ddit_ext.distill"
 FORMAT_VERSION = 2
@@ -40,14 +40,6 @@ class RunState:
     average: dict[str, Tensor]  # by parameter name; empty without an average
     optimizer: torch.optim.Optimizer
     level_means: Tensor
-
-
-def named_parameters(adapter: Adapter) -> dict[str, torch.nn.Parameter]:
-    """The adapter's parameters under their names in its file."""
-    named = {}
-    for weights in adapter.sizes.values():
-        named |= dict(zip(named_tensors(weights), weights.parameters(), strict=True))
-    return named
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -49,22 +49,17 @@ def add_noise(
     return family.with_latents(arguments, noisy) | {family.TIME: family.timestep(level)}
 
 
+@torch.no_grad()
 def teacher_velocity(transformer: nn.Module, arguments: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
     """The base's own velocity, float32 and without gradient."""
-    with torch.no_grad(), autocast(arguments, dtype):
-        return _output(transformer, arguments)
+    return student_velocity(transformer, arguments, dtype)
 
 
 def student_velocity(transformer: nn.Module, arguments: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
-    """The velocity of a coarse call, float32; ``arguments`` come from ``Family.coarse``."""
+    """The velocity of a coarse call, [B, ...] float32; ``arguments`` come from ``Family.coarse``."""
     with autocast(arguments, dtype):
-        return _output(transformer, arguments)
-
-
-def _output(transformer: nn.Module, arguments: dict[str, Any]) -> Tensor:
-    """[B, ...] float32, also of a model that returns a list of one tensor a sample."""
-    output = transformer(**arguments, return_dict=False)[0]
-    return (output if isinstance(output, Tensor) else torch.stack(list(output))).float()
+        output = transformer(**arguments, return_dict=False)[0]
+        return (output if isinstance(output, Tensor) else torch.stack(list(output))).float()
 
 
 def autocast(arguments: dict[str, Any], dtype: torch.dtype | None) -> AbstractContextManager:

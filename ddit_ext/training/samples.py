@@ -50,17 +50,9 @@ class Samples(Observer):
         if self._base is None:
             self._base = self._draw()
         schedule = coarse_first(self._settings.adapter.scales, output.sample_steps)
-        with trainer.evaluating():
-            handle = patch(
-                self._pipe,
-                trainer.adapter,
-                scales=(1, *sorted(self._settings.adapter.scales)),
-                schedule=schedule,
-            )
-            try:
-                drawn = self._draw()
-            finally:
-                handle.unpatch()
+        scales = (1, *sorted(self._settings.adapter.scales))
+        with trainer.evaluating(), patch(self._pipe, trainer.adapter, scales=scales, schedule=schedule):
+            drawn = self._draw()
         if self._accelerator.is_main_process:
             rows = [np.concatenate(pair, axis=1) for pair in zip(self._base, drawn, strict=True)]
             sheet = np.concatenate(rows, axis=0)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from .._version import __version__
 from ..coarse.adapter import Adapter
+from ..coarse.adapter_file import named_parameters
 from ..families import family_for
-from .checkpoint import RunState, SaveFailed, named_parameters, resume, save_checkpoint
+from .checkpoint import RunState, SaveFailed, resume, save_checkpoint
 from .config import DistillConfig
 from .features import Features, Seen, feature_error
 from .log import LEVEL_BINS, level_bin
@@ -66,15 +67,15 @@ class Trainer:
         adapter: Adapter,
         config: DistillConfig,
         folder: Path | None,
-        processes: Processes | None = None,
-        device: torch.device | None = None,
-        adapter_folder: Path | None = None,
+        processes: Processes,
+        device: torch.device | None,
+        adapter_folder: Path | None,
     ):
         self.transformer = transformer
         self.config = config
         self.folder = folder
         self.adapter_folder = adapter_folder or (folder / "adapter" if folder is not None else None)
-        self.processes = processes or Processes()
+        self.processes = processes
         self.family = family_for(transformer)
         self.device = device or next(transformer.parameters()).device
         if folder is not None:

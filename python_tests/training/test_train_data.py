@@ -265,10 +265,10 @@ def test_states_are_what_the_pipeline_had_at_their_noise_level(tmp_path, wan):
         height=settings.height,
         width=settings.width,
     )
-    assert states.noise_level.tolist() == wan.scheduler.sigmas[:4].tolist()
-    for state, latents in zip(states.latents[1:], seen, strict=False):
+    assert states["noise_level"].tolist() == wan.scheduler.sigmas[:4].tolist()
+    for state, latents in zip(states["latents"][1:], seen, strict=False):
         assert torch.equal(state, latents)
-    assert states.text["encoder_hidden_states"].shape == (1, 6, TEXT_WIDTH_WAN)
+    assert states["encoder_hidden_states"].shape == (1, 6, TEXT_WIDTH_WAN)
 
 
 def test_a_wan_is_trained_on_its_own_runs(tmp_path, wan):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,20 +12,11 @@ from ...families.encoder import Encoder
 from ..settings import DataSettings
 
 
-@dataclass(frozen=True)
-class States:
-    """Some states of one run: ``latents`` [n, ...], ``noise_level`` [n] and the ``text`` arguments, one row each."""
-
-    latents: Tensor
-    noise_level: Tensor
-    text: dict[str, Tensor]
-
-
 @torch.no_grad()
-def run_states(encoder: Encoder, prompt: str, settings: DataSettings, seed: int) -> States:
+def run_states(encoder: Encoder, prompt: str, settings: DataSettings, seed: int) -> dict[str, Tensor]:
     """Run the encoder's pipeline once and keep ``generate.states`` of its states, one in each of so many equal stretches.
 
-    A step's first call is the one with the prompt; a second one, for guidance, has the same latents.
+    Returns ``latents`` [n, ...], ``noise_level`` [n] and the text arguments, one row each. A step's first call is the one with the prompt; a second one, for guidance, has the same latents.
     """
     generate, pipe = settings.generate, encoder.pipe
     chosen = _stretches(generate.steps, generate.states, seed)
@@ -66,7 +56,7 @@ def run_states(encoder: Encoder, prompt: str, settings: DataSettings, seed: int)
             handle.remove()
     ordered = [states[step] for step in sorted(states)]
     latents = torch.stack([latents for latents, _ in ordered])
-    return States(latents, torch.tensor([level for _, level in ordered]), text)
+    return {"latents": latents, "noise_level": torch.tensor([level for _, level in ordered])} | text
 
 
 def _stretches(steps: int, count: int, seed: int) -> set[int]:

@@ -133,8 +133,7 @@ class Plan:
             settings = replace(self.settings, height=height, width=width, buckets=())
             states = run_states(encoder, prompt, settings, seed)
             like = parts[name_of((height, width))]
-            kept = {"latents": states.latents, "noise_level": states.noise_level} | states.text
-            like.append(kept | _row(len(like), len(states.latents)))
+            like.append(states | _row(len(like), len(states["latents"])))
         return Shard({like: join(rows) for like, rows in parts.items()}, [])
 
 

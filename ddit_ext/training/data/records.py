@@ -68,7 +68,12 @@ def read_records(path: str | Path) -> tuple[list[Record], list[Broken]]:
 def _from_folder(folder: Path) -> list[Record | Broken]:
     metadata = folder / "metadata.jsonl"
     if metadata.is_file():
-        return [_listed(folder, *entry) for entry in _metadata(metadata)]
+        return [
+            _record(folder, folder / name, caption)
+            if (folder / name).is_file()
+            else Broken(name, "no such file")
+            for name, caption in _metadata(metadata)
+        ]
     wanted = {*PICTURES, *CLIPS}
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in wanted)
     return [_record(folder, file, _caption_beside(file)) for file in files]
@@ -90,12 +95,6 @@ def _metadata(path: Path) -> Iterator[tuple[str, str]]:
         yield name, caption
 
 
-def _listed(folder: Path, name: str, caption: str) -> Record | Broken:
-    return (
-        _record(folder, folder / name, caption) if (folder / name).is_file() else Broken(name, "no such file")
-    )
-
-
 def _record(folder: Path, file: Path, caption: str) -> Record:
     return Record(str(file.relative_to(folder)), caption, file.stat().st_size, file.read_bytes)
 
@@ -113,13 +112,10 @@ def _from_shards(shards: list[Path]) -> list[Record | Broken]:
             with tarfile.open(shard) as archive:
                 for member in archive:
                     if member.isfile():
-                        key, _, extension = (
-                            member.name.partition(".") if "/" not in member.name else _split(member.name)
-                        )
-                        samples.setdefault(key, {})[f".{extension.lower()}"] = (
-                            member.offset_data,
-                            member.size,
-                        )
+                        folder, slash, base = member.name.rpartition("/")
+                        key, _, extension = base.partition(".")
+                        parts = samples.setdefault(folder + slash + key, {})
+                        parts[f".{extension.lower()}"] = (member.offset_data, member.size)
         except (tarfile.TarError, OSError, EOFError) as error:
             found.append(Broken(shard.name, f"the archive can't be read to its end: {error}"))
         for key, parts in samples.items():
@@ -127,12 +123,6 @@ def _from_shards(shards: list[Path]) -> list[Record | Broken]:
             if extension is not None:
                 found.append(_in_shard(shard, key, parts, extension))
     return found
-
-
-def _split(name: str) -> tuple[str, str, str]:
-    folder, _, base = name.rpartition("/")
-    key, dot, extension = base.partition(".")
-    return f"{folder}/{key}", dot, extension
 
 
 def _in_shard(shard: Path, key: str, parts: dict[str, tuple[int, int]], extension: str) -> Record | Broken:
