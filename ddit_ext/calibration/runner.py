@@ -15,7 +15,7 @@ import torch
 from ..coarse import Adapter
 from ..runtime import patch
 from ..runtime.denoisers import find_denoisers, known_family
-from ..strategies import SKIP, Strategy, as_strategy
+from ..strategies import Strategy, as_strategy
 from .pictures import as_uint8
 
 REPETITIONS = 4
@@ -52,11 +52,6 @@ class Measured:
     def scales(self) -> list[int]:
         """The scale of each step."""
         return [step["scale"] for step in self.steps]
-
-    @property
-    def calls(self) -> int:
-        """Computed steps."""
-        return sum(scale != SKIP for scale in self.scales)
 
     @property
     def full_seconds(self) -> float | None:

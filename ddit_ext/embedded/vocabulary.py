@@ -110,24 +110,3 @@ def parse(prompt: str) -> tuple[tuple[str, ...], str, str]:
             f"(such as 'a pizza and a penguin on blue stripes'), got {prompt!r}"
         )
     return objects, patterns[0], colours[0]
-
-
-def parse_motions(prompt: str) -> tuple[str, ...]:
-    """What each object of a clip's prompt does, in the order of :func:`parse`'s objects.
-
-    Raises:
-        ValueError: an object without a motion before it, or a motion without an object after it.
-    """
-    words = [word for word in re.findall(r"[a-z]+", prompt.lower()) if word in OBJECTS or word in MOTIONS]
-    motions, objects = tuple(words[::2]), words[1::2]
-    if (
-        not words
-        or len(motions) != len(objects)
-        or any(word not in MOTIONS for word in motions)
-        or any(word not in OBJECTS for word in objects)
-    ):
-        raise ValueError(
-            f"prompt must name what each object does, one of {MOTIONS} before it "
-            f"(such as 'a spinning pizza on red checks'), got {prompt!r}"
-        )
-    return motions

@@ -1,5 +1,6 @@
 """One file a model family: what is particular to its transformers, found by the names of their classes."""
 
+from dataclasses import replace
 from typing import Any
 
 from .base import Family
@@ -40,7 +41,11 @@ __all__ = [
 
 def published() -> dict[str, Published]:
     """The models on the hub whose configuration or licence is known, by their names there."""
-    return {name: model for family in known(Family) for name, model in family.PUBLISHED.items()}
+    return {
+        name: replace(model, transformer=family.MODELS[0])
+        for family in known(Family)
+        for name, model in family.PUBLISHED.items()
+    }
 
 
 def encoder_for(pipe: Any, max_sequence_length: int) -> Encoder:

@@ -42,7 +42,6 @@ class Family(ModelFamily, ABC):
 
     # 3. What training needs beside `training_call` and `example_call`.
     ENCODER: ClassVar[type[Encoder]]
-    TEXT: ClassVar[tuple[str, ...]] = ("encoder_hidden_states",)  # arguments that `Encoder.text` gives
     DEPTHS: ClassVar[tuple[str, ...]] = ("num_layers", "num_single_layers")  # config keys: numbers of blocks
     PUBLISHED: ClassVar[Mapping[str, Published]] = {}
 

@@ -87,20 +87,15 @@ class FluxFamily(IdsFamily):
     }
 
     ENCODER = FluxEncoder
-    TEXT = ("encoder_hidden_states", "pooled_projections")
     INPUTS = {
         "encoder_hidden_states": ("text", "joint_attention_dim"),
         "pooled_projections": ("pooled_projection_dim",),
     }
     PUBLISHED = {
         "black-forest-labs/FLUX.1-dev": Published(
-            "FluxTransformer2DModel",
-            DEV,
-            non_commercial("black-forest-labs/FLUX.1-dev", "flux-1-dev-non-commercial-license"),
+            DEV, non_commercial("black-forest-labs/FLUX.1-dev", "flux-1-dev-non-commercial-license")
         ),
-        "black-forest-labs/FLUX.1-schnell": Published(
-            "FluxTransformer2DModel", DEV | {"guidance_embeds": False}
-        ),
+        "black-forest-labs/FLUX.1-schnell": Published(DEV | {"guidance_embeds": False}),
     }
 
     def __init__(self, transformer: nn.Module) -> None:

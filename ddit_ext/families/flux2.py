@@ -88,10 +88,9 @@ class Flux2Family(IdsFamily):
     LINEAR = 6.5  # 4·width² for attention, 9·width² for gated feed-forward layers of 3·width
     PUBLISHED = {
         "black-forest-labs/FLUX.2-dev": Published(
-            "Flux2Transformer2DModel",
-            licence=non_commercial("black-forest-labs/FLUX.2-dev", "flux-dev-non-commercial-license"),
+            licence=non_commercial("black-forest-labs/FLUX.2-dev", "flux-dev-non-commercial-license")
         ),
-        "black-forest-labs/FLUX.2-klein-base-4B": Published("Flux2Transformer2DModel", KLEIN_4B),
+        "black-forest-labs/FLUX.2-klein-base-4B": Published(KLEIN_4B),
     }
 
     def finished(self, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,6 @@ class HunyuanVideo15Family(LatentFamily):
     }
 
     ENCODER = HunyuanVideo15Encoder
-    TEXT = tuple(TEXT.values())
     JOINT = ("encoder_hidden_states", "encoder_hidden_states_2", "image_embeds")
     INPUTS = {  # the texts as long as the pipeline pads them, one token in the place of a picture
         "encoder_hidden_states": (1000, "text_embed_dim"),
@@ -77,8 +76,7 @@ class HunyuanVideo15Family(LatentFamily):
     }
     PUBLISHED = {
         "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v": Published(
-            "HunyuanVideo15Transformer3DModel",
-            licence={"license": "other", "license_name": "tencent-hunyuan-community"},
+            licence={"license": "other", "license_name": "tencent-hunyuan-community"}
         )
     }
 

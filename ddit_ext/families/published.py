@@ -11,11 +11,11 @@ NON_COMMERCIAL = "https://huggingface.co/{}/blob/main/LICENSE.md"
 
 @dataclass(frozen=True)
 class Published:
-    """One model: the class and configuration of its transformer, and its licence as the hub's metadata say it."""
+    """One model: configuration and class of its transformer, and its licence as the hub's metadata say it."""
 
-    transformer: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     licence: Mapping[str, str] = field(default_factory=lambda: {"license": "apache-2.0"})
+    transformer: str = ""  # the first of its family's classes, which `published` puts there
 
 
 def non_commercial(model: str, name: str) -> dict[str, str]:

@@ -97,9 +97,8 @@ class QwenImageFamily(PackedFamily):
     }
 
     ENCODER = QwenImageEncoder
-    TEXT = TEXT
     INPUTS = {"encoder_hidden_states": ("text", "joint_attention_dim")}
-    PUBLISHED = {"Qwen/Qwen-Image": Published("QwenImageTransformer2DModel")}
+    PUBLISHED = {"Qwen/Qwen-Image": Published()}
 
     def grid(self, arguments: dict[str, Any]) -> Grid:
         """The grid of the first shape of `img_shapes`; those after it are references. ValueError where they don't fit."""

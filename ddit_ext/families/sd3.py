@@ -87,16 +87,13 @@ class SD3Family(LatentFamily):
     }
 
     ENCODER = SD3Encoder
-    TEXT = ("encoder_hidden_states", "pooled_projections")
     INPUTS = {
         "encoder_hidden_states": ("text", "joint_attention_dim"),
         "pooled_projections": ("pooled_projection_dim",),
     }
     PUBLISHED = {
         "stabilityai/stable-diffusion-3.5-large": Published(
-            "SD3Transformer2DModel",
-            LARGE,
-            {"license": "other", "license_name": "stabilityai-ai-community"},
+            LARGE, {"license": "other", "license_name": "stabilityai-ai-community"}
         )
     }
 

@@ -111,10 +111,9 @@ class WanFamily(LatentFamily):
     ENCODER = WanEncoder
     INPUTS = {"encoder_hidden_states": ("text", "text_dim")}
     PUBLISHED = {
-        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Published("WanTransformer3DModel", _SMALL),
+        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Published(_SMALL),
         "Wan-AI/Wan2.1-T2V-14B-Diffusers": Published(
-            "WanTransformer3DModel",
-            _SMALL | {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
+            _SMALL | {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}
         ),
     }
 

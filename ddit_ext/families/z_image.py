@@ -100,11 +100,10 @@ class ZImageFamily(LatentFamily):
     }
 
     ENCODER = ZImageEncoder
-    TEXT = ("cap_feats",)
     DEPTHS = ("n_layers",)
     INPUTS = {"cap_feats": ("text", "cap_feat_dim")}
     JOINT, MULTIPLE = ("cap_feats",), 32
-    PUBLISHED = {"Tongyi-MAI/Z-Image": Published("ZImageTransformer2DModel")}
+    PUBLISHED = {"Tongyi-MAI/Z-Image": Published()}
 
     @property
     def width(self) -> int:

@@ -121,7 +121,7 @@ def estimate(settings: TrainSettings, gpus: int, tflops: float | None, sharded: 
 
 def _texts(family: Family, call: dict[str, Any]) -> list[torch.Tensor]:
     """The text arguments of an example."""
-    given = [call[name] for name in family.TEXT if name in call]
+    given = [call[name] for name in family.ENCODER.PROMPT.values() if name in call]
     return [row for value in given for row in (value if isinstance(value, list) else [value])]
 
 

@@ -128,7 +128,11 @@ def test_an_adapter_is_trained_saved_and_read(name, tmp_path, supports):
     case = captured(BY_NAME[name])
     family = case.family
     latents = torch.stack([family.state(case.arguments)] * 2)[:, : family.out_channels]
-    text = {key: case.arguments[key][:2] for key in family.TEXT if case.arguments.get(key) is not None}
+    text = {
+        key: case.arguments[key][:2]
+        for key in family.ENCODER.PROMPT.values()
+        if case.arguments.get(key) is not None
+    }
     if case.arguments.get("guidance") is not None:
         text["guidance"] = torch.ones(2)
     adapter = Adapter.create(case.transformer, (2,), rank=2, refinement_hidden=8)

@@ -37,7 +37,11 @@ class Captured:
 
     def small(self, latents: Tensor, sigma: Tensor) -> Tensor:
         """The base's own output on other latents, as a picture or clip, at another noise level."""
-        conditions = {name: value for name, value in self.arguments.items() if name in self.family.TEXT}
+        conditions = {
+            name: value
+            for name, value in self.arguments.items()
+            if name in self.family.ENCODER.PROMPT.values()
+        }
         whole = ("image_embeds", "guidance")
         conditions |= {name: self.arguments[name] for name in whole if self.arguments.get(name) is not None}
         call = self.family.training_call(latents, conditions)

@@ -31,7 +31,7 @@ def run_states(encoder: Encoder, prompt: str, settings: DataSettings, seed: int)
         arguments = family.bind(args, kwargs)
         states[step] = (family.state(arguments).cpu(), float(pipe.scheduler.sigmas[step]))
         if not text:
-            text.update(encoder.rows({name: arguments.get(name) for name in family.TEXT}))
+            text.update(encoder.rows({name: arguments.get(name) for name in encoder.PROMPT.values()}))
 
     call: dict[str, Any] = {"num_frames": settings.frames} if settings.frames > 1 else {}
     call |= encoder.accepted({"max_sequence_length": settings.max_sequence_length})
