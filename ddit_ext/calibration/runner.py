@@ -75,8 +75,7 @@ class Runner:
     """Calls a pipeline as it is told; the pipeline is unpatched between two runs.
 
     Args:
-        calls: the arguments of each call, without those that the runner sets: num_inference_steps, generator,
-            output_type.
+        calls: the arguments of each call, without those that the runner sets: num_inference_steps, generator, output_type.
         clock: seconds; on a GPU it has to wait for the device.
         ran: called after each run.
     """
@@ -123,7 +122,8 @@ class Runner:
         cold = set(scales)
         turn = 0
         while min(map(len, times.values())) < REPETITIONS:
-            done = self.run(0, Setting(steps, as_strategy(Turns(scales, turn), scales)), pictures=False)
+            turns = as_strategy(lambda step, first=turn: scales[(first + step) % len(scales)], scales)
+            done = self.run(0, Setting(steps, turns), pictures=False)
             turn += len(done.steps)
             for step in done.steps:
                 if step["scale"] in cold:
@@ -131,16 +131,6 @@ class Runner:
                 else:
                     times[step["scale"]].append(step["seconds"])
         return {scale: statistics.median(taken) for scale, taken in times.items()}
-
-
-class Turns:
-    """Schedule: each scale in turn, going on from run to run."""
-
-    def __init__(self, scales: Sequence[int], begin: int) -> None:
-        self._scales, self._begin = tuple(scales), begin
-
-    def __call__(self, step: int) -> int:
-        return self._scales[(self._begin + step) % len(self._scales)]
 
 
 @contextmanager

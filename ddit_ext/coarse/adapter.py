@@ -121,8 +121,7 @@ class Adapter(nn.Module):
             rank: of the feed-forward LoRA, one per patch size; 0 for none.
             refinement_hidden: width of the residual's perceptron; 0 for no refinement.
             refinement_tokens: whether that perceptron also reads the tokens that leave the blocks.
-            seed: of the random first factors (B and the last layers are zero); the global generators are not
-                used.
+            seed: of the random first factors (B and the last layers are zero); the global generators are not used.
         """
         base = read_base(transformer)
         width, in_channels = base.embed_weight.shape[:2]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .._files import read_json, replace_file, replace_text, version_of
 from .._version import __version__
 from .base_weights import check_fingerprint
 from .errors import AdapterError
@@ -60,7 +59,7 @@ def write(adapter: Adapter, folder: Path, dtype: torch.dtype | None) -> Path:
         "tensors": {"bytes": (folder / TENSORS).stat().st_size, "sha256": _digest(folder / TENSORS)},
     }
     text = json.dumps(description, indent=1, allow_nan=False) + "\n"
-    replace_file(folder / DESCRIPTION, lambda path: Path(path).write_text(text, encoding="utf-8"))
+    replace_text(folder / DESCRIPTION, text)
     return folder
 
 
@@ -111,36 +110,9 @@ def named_parameters(adapter: Adapter) -> dict[str, nn.Parameter]:
     return {name: parameter for weights in sizes for name, parameter in named_tensors(weights).items()}
 
 
-def replace_file(path: Path, write_to: Callable[[str], Any]) -> None:
-    """Write beside ``path``, flush to disk, then take its place: readers see the old file or the new."""
-    temporary = path.with_name(f".{path.name}.partial")  # what a kill leaves behind, the next save replaces
-    try:
-        write_to(str(temporary))
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # safetensors makes private files; an adapter is an ordinary one
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{path} is not readable JSON: {error}") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        found = description.get("format") if isinstance(description, dict) else type(description).__name__
-        raise AdapterError(f"{path}: expected format {FORMAT!r}, got {found!r}")
-    version = description.get("format_version")
-    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
-        raise AdapterError(
-            f"{path}: expected format_version 1 to {FORMAT_VERSION}, which ddit_ext {__version__} reads, "
-            f"got {version!r}, written by ddit_ext {description.get('ddit_ext', '?')}"
-        )
+    description = read_json(path, str(path), AdapterError)
+    version_of(description, FORMAT, FORMAT_VERSION, str(path), AdapterError)
     for name, kind in _FIELDS.items():
         if not isinstance(description.get(name), kind):
             raise AdapterError(

@@ -1,8 +1,6 @@
-"""What an adapter needs to know of the pretrained model: its two patch layers, its feed-forward layers, its
-identity.
+"""What an adapter needs to know of the pretrained model: its two patch layers, its feed-forward layers, its identity.
 
-Reads only, and copies what it reads: a transformer may be offloaded, compiled, cast or wrapped by peft at any
-time.
+Reads only, and copies what it reads: a transformer may be offloaded, compiled, cast or wrapped by peft at any time.
 """
 
 from __future__ import annotations

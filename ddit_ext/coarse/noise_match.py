@@ -131,8 +131,7 @@ def default_detail(scale: int) -> float:
     """H when nothing was measured: 1 - s^(-3/4), so 0.41 at s = 2 and 0.65 at s = 4.
 
     It is what a unit-variance latent has whose s×s block means keep a variance of roughly s^(-3/4):
-    neighbours that correlate by about a half. Measure it with :func:`measure_detail` where clean latents are
-    at hand.
+    neighbours that correlate by about a half. Measure it with :func:`measure_detail` where clean latents are at hand.
     """
     return 1 - scale**-0.75
 

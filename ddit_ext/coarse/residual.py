@@ -7,8 +7,7 @@ noisy latent z,
     β(σ)·up(low) + g(σ)·(z - up(low)),        low = s×s means of z
 
 (`noise_match.py` has the scalars), and, in a trained adapter, a refinement that starts as an exact no-op.
-The paper has "one residual block" of undisclosed form here; the analytic part and the refinement are this
-project's.
+The paper has "one residual block" of undisclosed form here; the analytic part and the refinement are this project's.
 """
 
 from __future__ import annotations

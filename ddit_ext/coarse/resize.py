@@ -2,8 +2,7 @@
 
 Three ways, all linear in the base weights: the pseudo-inverse resize of FlexiViT (Beyer et al., arXiv
 2212.08013), which the DDiT paper starts from; pooled embedding weights, which make the embedding see the s×s
-means of the latent; and repeated de-embedding rows, which write each output value to all s×s pixels it stands
-for.
+means of the latent; and repeated de-embedding rows, which write each output value to all s×s pixels it stands for.
 
 Embedding weights are ``[D, C, p, p]``, de-embedding weights ``[C, p, p, D]``, as in ``ddit_ext.ops``; the order of a
 model's own features is ``base_weights.py``'s business.
@@ -36,8 +35,7 @@ def pi_resize(weight: Tensor, scale: int) -> Tensor:
 
 
 def pooled(weight: Tensor, scale: int) -> Tensor:
-    """Embed the s×s means: weight_s[d, c, y, x] = weight[d, c, y//s, x//s] / s²; [D, C, p, p] -> [D, C, s·p,
-    s·p].
+    """Embed the s×s means: weight_s[d, c, y, x] = weight[d, c, y//s, x//s] / s²; [D, C, p, p] -> [D, C, s·p, s·p].
 
     Embedding a patch with it equals embedding, at scale 1, the patch of its s×s means.
     """

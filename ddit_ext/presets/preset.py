@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from .._files import read_json, replace_text, version_of
 from .._version import __version__
-from ..coarse.adapter_file import replace_file
 from ..strategies import Strategy, checks, from_dict
 from .old_formats import upgraded
 
@@ -117,7 +117,7 @@ class Preset:
         """Write the JSON file; what stood there before is replaced as a whole."""
         path = Path(path)
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
-        replace_file(path, lambda partial: Path(partial).write_text(text, encoding="utf-8"))
+        replace_text(path, text)
         return path
 
     @classmethod
@@ -130,24 +130,12 @@ class Preset:
         path = Path(path)
         if not path.is_file():
             raise PresetError(f"preset: there is no file {path}; ddit_ext.calibrate makes one")
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise PresetError(f"preset: {path} is not readable JSON: {error}") from error
-        return cls.from_dict(data, str(path))
+        return cls.from_dict(read_json(path, f"preset: {path}", PresetError), str(path))
 
     @classmethod
     def from_dict(cls, data: Any, origin: str = "preset") -> Preset:
         """From :meth:`to_dict`'s data; `origin` is named in errors."""
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            found = data.get("format") if isinstance(data, dict) else type(data).__name__
-            raise PresetError(f"{origin}: expected format {FORMAT!r}, got {found!r}")
-        version = data.get("format_version")
-        if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-            raise PresetError(
-                f"{origin}: expected format_version 1 to {FORMAT_VERSION}, which ddit_ext {__version__} reads, "
-                f"got {version!r}, written by ddit_ext {data.get('ddit_ext', '?')}"
-            )
+        version = version_of(data, FORMAT, FORMAT_VERSION, origin, PresetError)
         names = {name.name for name in fields(cls)} - {"pictures"}
         old = names - {"target", "strategy"} | {"choice", "scales", "quantile"}
         missing = sorted((names if version == FORMAT_VERSION else old) - data.keys())

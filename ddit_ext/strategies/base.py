@@ -87,7 +87,8 @@ class Native(Policy):
 class Strategy(ABC):
     """What `ddit_ext.patch(schedule=...)` takes. Its fields are checked once, when it is made."""
 
-    # What a run has to know before it begins. Fields of the same name in a subclass stand for them.
+    # What a run has to know before it begins. Fields and properties of the same name in a subclass stand for them.
+    scales: ClassVar[tuple[int, ...]] = (1,)  # all that a step may take, 1 first
     thresholds: ClassVar[tuple[float, ...]] = ()
     quantile: ClassVar[float] = DEFAULT_QUANTILE
     protect: ClassVar[tuple[int, int]] = (0, 0)
@@ -95,6 +96,11 @@ class Strategy(ABC):
     holds: ClassVar[bool] = False  # whether scores of steps of two scales are left out
     skips: ClassVar[bool] = False  # whether a step may reuse the residual of the one before
     compares_input: ClassVar[bool] = False  # whether policy.skip is asked with the input's changes
+    changes_calls: ClassVar[bool] = True  # whether calls are made at larger patches or without their blocks
+    target_speedup: ClassVar[float | None] = None  # times the speed of a full run that is asked for
+    sampler: ClassVar[dict[str, Any] | None] = (
+        None  # of a forecast: arguments of ForecastScheduler.from_scheduler
+    )
 
     def __new__(cls, *values: Any, **settings: Any) -> Strategy:
         """Raises TypeError for a setting that it does not have, with the one that was meant."""
@@ -102,29 +108,9 @@ class Strategy(ABC):
         return super().__new__(cls)
 
     @property
-    def scales(self) -> tuple[int, ...]:
-        """All scales that a step may take, 1 first."""
-        return (1,)
-
-    @property
     def coarse(self) -> tuple[int, ...]:
         """The scales above 1 that a step can take, for which weights are needed."""
         return self.scales[1:]
-
-    @property
-    def sampler(self) -> dict[str, Any] | None:
-        """Arguments of `ForecastScheduler.from_scheduler`, where the pipeline's sampler is to be wrapped."""
-        return None
-
-    @property
-    def changes_calls(self) -> bool:
-        """Whether calls of the transformer are made at larger patches or without their blocks."""
-        return True
-
-    @property
-    def target_speedup(self) -> float | None:
-        """Times the speed of a full run that is asked for."""
-        return None
 
     @property
     def fixed(self) -> bool:

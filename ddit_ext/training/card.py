@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from .._files import replace_text
 from ..coarse.adapter import Adapter
-from ..coarse.adapter_file import replace_file
 from ..families import published
 from .settings import TrainSettings
 
@@ -71,7 +71,7 @@ That of the base model, {base}, from whose weights it was made: {named}{unknown}
 
 `adapter.json` holds every setting and a fingerprint of the base.
 """
-    replace_file(folder / "README.md", lambda path: Path(path).write_text(text, encoding="utf-8"))
+    replace_text(folder / "README.md", text)
 
 
 def push(folder: Path, repository: str, private: bool) -> str:

@@ -20,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .._files import replace_file
 from ..coarse.adapter import Adapter, AdapterError
-from ..coarse.adapter_file import named_parameters, replace_file
+from ..coarse.adapter_file import named_parameters
 
 FORMAT = "ddit_ext.distill"
 FORMAT_VERSION = 2

@@ -1,6 +1,4 @@
-"""The distillation loop: an adapter learns to give, at its patch sizes, the velocity that the base gives at
-its own.
-"""
+"""The distillation loop: an adapter learns to give, at its patch sizes, the velocity that the base gives at its own."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..coarse.adapter_file import replace_file
+from .._files import replace_text
 
 LEVEL_BINS = 10
 
@@ -69,8 +69,7 @@ class TrainingLog:
             warnings.warn(f"log {path} could not be written: {error}; the run goes on", stacklevel=4)
 
     def _rewrite(self, path: Path) -> None:
-        text = "".join(json.dumps(line) + "\n" for line in self.lines)
-        replace_file(path, lambda to: Path(to).write_text(text, encoding="utf-8"))
+        replace_text(path, "".join(json.dumps(line) + "\n" for line in self.lines))
 
     def _reset(self) -> None:
         self._losses: list[float] = []

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..calibration.pictures import as_uint8, first_frames
 from ..runtime.patch import patch
 from .observer import Observer
 from .settings import TrainSettings
@@ -85,6 +86,5 @@ class Samples(Observer):
                 output_type="np",
                 **call,
             )
-            picture = result.images[0] if hasattr(result, "images") else result.frames[0][data.frames // 2]
-            drawn.append(np.uint8(np.clip(picture, 0, 1) * 255 + 0.5))
+            drawn += first_frames(as_uint8(result))
         return drawn

@@ -15,7 +15,7 @@ PACKAGE = Path(ddit_ext.__file__).parent
 
 # From the bottom up. A file imports from its own layer and from those before it.
 LAYERS = (
-    {"_version", "_build_info", "_library", "_machine", "_quiet", "_core", "cmake_prefix"},
+    {"_version", "_build_info", "_library", "_files", "_machine", "_quiet", "_core", "cmake_prefix"},
     {"ops", "cells", "reference", "fidelity"},
     {"modules"},
     {"coarse"},

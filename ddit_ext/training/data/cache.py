@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...coarse.adapter_file import replace_file
+from ..._files import replace_file
 from ..checkpoint import SaveFailed
 from ..processes import Processes
 from .order import Order
