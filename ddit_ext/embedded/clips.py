@@ -78,11 +78,8 @@ def clips(count: int, seed: int) -> tuple[np.ndarray, list[Clip]]:
     """
     rng = np.random.default_rng(seed)
     described = [random_clip(rng) for _ in range(count)]
-    shape = (count, FRAMES, CLIP_SIZE, CLIP_SIZE, 3)
-    drawn = np.empty(shape, np.uint8)
-    for index, clip in enumerate(described):
-        drawn[index] = render_clip(clip)
-    return drawn, described
+    drawn = np.array([render_clip(clip) for clip in described], np.uint8)
+    return drawn.reshape(count, FRAMES, CLIP_SIZE, CLIP_SIZE, 3), described
 
 
 def _track(rng: np.random.Generator, motion: str) -> Track:

@@ -92,8 +92,8 @@ def pictures(count: int, seed: int, side: int = PICTURE_SIZE) -> tuple[np.ndarra
     """
     rng = np.random.default_rng(seed)
     scenes = [random_scene(rng) for _ in range(count)]
-    drawn = [render(scene, side) for scene in scenes]
-    return np.stack(drawn) if drawn else np.empty((0, side, side, 3), np.uint8), scenes
+    drawn = np.array([render(scene, side) for scene in scenes], np.uint8)
+    return drawn.reshape(count, side, side, 3), scenes
 
 
 @functools.cache

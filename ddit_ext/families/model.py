@@ -227,17 +227,16 @@ class ModelFamily:
 
 def check_here(transformer: nn.Module, layer: nn.Module, tensor: Tensor) -> None:
     """ValueError where an offloaded layer's weights do not lie where `tensor` does, and no hook of its own moves them."""
-    if waits_on_disk(transformer, layer):
-        raise ValueError(
-            "the first block's input can't be told before a call: the weights it is made with are on disk until then "
-            "(group offloading by blocks)"
-        )
     devices = {parameter.device for parameter in layer.parameters()}
-    if devices != {tensor.device} and not any(map(_is_moved, layer.modules())):
-        raise ValueError(
-            f"the first block's input can't be told before a call: the weights it is made with are on "
-            f"{', '.join(map(str, devices))}, the latent on {tensor.device} (offloading)"
-        )
+    if waits_on_disk(transformer, layer):
+        where = "disk until then (group offloading by blocks)"
+    elif devices != {tensor.device} and not any(map(_is_moved, layer.modules())):
+        where = f"{', '.join(map(str, devices))}, the latent on {tensor.device} (offloading)"
+    else:
+        return
+    raise ValueError(
+        f"the first block's input can't be told before a call: the weights it is made with are on {where}"
+    )
 
 
 def _is_moved(module: nn.Module) -> bool:

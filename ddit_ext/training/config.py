@@ -9,6 +9,8 @@ from typing import Literal
 
 import torch
 
+from ..strategies import checks
+
 LOWEST = 0.02
 """Noise levels below it are not trained on, unless a range says so: no schedule has coarse steps there."""
 
@@ -74,8 +76,10 @@ class DistillConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self):
-        if self.optimizer not in ("adamw", "prodigy"):
-            raise ValueError(f'optimizer must be "adamw" or "prodigy", got {self.optimizer!r}')
+        checks.one_of("optimizer", self.optimizer, ("adamw", "prodigy"))
+        checks.one_of("schedule", self.schedule, ("cosine", "constant"))
+        checks.one_of("normalise", self.normalise, ("teacher", "level", "none"))
+        checks.one_of("autocast", self.autocast, (None, "bfloat16", "float16"))
         if self.optimizer == "prodigy":
             for name in ("lr_embedding", "lr_lora", "lr_residual"):
                 if getattr(self, name) is not None:
@@ -83,22 +87,14 @@ class DistillConfig:
                         f"{name} is not for prodigy, which has one learning rate for all parts: leave it out, "
                         f"got {getattr(self, name)}"
                     )
-        if self.schedule not in ("cosine", "constant"):
-            raise ValueError(f'schedule must be "cosine" or "constant", got {self.schedule!r}')
-        if self.normalise not in ("teacher", "level", "none"):
-            raise ValueError(f'normalise must be "teacher", "level" or "none", got {self.normalise!r}')
-        if self.autocast not in (None, "bfloat16", "float16"):
-            raise ValueError(f'autocast must be None, "bfloat16" or "float16", got {self.autocast!r}')
         for name in ("steps", "accumulate", "checkpoint_every", "log_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            checks.whole(name, getattr(self, name))
         for name in ("lr", "lr_embedding", "lr_lora", "lr_residual", "sigma_shift"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive, got {value}")
         for name in ("weight_decay", "clip", "warmup", "final_lr", "feature_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            checks.number(name, getattr(self, name), 0.0, finite=True)
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
         if self.scale_shares is not None and not (

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..coarse.scale_spec import Positions, Start
+from ..strategies import checks
 from .config import DistillConfig
 from .data.sizes import STEP, Size, name_of, sizes_like
 
@@ -47,8 +48,7 @@ class AdapterSettings:
         if not self.scales or min(self.scales) < 2 or len(set(self.scales)) < len(self.scales):
             raise ValueError(f"scales must be distinct and above 1, got {list(self.scales)}")
         for name in ("rank", "refinement_hidden"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            checks.whole(name, getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,7 @@ class GenerateSettings:
 
     def __post_init__(self):
         for name in ("steps", "states", "per_prompt"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            checks.whole(name, getattr(self, name))
         if self.states > self.steps:
             raise ValueError(f"states must be at most steps ({self.steps}), got {self.states}")
 
@@ -125,8 +124,7 @@ class DataSettings:
         if getattr(self, unwanted) is not None:
             raise ValueError(f'{unwanted} is not for source "{self.source}", got {getattr(self, unwanted)!r}')
         for name in ("height", "width", "frames", "max_sequence_length", "batch", "shard_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            checks.whole(name, getattr(self, name))
         if self.buckets == "auto" and len(self.sizes) == 1:
             raise ValueError(
                 f"buckets: auto knows only {name_of(self.sizes[0])} with as many pixels as {self.height}x{self.width}, "
