@@ -6,13 +6,12 @@ FOLDER: where those are unpacked; else they are downloaded. Families that this d
 """
 
 import os
-import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from _oldest import ROOT, main, oldest
+
 TESTS = ROOT / "python_tests"
 SUITE = (
     "families/test_flux_variants.py",
@@ -28,14 +27,11 @@ CHOSEN = (
 OF_THEIR_TIME = ("huggingface-hub<1", "tokenizers<0.22")  # what that transformers asks for
 
 
-def oldest(library: str) -> str:
-    """As in pyproject.toml's dependencies, for pip."""
-    floor = re.search(rf'"{library}>=([\d.]+)"', (ROOT / "pyproject.toml").read_text()).group(1)
-    return f"{library}=={floor}.*"
-
-
 def download(folder: Path) -> None:
-    wanted = [oldest("diffusers"), oldest("transformers"), *OF_THEIR_TIME]
+    wanted = [
+        *(f"{library}=={oldest(library)}.*" for library in ("diffusers", "transformers")),
+        *OF_THEIR_TIME,
+    ]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
     subprocess.run([*pip, *wanted], check=True)
 
@@ -44,27 +40,9 @@ def check(folder: Path) -> int:
     """The exit code of pytest, with those libraries in front of the installed ones."""
     path = os.pathsep.join([str(folder), str(ROOT)])
     tests = [str(TESTS / name) for name in SUITE]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        " or ".join(CHOSEN),
-        *tests,
-    ]
-    return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode
-
-
-def main() -> int:
-    if len(sys.argv) > 1:
-        return check(Path(sys.argv[1]))
-    with tempfile.TemporaryDirectory() as folder:
-        download(Path(folder))
-        return check(Path(folder))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", " or ".join(CHOSEN)]
+    return subprocess.run([*command, *tests], env=os.environ | {"PYTHONPATH": path}).returncode
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(download, check))

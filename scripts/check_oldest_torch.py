@@ -7,26 +7,21 @@ What is built links against any torch since then; that it compiles against each 
 CUDA's own headers have to be there for the CUDA ops: without them these are left out, and that is said.
 """
 
-import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from _oldest import ROOT, main, oldest
+
+TORCH = oldest("torch")
 GENERATED = ("version.cpp",)  # has no torch, and a header that CMake writes
-
-
-def oldest() -> str:
-    """As in pyproject.toml's dependencies."""
-    return re.search(r'"torch>=([\d.]+)"', (ROOT / "pyproject.toml").read_text()).group(1)
 
 
 def download(folder: Path) -> None:
     """The headers of the oldest torch, as its wheel has them."""
-    wheel = ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), f"torch=={oldest()}"]
+    wheel = ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), f"torch=={TORCH}"]
     subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", *wheel], check=True)
     (path,) = folder.glob("*.whl")
     with zipfile.ZipFile(path) as archive:
@@ -56,17 +51,9 @@ def check(folder: Path) -> int:
     tried = sources if cuda else [path for path in sources if path not in needing]
     failed = [path.name for path in tried if not compiles(path, headers, cuda)]
     left = f", without the {len(needing)} for CUDA (no headers of CUDA)" if not cuda else ""
-    print(f"torch {oldest()}: {len(tried) - len(failed)} of {len(tried)} ops' sources compile{left}")
+    print(f"torch {TORCH}: {len(tried) - len(failed)} of {len(tried)} ops' sources compile{left}")
     return 1 if failed else 0
 
 
-def main() -> int:
-    if len(sys.argv) > 1:
-        return check(Path(sys.argv[1]))
-    with tempfile.TemporaryDirectory() as folder:
-        download(Path(folder))
-        return check(Path(folder))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main(download, check))
