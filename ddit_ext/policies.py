@@ -10,22 +10,9 @@ For `ddit_ext.patch` a strategy (`ddit_ext.strategies`) says the same as data. A
 ones are copied for each run.
 """
 
-from ._core import (
-    BudgetPolicy,
-    FixedSchedule,
-    PatchScheduler,
-    RunPolicy,
-    TeaCachePolicy,
-)
+from ._core import BudgetPolicy, FixedSchedule, PatchScheduler, RunPolicy, TeaCachePolicy
 from .strategies import SKIP, Policy
 
-__all__ = [
-    "SKIP",
-    "BudgetPolicy",
-    "FixedSchedule",
-    "PatchScheduler",
-    "Policy",
-    "TeaCachePolicy",
-]
+__all__ = ["SKIP", "BudgetPolicy", "FixedSchedule", "PatchScheduler", "Policy", "TeaCachePolicy"]
 
 Policy.register(RunPolicy)

@@ -272,11 +272,7 @@ class Family(ModelFamily, ABC):
             changes.undo()
 
     def enter_coarse(
-        self,
-        changes: Changes,
-        arguments: dict[str, Any],
-        weights: ScaleWeights,
-        sigma: Tensor | RunLevel,
+        self, changes: Changes, arguments: dict[str, Any], weights: ScaleWeights, sigma: Tensor | RunLevel
     ) -> dict[str, Any]:
         """As `coarse`: the rewritten arguments; the modules stay swapped until `changes.undo()`."""
         self.check(arguments, weights)

@@ -55,12 +55,7 @@ class HunyuanVideo15Family(LatentFamily):
             output="proj_out",
             patch=1,
             feed_forward=r"transformer_blocks\.\d+\.(ff|ff_context)\.net\.(0\.proj|2)",
-            identity=(
-                *SHAPE,
-                "text_embed_dim",
-                "task_type",
-                "use_meanflow",
-            ),
+            identity=(*SHAPE, "text_embed_dim", "task_type", "use_meanflow"),
             samples=("context_embedder_2.linear_1",),
         )
     }

@@ -86,12 +86,7 @@ class QwenImageFamily(PackedFamily):
             output="proj_out",
             patch=2,
             feed_forward=r"transformer_blocks\.\d+\.(img|txt)_mlp\.net\.(0\.proj|2)",
-            identity=(
-                *SHAPE,
-                "joint_attention_dim",
-                "axes_dims_rope",
-                "zero_cond_t",
-            ),
+            identity=(*SHAPE, "joint_attention_dim", "axes_dims_rope", "zero_cond_t"),
             samples=("txt_in", "time_text_embed.timestep_embedder.linear_1"),
         )
     }

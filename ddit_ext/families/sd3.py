@@ -76,12 +76,7 @@ class SD3Family(LatentFamily):
             output_order="channel_fastest",
             patch=2,
             feed_forward=r"transformer_blocks\.\d+\.(ff|ff_context)\.net\.(0\.proj|2)",
-            identity=(
-                *SHAPE,
-                "joint_attention_dim",
-                "pooled_projection_dim",
-                "pos_embed_max_size",
-            ),
+            identity=(*SHAPE, "joint_attention_dim", "pooled_projection_dim", "pos_embed_max_size"),
             samples=("context_embedder", "time_text_embed.timestep_embedder.linear_1"),
         )
     }

@@ -34,14 +34,7 @@ _LAYERS = PatchLayers(
     output_order="channel_fastest",
     patch=PATCH,
     feed_forward=r"blocks\.\d+\.ffn\.net\.(0\.proj|2)",
-    identity=(
-        *SHAPE,
-        "text_dim",
-        "freq_dim",
-        "ffn_dim",
-        "image_dim",
-        "added_kv_proj_dim",
-    ),
+    identity=(*SHAPE, "text_dim", "freq_dim", "ffn_dim", "image_dim", "added_kv_proj_dim"),
     samples=("condition_embedder.text_embedder.linear_1", "condition_embedder.time_embedder.linear_1"),
 )
 _SMALL = {
@@ -67,9 +60,7 @@ class WanEncoder(Encoder):
     @torch.no_grad()
     def text(self, captions: list[str]) -> dict[str, Tensor]:
         embeds, _ = self.pipe.encode_prompt(
-            prompt=captions,
-            do_classifier_free_guidance=False,
-            max_sequence_length=self.max_sequence_length,
+            prompt=captions, do_classifier_free_guidance=False, max_sequence_length=self.max_sequence_length
         )
         return {"encoder_hidden_states": embeds}
 

@@ -21,12 +21,7 @@ class Run:
     """One denoising run: `index` is its current step, `total` its number of steps (0: unknown)."""
 
     def __init__(
-        self,
-        scheduler: Any,
-        timesteps: Any,
-        shape: torch.Size,
-        levels: list[float],
-        family: Family,
+        self, scheduler: Any, timesteps: Any, shape: torch.Size, levels: list[float], family: Family
     ) -> None:
         self.read = family.told  # σ of a call's timestep
         self.scheduler = scheduler

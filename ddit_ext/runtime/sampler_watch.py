@@ -69,6 +69,7 @@ class SamplerWatch:
 
     Attributes:
         lock: held while a run is looked up or moved on.
+        run: the run that was called last.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class SamplerWatch:
         self.removed = False
         self.lock = threading.RLock()
         self.classes: dict[tuple, type] = {}  # those of the samplers, by the library's own
+        self.run: Run | None = None
         self.follow(getattr(pipe, "scheduler", None))
 
     def given(self) -> list[GivenRun]:
@@ -142,6 +144,7 @@ class SamplerWatch:
                     run.history.push(family.noisy(latents))
             else:
                 run.repeats += 1
+            self.run = run
             return run, new
 
     def called(self, name: str, sampler: Any, method: Callable, /, *args: Any, **kwargs: Any) -> Any:
@@ -190,6 +193,7 @@ class SamplerWatch:
                 leave_sampler(sampler, self)
             self._lines.clear()
             self._modules = ()
+            self.run = None
 
     def _look(
         self, sampler: Any, by_pipeline: bool, latents: Tensor, timestep: Tensor, family: Family

@@ -157,10 +157,7 @@ class Trainer:
         config, arguments = self.config, portion.arguments
         # Gradient checkpointing runs blocks again in the backward: the modules stay swapped until then.
         level = self.family.noise_level(arguments)
-        with (
-            self.family.coarse(arguments, self.adapter.own(scale), level) as coarse,
-            self._watched() as seen,
-        ):
+        with self.family.coarse(arguments, self.adapter.own(scale), level) as coarse, self._watched() as seen:
             student = student_velocity(self.transformer, coarse, config.autocast_dtype)
             error, power = squared_errors(student, teacher)
             inside = self._inside(scale, portion.everyone)
