@@ -220,8 +220,9 @@ class Family(ModelFamily, ABC):
         for name, before in self._merged.items():
             now = _adapter_state(transformer, name)
             if now == "active" or now != before:
+                adapters = getattr(transformer.get_submodule(name), "active_adapters", None) or ["unnamed"]
                 raise NotImplementedError(
-                    f"a PEFT adapter ({_adapter_names(transformer, name)}) on {name}, which coarse patches "
+                    f"a PEFT adapter ({', '.join(adapters)}) on {name}, which coarse patches "
                     "replace: fuse it before patching, or leave it off this layer"
                 )
         self.refuse(arguments)
@@ -304,7 +305,3 @@ def _adapter_state(transformer: nn.Module, name: str) -> str:
         return "merged"
     off = getattr(module, "disable_adapters", False) or not getattr(module, "active_adapters", True)
     return "none" if off else "active"
-
-
-def _adapter_names(transformer: nn.Module, name: str) -> str:
-    return ", ".join(getattr(transformer.get_submodule(name), "active_adapters", None) or ["unnamed"])

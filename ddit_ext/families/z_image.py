@@ -18,7 +18,7 @@ from ..coarse.patch_layers import PatchLayers
 from ..coarse.scale_weights import ScaleWeights
 from .encoder import Encoder
 from .grid import Grid, pool_tokens
-from .latent import LatentFamily, WholeProjection
+from .latent import CoarseEmbedding, LatentFamily, WholeProjection
 from .published import Published
 
 
@@ -39,15 +39,11 @@ class ZImageEncoder(Encoder):
         return self.shifted(self.moments(self.picture(pixels)))[:, :, None]
 
 
-class ZEmbedding(nn.Module):
+class ZEmbedding(CoarseEmbedding):
     """Stands in the patch embedding: tokens of merged cells, padded as the model expects them, [B·L, D]."""
 
-    def __init__(self, step: CoarseStep) -> None:
-        super().__init__()
-        self.step = step
-
     def forward(self, patches: Tensor) -> Tensor:
-        return _padded(self.step.tokens()).flatten(0, 1)
+        return _padded(super().forward(patches)).flatten(0, 1)
 
 
 class ZPositions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import PurePath
 
 import numpy as np
@@ -32,7 +33,8 @@ def read_pixels(record: Record, sizes: Sequence[Size], frames: int = 1) -> Tenso
         try:
             with Image.open(io.BytesIO(data)) as file:
                 sequence = ImageSequence.Iterator(file)
-                pictures = [_upright(frame) for frame, _ in zip(sequence, range(frames), strict=False)]
+                upright = map(ImageOps.exif_transpose, islice(sequence, frames))
+                pictures = [frame.convert("RGB") for frame in upright]
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
             raise DataError(f"no readable picture: {error}") from error
     if len(pictures) < frames:
@@ -41,10 +43,6 @@ def read_pixels(record: Record, sizes: Sequence[Size], frames: int = 1) -> Tenso
     fitted = [ImageOps.fit(p, (width, height), Image.Resampling.LANCZOS) for p in pictures]
     stacked = torch.from_numpy(np.stack([np.asarray(picture) for picture in fitted]))
     return stacked.permute(3, 0, 1, 2).float() / 127.5 - 1
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(picture).convert("RGB")
 
 
 def _video(data: bytes, record: Record, frames: int) -> list[Image.Image]:
@@ -56,6 +54,6 @@ def _video(data: bytes, record: Record, frames: int) -> list[Image.Image]:
         ) from error
     try:
         found = imageio.imiter(data, extension=PurePath(record.name).suffix)
-        return [Image.fromarray(frame) for frame, _ in zip(found, range(frames), strict=False)]
+        return [Image.fromarray(frame) for frame in islice(found, frames)]
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"no readable video: {error}") from error
