@@ -82,7 +82,7 @@ class Refinement(nn.Module):
         self.output_weight = nn.Parameter(torch.zeros(spec.out_channels, side, side, hidden))
         self.output_bias = nn.Parameter(torch.zeros(spec.out_channels, side, side))
 
-    def reset_parameters(self, generator: torch.Generator) -> None:
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """A random first layer of unit gain and a last layer of zeros."""
         with torch.no_grad():
             bound = math.sqrt(3 / self.input_weight[0].numel())

@@ -63,7 +63,7 @@ class ScaleWeights(nn.Module):
     def lora(self) -> dict[str, LowRank]:
         return {key.replace("/", "."): module for key, module in self.lora_modules.items()}
 
-    def initialise(self, base: BaseWeights, generator: torch.Generator) -> None:
+    def initialise(self, base: BaseWeights, generator: torch.Generator | None = None) -> None:
         """Set the start: made from the base's own weights, every addition to them a no-op."""
         resize = pi_resize if self.spec.start == "pi_resize" else pooled
         with torch.no_grad():

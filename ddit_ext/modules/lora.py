@@ -29,7 +29,7 @@ class LowRank(nn.Module):
         self.a = nn.Parameter(torch.zeros(rank, in_features))
         self.b = nn.Parameter(torch.zeros(out_features, rank))
 
-    def reset_parameters(self, generator: torch.Generator) -> None:
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """A uniform in ±1/√in as in peft, B zero."""
         with torch.no_grad():
             bound = 1 / math.sqrt(self.a.shape[1])
