@@ -109,12 +109,13 @@ def test_the_bases_own_runs_become_data(named):
         generate=GenerateSettings(steps=4, states=2),
     )
     states = run_states(encoder, "a cat", settings, seed=3)
-    assert states.latents.shape[0] == 2 and bool((states.noise_level > 0).all())
-    conditions = {key: value.repeat_interleave(2, 0) for key, value in states.text.items()}
+    latents, levels = states.pop("latents"), states.pop("noise_level")
+    assert latents.shape[0] == 2 and bool((levels > 0).all())
+    conditions = {key: value.repeat_interleave(2, 0) for key, value in states.items()}
     if _told(pipe):
         conditions["guidance"] = torch.ones(2)
-    call = family.training_call(states.latents[:, : family.out_channels], conditions)
-    call[family.TIME] = family.timestep(states.noise_level)
+    call = family.training_call(latents[:, : family.out_channels], conditions)
+    call[family.TIME] = family.timestep(levels)
     if "condition_latents" in call:  # the trainer puts them beside the noisy latent
         call = family.with_latents(
             call, torch.cat([family.latents(call), call.pop("condition_latents")], family.CHANNELS)
