@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,6 +31,7 @@ class Adapter(nn.Module):
 
     Attributes:
         base: the fingerprint of the model it belongs to.
+        scales: the coarse ones, ascending, without 1.
         training_record: what the trainer noted about how the weights came about (free form, JSON).
         lora: how feed-forward LoRAs are computed, see :meth:`load`; not in the file.
     """
@@ -46,20 +48,14 @@ class Adapter(nn.Module):
         super().__init__()
         self.base = base
         self.training_record = dict(training_record or {})
-        self.sizes = nn.ModuleDict(
-            {
-                str(spec.scale): ScaleWeights(spec, lora_layers)
-                for spec in sorted(specs, key=lambda spec: spec.scale)
-            }
-        )
-        if not self.sizes:
+        sizes = {
+            spec.scale: ScaleWeights(spec, lora_layers) for spec in sorted(specs, key=attrgetter("scale"))
+        }
+        self.sizes = nn.ModuleDict({str(scale): weights for scale, weights in sizes.items()})
+        self.scales = tuple(sizes)
+        if not sizes:
             raise AdapterError("scales must name at least one patch size above 1")
         self._cache: dict[tuple[int, torch.device, torch.dtype], ScaleWeights] = {}
-
-    @property
-    def scales(self) -> tuple[int, ...]:
-        """The coarse scales, ascending, without 1."""
-        return tuple(int(scale) for scale in self.sizes)
 
     @classmethod
     def training_free(

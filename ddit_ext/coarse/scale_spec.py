@@ -23,7 +23,7 @@ class ScaleSpec:
     in_channels: int  # C_in: noisy latent and clean conditions
     out_channels: int  # C_out: the noisy latent alone
     start: Start = "noise_matched"
-    positions: Positions = "centre"
+    positions: Positions = "centre"  # of a token: the middle of its cells (s·i + (s-1)/2); "grid": 0, 1, 2, …
     detail_residual: bool = True  # False: no g(σ)·(z - up(low))
     detail_variance: float | None = None  # H; None: estimated from each latent
     rank: int = 0  # of the feed-forward LoRA; 0: none

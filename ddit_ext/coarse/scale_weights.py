@@ -14,14 +14,14 @@ from .levels import Levels, RunLevel
 from .noise_match import default_detail, detail_gain, detail_line, gain_lines, matched_by
 from .residual import Refinement
 from .resize import pi_resize, pooled, repeated_rows
-from .scale_spec import Positions, ScaleSpec
+from .scale_spec import ScaleSpec
 
 
 class ScaleWeights(nn.Module):
     """One patch size: embedding, de-embedding, patch-size vector, residual and LoRA.
 
     Attributes:
-        spec: the fixed choices.
+        spec: the fixed choices; scale, patch_size, positions: some of them.
         embed_weight [D, C_in, s·p, s·p], embed_bias [D]: the patch embedding.
         size_embedding [D]: added to every image token (the paper's patch-size id); zero at the start.
         deembed_weight [C_out, s·p, s·p, D], deembed_bias [C_out, s·p, s·p]: the de-embedding.
@@ -32,6 +32,7 @@ class ScaleWeights(nn.Module):
     def __init__(self, spec: ScaleSpec, lora_layers: Mapping[str, tuple[int, int]]):
         super().__init__()
         self.spec = spec
+        self.scale, self.patch_size, self.positions = spec.scale, spec.patch_size, spec.positions
         side = spec.patch_size * spec.scale
         self.embed_weight = nn.Parameter(torch.zeros(spec.width, spec.in_channels, side, side))
         self.embed_bias = nn.Parameter(torch.zeros(spec.width))
@@ -44,20 +45,6 @@ class ScaleWeights(nn.Module):
         if spec.rank:
             for name, features in lora_layers.items():
                 self.lora_modules[name.replace(".", "/")] = LowRank(*features, spec.rank, spec.lora_scale)
-
-    @property
-    def scale(self) -> int:
-        return self.spec.scale
-
-    @property
-    def patch_size(self) -> int:
-        """p, the side of a base patch in latent pixels."""
-        return self.spec.patch_size
-
-    @property
-    def positions(self) -> Positions:
-        """Where a coarse token stands: at the "centre" of its cells (s·i + (s-1)/2), or on a "grid" 0, 1, 2, …"""
-        return self.spec.positions
 
     @property
     def lora(self) -> dict[str, LowRank]:

@@ -19,12 +19,13 @@ FORECASTS = "schedule=Forecast(...) works, since it calls fewer times what the r
 
 
 class Ranks:
-    """The ranks of a context parallel transformer. config: diffusers' ContextParallelConfig, set up."""
+    """The ranks of a context parallel transformer, `count` of them. config: diffusers' ContextParallelConfig, set up."""
 
     def __init__(self, config: Any) -> None:
         from diffusers.hooks import context_parallel  # here: versions without it have no such transformers
 
         self._mesh = config._flattened_mesh
+        self.count = self._mesh.size()
         self.ragged = config.ulysses_anything or config.ring_anything
         if self.ragged:
             sharder = context_parallel.PartitionAnythingSharder
@@ -32,11 +33,6 @@ class Ranks:
         else:
             sharder = context_parallel.EquipartitionSharder
             self._split, self._gather = sharder.shard, sharder.unshard
-
-    @property
-    def count(self) -> int:
-        """How many ranks share the tokens."""
-        return self._mesh.size()
 
     def part(self, whole: Tensor, dim: int) -> Tensor:
         """This rank's part of a tensor that all ranks have."""

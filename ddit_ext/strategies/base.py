@@ -80,7 +80,6 @@ class Native(Policy):
 
     @property
     def per_sample(self) -> Sequence[int]:
-        """What each sample alone would have taken."""
         return self._policy.per_sample
 
 

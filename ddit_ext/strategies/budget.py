@@ -141,7 +141,6 @@ class _ByTheClock(Policy):
 
     @property
     def per_sample(self) -> Sequence[int]:
-        """What each sample alone would have taken."""
         return self._budget.per_sample
 
     def _costs(self) -> tuple[float, ...]:

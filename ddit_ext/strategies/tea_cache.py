@@ -103,5 +103,4 @@ class _Skipping(Policy):
 
     @property
     def per_sample(self) -> Sequence[int]:
-        """What each sample alone would have taken."""
         return self._sizes.per_sample
