@@ -11,7 +11,6 @@
 
 from typing import Any
 
-from . import convert
 from .base import DEFAULT_QUANTILE, DEFAULT_SCALES, Policy, Strategy
 from .budget import Budget
 from .clock import StepTimes
@@ -41,5 +40,11 @@ _KNOWN = {kind.__name__: kind for kind in (Budget, Fixed, Forecast, TeaCache, Th
 
 
 def from_dict(data: Any) -> Strategy:
-    """The strategy of `Strategy.to_dict()`'s data; TypeError or ValueError for anything else."""
-    return convert.from_dict(data, _KNOWN)
+    """The strategy of `Strategy.to_dict()`'s data; TypeError or ValueError, by name, for anything else."""
+    if not isinstance(data, dict) or data.get("strategy") not in _KNOWN:
+        found = data.get("strategy") if isinstance(data, dict) else data
+        raise ValueError(f"strategy must be one of {tuple(_KNOWN)}, got {found!r}")
+    settings = {name: value for name, value in data.items() if name != "strategy"}
+    if isinstance(settings.get("sizes"), dict):
+        settings["sizes"] = from_dict(settings["sizes"])
+    return _KNOWN[data["strategy"]](**settings)

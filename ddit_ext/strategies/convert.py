@@ -1,4 +1,4 @@
-"""What a user may write in the place of a strategy, and strategies as data."""
+"""What a user may write in the place of a strategy."""
 
 from __future__ import annotations
 
@@ -53,19 +53,3 @@ def as_strategy(
         "schedule must be None, an int, a list of one scale a step, a callable(step) -> scale, a strategy such as "
         f"Forecast or Threshold, or an object with begin and decide, got {type(schedule).__name__}"
     )
-
-
-def from_dict(data: Any, known: dict[str, type[Strategy]]) -> Strategy:
-    """From `Strategy.to_dict()`; known: the strategies by name.
-
-    Raises:
-        TypeError, ValueError: data that are no strategy, or bad values in them, by name.
-    """
-    if not isinstance(data, dict) or data.get("strategy") not in known:
-        found = data.get("strategy") if isinstance(data, dict) else data
-        raise ValueError(f"strategy must be one of {tuple(known)}, got {found!r}")
-    kind = known[data["strategy"]]
-    settings = {name: value for name, value in data.items() if name != "strategy"}
-    if isinstance(settings.get("sizes"), dict):
-        settings["sizes"] = from_dict(settings["sizes"], known)
-    return kind(**settings)
