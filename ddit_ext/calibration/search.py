@@ -76,7 +76,7 @@ class Search:
             shown += [(frame.copy(), float(value)) for frame, value in zip(new, pairs[-1], strict=False)]
             looks = (
                 setting.strategy.computed_scales(setting.steps) is None
-            )  # at scores, which takes time at every step
+            )  # at scores, which takes time, too
             speeds.append(full.seconds / done.seconds if looks else times_faster(done, full))
             if number == 0:
                 self.runs[setting] = replace(done, pictures=None)  # which take memory

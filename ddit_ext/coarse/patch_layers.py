@@ -27,9 +27,7 @@ class PatchLayers:
     patch: int  # p, the side of a base patch in latent pixels; of a convolution its own counts
     feed_forward: str  # regular expression of the modules that take a LoRA
     identity: tuple[str, ...]  # config keys that tell one model from another
-    samples: tuple[
-        str, ...
-    ]  # layers whose weights are sampled into the fingerprint, beside embedding and output
+    samples: tuple[str, ...]  # layers that a fingerprint samples beside embedding and output
     embedding_order: Order = "channel_major"
     output_order: Order = "channel_major"
     sign: int = 1  # the model's output over the velocity ε - x

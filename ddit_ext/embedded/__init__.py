@@ -45,9 +45,7 @@ class _Kind:
     """What an embedded model makes: the shape of one, and how real ones are drawn."""
 
     shape: tuple[int, ...]
-    draw: Callable[
-        [int, int], tuple[np.ndarray, list[Any]]
-    ]  # count, seed -> uint8 [count, *shape], what they show
+    draw: Callable[[int, int], tuple[np.ndarray, list[Any]]]  # count, seed -> [count, *shape], what they show
     statistics: int  # of the real ones that Fréchet distances are taken to
     others: str | None = None  # the model that has all parts but the transformer and its adapter
 

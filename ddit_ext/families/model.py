@@ -74,9 +74,7 @@ class ModelFamily:
     TIME: ClassVar[str] = "timestep"  # the argument that says the noise level
     TIMESTEP: ClassVar[float] = 1.0  # that argument at noise level 1
     CLEAN: ClassVar[float] = 0.0  # and at noise level 0
-    PARALLEL: ClassVar[frozenset[str] | None] = (
-        None  # where context parallelism splits or gathers; None: unknown
-    )
+    PARALLEL: ClassVar[frozenset[str] | None] = None  # where ranks split or gather tokens; None: unknown
 
     # How batch="split" takes some samples of a call: rows of tensors (or of each in a list), or all of it.
     ROWS: ClassVar[frozenset[str]] = ROWS

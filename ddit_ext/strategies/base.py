@@ -97,9 +97,7 @@ class Strategy(ABC):
     compares_input: ClassVar[bool] = False  # whether policy.skip is asked with the input's changes
     changes_calls: ClassVar[bool] = True  # whether calls are made at larger patches or without their blocks
     target_speedup: ClassVar[float | None] = None  # times the speed of a full run that is asked for
-    sampler: ClassVar[dict[str, Any] | None] = (
-        None  # of a forecast: arguments of ForecastScheduler.from_scheduler
-    )
+    sampler: ClassVar[dict[str, Any] | None] = None  # arguments of ForecastScheduler.from_scheduler
 
     def __new__(cls, *values: Any, **settings: Any) -> Strategy:
         """Raises TypeError for a setting that it does not have, with the one that was meant."""
