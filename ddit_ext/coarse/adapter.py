@@ -18,8 +18,6 @@ from .patch_layers import layers_of
 from .scale_spec import Positions, ScaleSpec, Start
 from .scale_weights import ScaleWeights
 
-__all__ = ["Adapter", "AdapterError"]
-
 Lora = Literal["beside", "merged"]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from .model import ModelFamily
 
@@ -90,8 +91,4 @@ def _rows(name: str, value: Any, index: Tensor, batch: int) -> Any:
 
 
 def _has_tensors(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return any(_has_tensors(item) for item in value)
-    if isinstance(value, dict):
-        return any(_has_tensors(item) for item in value.values())
-    return isinstance(value, Tensor)
+    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))

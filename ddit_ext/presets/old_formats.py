@@ -75,11 +75,9 @@ def _strategy(choice: Mapping[str, Any], scales: Sequence[int], quantile: float)
 
 
 def _fixed(sizes: list[int]) -> dict[str, Any]:
-    return (
-        {"strategy": "Fixed", "sizes": 1}
-        if set(sizes) == {1}
-        else {"strategy": "Fixed", "sizes": sizes, "stretch": True}
-    )
+    if set(sizes) == {1}:
+        return {"strategy": "Fixed", "sizes": 1}
+    return {"strategy": "Fixed", "sizes": sizes, "stretch": True}
 
 
 def _sizes(steps: int, before: int, coarse: Sequence[Sequence[int]]) -> list[int]:

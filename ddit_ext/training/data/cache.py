@@ -27,8 +27,6 @@ from ..processes import Processes
 from .order import Order
 from .records import Broken, DataError
 
-__all__ = ["Broken", "CachedData", "DataError", "Shard", "build", "cache_key"]
-
 FORMAT_VERSION = 2
 EMPTY = "empty.safetensors"
 OPEN_FILES = 64  # shards that are kept open; systems allow a process some hundred
