@@ -42,10 +42,7 @@ class ClosedGaps:
     """The updates of one run; `base` holds all levels, and takes a single Euler step itself where nothing is added."""
 
     def __init__(self, base: Any) -> None:
-        self._base, self._euler = base, in_closed_form(base)
-
-    def take_over(self, other: ClosedGaps) -> None:
-        """Continue another's run; nothing is kept between calls."""
+        self.base, self._euler = base, in_closed_form(base)
 
     def step(
         self,
@@ -61,7 +58,7 @@ class ClosedGaps:
 
         level: of this call, in the base's list. slope: from `history` to this call; None where there is none.
         """
-        base = self._base
+        base = self.base
         correction = None if slope is None else missed(history, slope)
         if (
             self._euler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -258,7 +259,7 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
     def __copy__(self) -> ForecastScheduler:
         made = _blank(type(self.base))
         made.__dict__.update(self.__dict__, base=_copied(self.base), stands_for=None)
-        made.__dict__.update(_cuts={}, _steps=self._steps and self._steps.with_base(made.base))
+        made.__dict__.update(_cuts={}, _steps=self._steps and replace(self._steps, base=made.base))
         made._run = self._run and self._run.copied(made.base)
         return made
 

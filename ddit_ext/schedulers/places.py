@@ -80,10 +80,6 @@ class Steps:
         sigmas = torch.cat([sigmas[levels], sigmas[-1:]])
         return Places(begin, levels, plan, timesteps, sigmas, version_of(sigmas))
 
-    def with_base(self, base: Any) -> Steps:
-        """The same steps in a copy of the sampler."""
-        return replace(self, base=base)
-
     def ending_at(self, sigma: torch.Tensor) -> Steps:
         """The same steps with another end, as a pipeline wrote it into `sigmas` after set_timesteps.
 

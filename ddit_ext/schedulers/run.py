@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,21 +73,21 @@ class Run:
 
     def copied(self, base: Any) -> Run:
         """A run of its own at the same place, with a copy of the sampler. Tensors are shared; none is changed."""
-        made = Run(base, self.places, self.index)
-        made.computed = list(self.computed)
-        made._history = self._history
-        made._gaps.take_over(self._gaps)
+        made = copy.copy(self)
+        made.computed, made._gaps = list(self.computed), copy.copy(self._gaps)
+        made._gaps.base = base
         return made
 
     def _check_order(self, timestep: Any) -> None:
         if self.index is None:
-            self.index = entry_of(timestep, self.places)
+            self.index = entry_of(timestep, self.places.timesteps)
         if self.index >= len(self.places.levels):
             raise RuntimeError(
                 f"ForecastScheduler.step: the run's {len(self.computed)} calls are done. "
                 "Call set_timesteps to begin another run."
             )
-        if not _stands_at(timestep, self.places.timesteps, self.index):
+        distances = _distances(timestep, self.places.timesteps)
+        if not distances[self.index] <= min(distances):  # the nearest: a pipeline may round its timesteps
             raise ValueError(
                 f"ForecastScheduler.step: steps must come in order; expected timestep "
                 f"{float(self.places.timesteps[self.index]):g} (entry {self.index}), got {_number(timestep):g}. "
@@ -94,19 +95,24 @@ class Run:
             )
 
 
-def entry_of(timestep: Any, places: Places) -> int:
-    """The entry of places.timesteps that a timestep is. ValueError where it is none of them."""
-    if shares_storage(timestep, places.timesteps):
-        return timestep.storage_offset()
-    value = _number(timestep)
-    distances = [abs(entry - value) for entry in places.timesteps.tolist()]
-    nearest = min(range(len(distances)), key=distances.__getitem__)
-    if not distances[nearest] <= 0.005 * max(1.0, abs(value)):  # bfloat16 rounds by up to 0.4 %
-        raise ValueError(
-            f"ForecastScheduler.step: timestep must be one of scheduler.timesteps, {places.timesteps.tolist()}, "
-            f"got {value:g}."
+def entry_of(timestep: Any, timesteps: torch.Tensor) -> int:
+    """Which of `timesteps` a timestep is. ValueError where it is none of them."""
+    distances = _distances(timestep, timesteps)
+    nearest = distances.index(min(distances))
+    if distances[nearest] and not distances[nearest] <= 0.005 * max(1.0, abs(_number(timestep))):
+        raise ValueError(  # bfloat16 rounds by up to 0.4 %
+            f"ForecastScheduler.step: timestep must be one of scheduler.timesteps, {timesteps.tolist()}, "
+            f"got {_number(timestep):g}."
         )
     return nearest
+
+
+def _distances(timestep: Any, timesteps: torch.Tensor) -> list[float]:
+    """How far a timestep is from each of `timesteps`; in entries, where it is one of the very tensor."""
+    if shares_storage(timestep, timesteps):
+        return [abs(entry - timestep.storage_offset()) for entry in range(len(timesteps))]
+    value = _number(timestep)
+    return [abs(entry - value) for entry in timesteps.tolist()]
 
 
 def shares_storage(timestep: Any, timesteps: torch.Tensor) -> bool:
@@ -116,13 +122,6 @@ def shares_storage(timestep: Any, timesteps: torch.Tensor) -> bool:
         and timestep.device == timesteps.device
         and timestep.untyped_storage().data_ptr() == timesteps.untyped_storage().data_ptr()
     )
-
-
-def _stands_at(timestep: Any, timesteps: torch.Tensor, index: int) -> bool:
-    if shares_storage(timestep, timesteps):
-        return timestep.storage_offset() == index
-    distances = [abs(entry - _number(timestep)) for entry in timesteps.tolist()]
-    return distances[index] <= min(distances)  # the nearest: a pipeline may round its timesteps
 
 
 def _number(timestep: Any) -> float:

@@ -17,13 +17,9 @@ class SteppedGaps:
     """The updates of one run; `base` is a multistep sampler that holds all levels."""
 
     def __init__(self, base: Any, corrector: float) -> None:
-        self._base = base
+        self.base = base
         self._corrector = corrector
         self._gap: tuple[dict[str, Any], int, torch.Tensor, torch.Tensor] | None = None
-
-    def take_over(self, other: SteppedGaps) -> None:
-        """Continue another's run."""
-        self._gap = other._gap
 
     def step(
         self,
@@ -37,8 +33,8 @@ class SteppedGaps:
     ) -> torch.Tensor:
         """As ClosedGaps.step."""
         x = sample if slope is None else self._corrected(sample, history, slope)
-        self._base._step_index = level
-        state = copied_lists(vars(self._base))
+        self.base._step_index = level
+        state = copied_lists(vars(self.base))
         new = self._walk(output, x, level, call.levels, slope, call.slope, extra)
         self._gap = (state, level, x, new) if call.levels > 1 else None
         return new
@@ -48,7 +44,7 @@ class SteppedGaps:
         if self._gap is None or self._corrector == 0.0:
             return sample
         state, level, before, after = self._gap
-        vars(self._base).update(copied_lists(state))
+        vars(self.base).update(copied_lists(state))
         call = history.call
         again = self._walk(history.value, before, level, call.levels, slope, 1.0, {})
         moved = history.where_unchanged(again.float() - after.float())
@@ -64,7 +60,7 @@ class SteppedGaps:
         share: float,
         extra: dict,
     ) -> torch.Tensor:
-        base = self._base
+        base = self.base
         if levels == 1:
             return base.step(output, base.timesteps[level], sample, return_dict=False, **extra)[0]
         x, v = sample.float(), output.float()
