@@ -15,6 +15,7 @@ from _solvers import (
     Solver,
     growing,
     hicache,
+    meancache,
     spectrum,
 )
 
@@ -53,7 +54,7 @@ def entries(model: embedded.Embedded, calls: list[int]) -> list[Entry]:
         found += [_placed(solver, count) for count in calls]
     found += _published(calls, own_name)
     if own_name == "Euler":
-        found += _caches(model)
+        found += _meancache(calls) + _larger_patches(model, calls) + _caches(model)
     for solver in SOLVERS:
         if solver != own_name:
             found += [_own_steps(solver, count) for count in calls]
@@ -104,6 +105,36 @@ def _published(calls: list[int], own_name: str) -> list[Entry]:
         ):
             found.append(Entry(line, _scheduled(line, count, _solver(own_name, places, rule)), count))
     return found
+
+
+def _meancache(calls: list[int]) -> list[Entry]:
+    """MeanCache at the places and with the spans that studies/meancache_places.py found on other prompts."""
+    line = "MeanCache, own places"
+    plans = {count: _MEANCACHE[count] for count in calls if count in _MEANCACHE}
+    return [
+        Entry(line, _scheduled(line, count, _solver("Euler", list(spans), meancache(spans))), count)
+        for count, spans in plans.items()
+    ]
+
+
+_MEANCACHE: dict[int, dict[int, int]] = {}
+
+
+def _larger_patches(model: embedded.Embedded, calls: list[int]) -> list[Entry]:
+    """Every step with the adapter and sizes by content, at the time of so many calls."""
+    line = "larger patches, dynamic"
+    return [
+        Entry(
+            line,
+            Method(
+                f"{line}, {count}",
+                FULL.steps,
+                {"adapter": model.adapter, "schedule": ddit_ext.Budget(FULL.steps / count)},
+            ),
+        )
+        for count in calls
+        if count > FULL.steps // 3  # more than three times the speed is out of its reach
+    ]
 
 
 def _caches(model: embedded.Embedded) -> list[Entry]:

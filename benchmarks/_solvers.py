@@ -7,7 +7,7 @@ model, a solver of diffusers takes the steps, and a rule may forecast the output
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,15 +41,16 @@ def growing(total: int, calls: int, growth: float) -> list[int]:
 
 @dataclass(frozen=True)
 class Seen:
-    """A model call of this run: its step, noise level and output."""
+    """A step of this run: its number, noise level and output, and whether that is the model's."""
 
     step: int
     sigma: float
     output: torch.Tensor
+    called: bool = True
 
 
-Rule = Callable[[Sequence[Seen], int, float], torch.Tensor]
-"""Calls so far, a step of the gap, its noise level -> what stands for the model's output."""
+Rule = Callable[[Sequence[Seen], Sequence[float]], torch.Tensor]
+"""The steps so far, the noise levels of all and the end -> what stands for the model's output at the next step."""
 
 
 class Solver:
@@ -87,7 +88,7 @@ class Solver:
         else:
             _load(self._solver, levels[self._places], times[pick])
             self.timesteps = self._solver.timesteps
-        self.sigmas, self._seen = levels[self._places], []
+        self.sigmas, self._levels, self._seen = levels[self._places], levels.tolist(), []
 
     def set_begin_index(self, index: int = 0) -> None:
         pass
@@ -100,11 +101,11 @@ class Solver:
     ) -> Any:
         if self._rule is None:
             return self._solver.step(output, timestep, sample, return_dict=False)
-        first, end = self._places[len(self._seen)], self._places[len(self._seen) + 1]
-        self._seen.append(Seen(first, float(self._solver.sigmas[first]), output))
+        first = len(self._seen)
+        end = self._places[self._places.index(first) + 1]
         for level in range(first, end):
-            sigma = float(self._solver.sigmas[level])
-            guess = output if level == first else self._rule(self._seen, level, sigma)
+            guess = output if level == first else self._rule(self._seen, self._levels)
+            self._seen.append(Seen(level, self._levels[level], guess, level == first))
             sample = self._solver.step(guess, self._solver.timesteps[level], sample, return_dict=False)[0]
         return (sample,)
 
@@ -136,7 +137,8 @@ def spectrum(degree: int = 4, ridge: float = 0.1, mix: float = 1.0) -> Rule:
     mix: share of it; the rest is a line through the last two calls, as its authors advise since (0.5 to 1).
     """
 
-    def rule(seen: Sequence[Seen], step: int, sigma: float) -> torch.Tensor:
+    def rule(steps: Sequence[Seen], levels: Sequence[float]) -> torch.Tensor:
+        seen, sigma = [each for each in steps if each.called], levels[steps[-1].step + 1]
         if len(seen) < 2:
             return seen[-1].output
         at = np.array(
@@ -163,9 +165,9 @@ def hicache(order: int = 2, scale: float = 0.5) -> Rule:
     x counts steps of the run. Derivatives are divided differences of the last calls, so that gaps may differ.
     """
 
-    def rule(seen: Sequence[Seen], step: int, sigma: float) -> torch.Tensor:
-        last = list(seen[-(order + 1) :])[::-1]
-        at, x = [each.step for each in last], step - last[0].step
+    def rule(steps: Sequence[Seen], levels: Sequence[float]) -> torch.Tensor:
+        last = [each for each in steps if each.called][-(order + 1) :][::-1]
+        at, x = [each.step for each in last], steps[-1].step + 1 - last[0].step
         table, found = [each.output for each in last], last[0].output
         for n in range(1, len(last)):
             # Divided differences: the n-th derivative over n!
@@ -173,5 +175,24 @@ def hicache(order: int = 2, scale: float = 0.5) -> Rule:
             hermite = np.polynomial.hermite.hermval(scale * x, [0] * n + [1])
             found = found + float(scale**n * hermite) * table[0]
         return found
+
+    return rule
+
+
+def meancache(spans: Mapping[int, int]) -> Rule:
+    """MeanCache (arXiv 2601.19961), as its authors' code has it: the last output, moved along a slope for one more step.
+
+    The slope is that between the first output of the last K steps and their average velocity, over the length of all K; a
+    line has half its slope there, which is the average velocity's. spans: the step of a call -> K in the gap after it.
+    With K = 1 the output is repeated.
+    """
+
+    def rule(steps: Sequence[Seen], levels: Sequence[float]) -> torch.Tensor:
+        call = next(each.step for each in reversed(steps) if each.called)
+        window, end = steps[-spans[call] :], steps[-1].step + 1
+        length = levels[end] - window[0].sigma
+        moved = sum((levels[each.step + 1] - each.sigma) * each.output for each in window)
+        slope = (window[0].output - moved / length) / length
+        return steps[-1].output - (levels[end + 1] - levels[end]) * slope
 
     return rule

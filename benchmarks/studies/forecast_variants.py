@@ -111,10 +111,10 @@ def fitted(path: torch.Tensor) -> Callable:
 
 
 class Watched(Solver):
-    """UniPC that notes the sample at every `every`-th of its levels, and at the end."""
+    """A solver that notes the sample at every `every`-th of its levels, and at the end."""
 
-    def __init__(self, own: Any, every: int) -> None:
-        super().__init__(own, "UniPC")
+    def __init__(self, own: Any, every: int, solver: str = "UniPC") -> None:
+        super().__init__(own, solver)
         self.path, self._every, self._count = [], every, 0
 
     def step(self, output: Any, timestep: Any, sample: torch.Tensor, return_dict: bool = True) -> Any:

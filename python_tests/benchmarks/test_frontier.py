@@ -11,7 +11,7 @@ from threads import one_thread
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from _solvers import FLOW, SOLVERS, Seen, Solver, growing, hicache, spectrum  # noqa: E402
+from _solvers import FLOW, SOLVERS, Seen, Solver, growing, hicache, meancache, spectrum  # noqa: E402
 
 TOTAL = 20
 
@@ -49,7 +49,9 @@ def test_each_converges_to_one_sample(name):
     assert errors[1] < 0.4 * errors[0]
 
 
-@pytest.mark.parametrize("rule", [spectrum(), spectrum(mix=0.5), hicache()])
+@pytest.mark.parametrize(
+    "rule", [spectrum(), spectrum(mix=0.5), hicache(), meancache(dict.fromkeys(range(TOTAL), 3))]
+)
 def test_a_rule_fills_the_gaps_of_a_run(rule):
     own = FlowMatchEulerDiscreteScheduler(shift=3.0)
     every, _ = sampled(Solver(own, "Euler"))
@@ -58,21 +60,32 @@ def test_a_rule_fills_the_gaps_of_a_run(rule):
     assert (some - every).norm() < 0.15 * every.norm()
 
 
+LEVELS = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.0]
+
+
 def seen(outputs):
     """Calls at steps 0, 2, 5 with noise levels 1, 0.8, 0.5."""
-    places = zip((0, 2, 5), (1.0, 0.8, 0.5), outputs, strict=True)
-    return [Seen(step, sigma, torch.tensor([output])) for step, sigma, output in places]
+    return [Seen(step, LEVELS[step], torch.tensor([v])) for step, v in zip((0, 2, 5), outputs, strict=True)]
 
 
 def test_spectrum_fits_polynomials():
-    made = spectrum(degree=2, ridge=1e-9)(seen([3.0, 2.2, 1.3]), 6, 0.4)
+    made = spectrum(degree=2, ridge=1e-9)(seen([3.0, 2.2, 1.3]), LEVELS)
     fitted = np.polynomial.Polynomial.fit([1.0, 0.8, 0.5], [3.0, 2.2, 1.3], 2)
     assert float(made) == pytest.approx(fitted(0.4), rel=1e-4)
 
 
 def test_hicache_of_order_1_is_half_a_line():
-    made = hicache(order=1, scale=0.5)(seen([9.0, 4.0, 1.0]), 7, 0.3)
+    between = Seen(6, 0.4, torch.tensor([0.5]), called=False)
+    made = hicache(order=1, scale=0.5)([*seen([9.0, 4.0, 1.0]), between], LEVELS)
     assert float(made) == pytest.approx(1.0 + 0.5 * 2 * (1.0 - 4.0) / 3)
+
+
+def test_meancache_follows_half_of_a_lines_slope():
+    """Outputs 10 sigma: of the last two steps the average velocity is 7.5 at a length of 0.2, the first output 8."""
+    steps = [Seen(k, LEVELS[k], torch.tensor([10 * LEVELS[k]])) for k in range(4)]
+    made = meancache({3: 2})(steps, LEVELS)
+    assert float(made) == pytest.approx(7.0 - 0.1 * (8.0 - 7.5) / 0.2)
+    assert float(meancache({3: 1})(steps, LEVELS)) == 7.0
 
 
 def test_bent_stripes_are_less_straight():
