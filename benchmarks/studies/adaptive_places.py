@@ -3,8 +3,7 @@
     python benchmarks/studies/adaptive_places.py --keep work/places --out benchmarks/studies/results/adaptive_places.json
 
 Embedded FLUX, 28 levels, the closed form of ForecastScheduler with its defaults; only the places differ. PSNR of pictures
-to the run of all steps (target run) and to the exact sample (target exact, 112 UniPC steps for the first prompts, 100 for
-the others). Rules are tuned on the first prompts and checked on others.
+to the run of all steps and to the exact sample (112 UniPC steps for the first prompts, 100 for the others). Rules are tuned on the first prompts and checked on others.
 
 Signals: "third", the third difference of the samples (the second of the outputs, over gaps of any length), which is the
 error of a second-order step over the gap to come; "missed", by how much the last slope was not the one that the corrector
@@ -40,7 +39,7 @@ from ddit_ext import embedded
 
 STEPS, GROWTH, TARGETS = 28, 1.75, ("run", "exact")
 CALLS, BETWEEN = (9, 7, 11), (7, 8, 9, 10, 11)
-KAPPAS = (0.1, 1.0)
+WEIGHTS = ((0.1, 0), (1.0, 0), (1.0, 1), (1.0, 2))  # kappa and beta of Errors.best
 Place = Callable[["Walk"], int]
 
 
@@ -64,7 +63,7 @@ class Prompts:
             "exact", lambda: self._all(Method("exact", exact, scheduler=lambda own: Solver(own, "UniPC")))
         )
         self.pictures = {"run": decode(self.pipe, full), "exact": decode(self.pipe, found)}
-        self.full_to_exact = psnr(self.pictures["run"], self.pictures["exact"])
+        self.count = len(full)
 
     def kept(self, what: str, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         file = self._keep / f"{self._name} {what}.pt"
@@ -339,13 +338,19 @@ class Errors:
         return self._seen["after", i, e]
 
     def best(
-        self, calls: int, slope: float, kappa: float, prompts: list[int], longest: int = 12
+        self, calls: int, slope: float, kappa: float, beta: int, prompts: list[int], longest: int = 12
     ) -> list[int]:
-        """The places whose gaps miss least in sum; kappa: weight of what is missed before the correction."""
+        """The places whose gaps miss least in sum.
+
+        kappa: weight of what is missed before the correction. beta: what is missed at a noise level counts by this power
+        of it, since early errors grow.
+        """
 
         def cost(p: int, i: int, e: int) -> float:
             missed = self.before(p, i, e, slope)[prompts].mean()
-            return missed if e == STEPS else kappa * missed + self.after(i, e)[prompts].mean()
+            if e < STEPS:
+                missed = kappa * missed + self.after(i, e)[prompts].mean()
+            return missed * self.levels[i] ** (2 * beta)
 
         best = {(0, 0): (0.0, [0])}
         for _ in range(calls - 1):
@@ -375,12 +380,7 @@ class Table:
         self.rows: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
 
     def row(
-        self,
-        name: str,
-        prompts: Prompts,
-        calls: int,
-        target: str,
-        place: Callable[[int], Place],
+        self, name: str, prompts: Prompts, calls: int, target: str, place: Callable[[int], Place]
     ) -> dict[str, Any]:
         """PSNR and calls of each prompt."""
         key = f"{name}, target {target}, {calls}"
@@ -397,7 +397,7 @@ class Table:
         print(f"{key:45}" + "  ".join(f"{each} {mean:.2f}" for each, mean in means.items()), flush=True)
 
 
-def against(row: dict[str, Any], beside: dict[int, dict[str, Any]], target: str) -> dict[str, Any]:
+def against(row: dict[str, Any], beside: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """The row's PSNR, and less that of fixed places at the same mean number of calls, prompt by prompt."""
     mean, counts = float(np.mean(row["calls"])), sorted(beside)
     low = min(max(math.floor(mean), counts[0]), counts[-2]) if len(counts) > 1 else counts[0]
@@ -429,7 +429,7 @@ def compared(
         row = tables[which].row(name, sets[which], calls, target, place)
         beside = fixed_rows(which, BETWEEN if which == "checking" else (calls,))
         told = {"rule": name, "prompts": which, "asked": calls, "target": target}
-        found.append(told | more | against(row, beside, target))
+        found.append(told | more | against(row, beside))
         return found[-1][target]["mean"]
 
     places = growing(STEPS, calls, GROWTH)
@@ -461,18 +461,19 @@ def compared(
             lambda _, s=signal, t=tolerance: free(places[:3], s, t),
             tolerance=tolerance,
         )
-    errors, everybody = Errors(choosing, target), list(range(len(choosing.full_to_exact)))
+    errors, everybody = Errors(choosing, target), list(range(choosing.count))
     slope = ForecastPlan(choosing.levels, calls, growth=GROWTH).slope
-    best: tuple[float, float, list[int]] = (-math.inf, 0.0, [])
-    for kappa in KAPPAS:
-        recorded = errors.best(calls, slope, kappa, everybody)
-        near = compare(
-            f"recorded, kappa {kappa}", "choosing", lambda _, p=recorded: fixed(p), places=recorded
-        )
-        best = max(best, (near, kappa, recorded))
-    compare("recorded", "checking", lambda _: fixed(best[2]), kappa=best[1], places=best[2])
-    own = [errors.best(calls, slope, best[1], [prompt]) for prompt in everybody]
-    compare("recorded, own", "choosing", lambda k: fixed(own[k]), kappa=best[1], places=own)
+    tried = []
+    for kappa, beta in WEIGHTS:
+        recorded = errors.best(calls, slope, kappa, beta, everybody)
+        name = f"recorded, kappa {kappa}" + (f", beta {beta}" if beta else "")
+        near = compare(name, "choosing", lambda _, p=recorded: fixed(p), places=recorded)
+        tried.append((near, kappa, beta, recorded))
+    _, kappa, beta, recorded = max(tried)
+    chosen = {"kappa": kappa, "beta": beta}
+    compare("recorded", "checking", lambda _: fixed(recorded), places=recorded, **chosen)
+    own = [errors.best(calls, slope, kappa, beta, [prompt]) for prompt in everybody]
+    compare("recorded, own", "choosing", lambda k: fixed(own[k]), places=own, **chosen)
     return found
 
 
@@ -492,7 +493,7 @@ def main() -> None:
     sets = {"choosing": choosing, "checking": checking}
     tables = {name: Table(arguments.keep / f"{name}.json") for name in sets}
     results: list[dict[str, Any]] = []
-    for target, calls in itertools.product(reversed(TARGETS), CALLS):
+    for calls, target in itertools.product(CALLS, TARGETS[::-1]):
         results += compared(sets, tables, calls, target, arguments.keep)
         if arguments.out:
             write_json(arguments.out, results)
