@@ -8,7 +8,7 @@ import ddit_ext
 
 from .shapes import QUANTILE, SCALES, SHAPES, deembed_arguments, embed_arguments
 
-KERNELS = "regex:move_patches|acceleration_quantiles"
+KERNELS = "regex:move_patches|scale_patches|acceleration_quantiles"
 LAUNCHES = 6
 
 
