@@ -58,19 +58,7 @@ PATTERNS: dict[str, str] = {
 OBJECT_NAMES = tuple(OBJECTS)
 COLOUR_NAMES = tuple(COLOURS)
 PATTERN_NAMES = tuple(PATTERNS)
-WORDS = (
-    "a",
-    "an",
-    "and",
-    "on",
-    "plain",
-    "stripes",
-    "checks",
-    "dots",
-    "gradient",
-    *COLOUR_NAMES,
-    *OBJECT_NAMES,
-)
+WORDS = ("a", "an", "and", "on", *PATTERN_NAMES, *COLOUR_NAMES, *OBJECT_NAMES)
 
 MOTIONS = ("drifting", "spinning", "bouncing", "growing")
 """What an object of a clip does; the word stands before the object."""

@@ -130,7 +130,8 @@ def _distil_one(
     if accelerator.trackers:
         observers.append(Tracking(accelerator, prefix=f"{within}/" if within else ""))
     if prompts:
-        observers.append(Samples(base.pipeline(), prompts, settings, accelerator))
+        encoder = encoder_for(base.pipeline(), settings.data.max_sequence_length)
+        observers.append(Samples(encoder, prompts, settings, accelerator))
     with Stop() as stop:
         return distill(
             transformer,

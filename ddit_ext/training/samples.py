@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,7 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..calibration.pictures import as_uint8, first_frames
+from ..families.encoder import Encoder
 from ..runtime.patch import patch
+from .data.generate import call_of
 from .observer import Observer
 from .settings import TrainSettings
 
@@ -36,9 +38,13 @@ class Samples(Observer):
     """
 
     def __init__(
-        self, pipe: Any, prompts: list[dict[str, Tensor]], settings: TrainSettings, accelerator: Accelerator
+        self,
+        encoder: Encoder,
+        prompts: list[dict[str, Tensor]],
+        settings: TrainSettings,
+        accelerator: Accelerator,
     ):
-        self._pipe = pipe
+        self._encoder = encoder
         self._prompts = prompts
         self._settings = settings
         self._accelerator = accelerator
@@ -52,7 +58,8 @@ class Samples(Observer):
             self._base = self._draw()
         schedule = coarse_first(self._settings.adapter.scales, output.sample_steps)
         scales = (1, *sorted(self._settings.adapter.scales))
-        with trainer.evaluating(), patch(self._pipe, trainer.adapter, scales=scales, schedule=schedule):
+        pipe = self._encoder.pipe
+        with trainer.evaluating(), patch(pipe, trainer.adapter, scales=scales, schedule=schedule):
             drawn = self._draw()
         if self._accelerator.is_main_process:
             rows = [np.concatenate(pair, axis=1) for pair in zip(self._base, drawn, strict=True)]
@@ -70,21 +77,9 @@ class Samples(Observer):
     @torch.no_grad()
     def _draw(self) -> list[np.ndarray]:
         """uint8 [H, W, 3] for every prompt; of a clip, its middle frame."""
-        data, output = self._settings.data, self._settings.output
-        call: dict[str, Any] = {"num_frames": data.frames} if data.frames > 1 else {}
-        if data.generate.guidance_scale is not None:
-            call["guidance_scale"] = data.generate.guidance_scale
+        data, steps = self._settings.data, self._settings.output.sample_steps
         drawn = []
         for number, prompt in enumerate(self._prompts):
-            result = self._pipe(
-                **prompt,
-                height=data.height,
-                width=data.width,
-                num_inference_steps=output.sample_steps,
-                max_sequence_length=data.max_sequence_length,
-                generator=torch.Generator().manual_seed(number),
-                output_type="np",
-                **call,
-            )
-            drawn += first_frames(as_uint8(result))
+            call = prompt | call_of(self._encoder, data, steps, number)
+            drawn += first_frames(as_uint8(self._encoder.pipe(**call, output_type="np")))
         return drawn

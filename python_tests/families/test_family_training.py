@@ -1,8 +1,12 @@
 """What the trainer asks of a family: latents and text of one length from a pipeline, its own runs as data, and presets."""
 
 import dataclasses
+import functools
+import inspect
 from contextlib import nullcontext
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from family_cases import BY_NAME
@@ -17,7 +21,14 @@ from ddit_ext.families.encoder import cut
 from ddit_ext.training.all_true import AllTrue
 from ddit_ext.training.data.generate import run_states
 from ddit_ext.training.evaluate import evaluate_coarse_error
-from ddit_ext.training.settings import DataSettings, GenerateSettings
+from ddit_ext.training.samples import Samples
+from ddit_ext.training.settings import (
+    DataSettings,
+    GenerateSettings,
+    ModelSettings,
+    OutputSettings,
+    TrainSettings,
+)
 
 LENGTH = 8
 NAMES = ["FLUX.1", "FLUX.2", "Qwen-Image", "Z-Image", "Stable Diffusion 3", "HunyuanVideo 1.5"]
@@ -94,6 +105,38 @@ def test_latents_are_normalised_as_the_pipeline_undoes_it(named):
     else:
         vae.register_to_config(scaling_factor=vae.config.scaling_factor / 2)
     torch.testing.assert_close(encoder.latents(pixels), before / 2, atol=1e-6, rtol=1e-5)
+
+
+def test_samples_are_drawn_by_what_the_pipeline_calls_its_arguments(named, monkeypatch):
+    """True guidance is true_cfg_scale for Qwen-Image, and HunyuanVideo 1.5 is told no number of text tokens."""
+    name, pipe = named
+    guidance = {} if name == "HunyuanVideo 1.5" else {"guidance_scale": 2.0}
+    data = DataSettings(
+        source="generated",
+        prompts="none",
+        cache="none",
+        height=SIDE,
+        width=SIDE,
+        max_sequence_length=LENGTH,
+        generate=GenerateSettings(**guidance),
+    )
+    encoder = encoder_for(pipe, LENGTH)
+    output = OutputSettings(folder="none", sample_prompts=("a cat",), sample_every=1, sample_steps=2)
+    settings = TrainSettings(ModelSettings("tiny"), data, output)
+    given = []
+
+    @functools.wraps(type(pipe).__call__)
+    def call(self, **arguments):
+        inspect.signature(call).bind(self, **arguments)
+        given.append(arguments)
+        return SimpleNamespace(images=np.zeros((1, 4, 4, 3)))
+
+    monkeypatch.setattr(type(pipe), "__call__", call)
+    (drawn,) = Samples(encoder, [{}], settings, None)._draw()
+    assert drawn.shape == (4, 4, 3)
+    assert given[0]["num_inference_steps"] == 2 and given[0].get(encoder.GUIDANCE) == guidance.get(
+        "guidance_scale"
+    )
 
 
 def test_the_bases_own_runs_become_data(named):

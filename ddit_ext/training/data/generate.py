@@ -12,6 +12,17 @@ from ...families.encoder import Encoder
 from ..settings import DataSettings
 
 
+def call_of(encoder: Encoder, settings: DataSettings, steps: int, seed: int) -> dict[str, Any]:
+    """Arguments, beside the prompt, of a call of the encoder's pipeline that makes one sample as the data have them."""
+    call: dict[str, Any] = {"height": settings.height, "width": settings.width, "num_inference_steps": steps}
+    if settings.frames > 1:
+        call["num_frames"] = settings.frames
+    if settings.generate.guidance_scale is not None:
+        call[encoder.GUIDANCE] = settings.generate.guidance_scale
+    call |= encoder.accepted({"max_sequence_length": settings.max_sequence_length})
+    return call | {"generator": torch.Generator().manual_seed(seed)}
+
+
 @torch.no_grad()
 def run_states(encoder: Encoder, prompt: str, settings: DataSettings, seed: int) -> dict[str, Tensor]:
     """Run the encoder's pipeline once and keep ``generate.states`` of its states, one in each of so many equal stretches.
@@ -33,24 +44,12 @@ def run_states(encoder: Encoder, prompt: str, settings: DataSettings, seed: int)
         if not text:
             text.update(encoder.rows({name: arguments.get(name) for name in encoder.PROMPT.values()}))
 
-    call: dict[str, Any] = {"num_frames": settings.frames} if settings.frames > 1 else {}
-    call |= encoder.accepted({"max_sequence_length": settings.max_sequence_length})
-    if generate.guidance_scale is not None:
-        call[encoder.GUIDANCE] = generate.guidance_scale
     held = (pipe.transformer, getattr(pipe, "transformer_2", None))  # Wan 2.2 goes over to the second
     handles = [
         model.register_forward_pre_hook(watch, with_kwargs=True) for model in held if model is not None
     ]
     try:
-        pipe(
-            prompt=prompt,
-            height=settings.height,
-            width=settings.width,
-            num_inference_steps=generate.steps,
-            generator=torch.Generator().manual_seed(seed),
-            output_type="latent",
-            **call,
-        )
+        pipe(prompt=prompt, output_type="latent", **call_of(encoder, settings, generate.steps, seed))
     finally:
         for handle in handles:
             handle.remove()
