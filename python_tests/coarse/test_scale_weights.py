@@ -157,6 +157,15 @@ def test_autocast_runs_and_trains():
     assert adapter.own(2).embed_weight.grad.dtype == torch.float32
 
 
+def test_cells_of_another_lower_dtype_are_rounded_once():
+    weights = Adapter.training_free(tiny_flux(), [2]).own(2)
+    cells, sigma = torch.randn(1, 1, 4, 4, 4, 2, 2).bfloat16(), torch.tensor([0.4])
+    with torch.autocast("cpu", torch.float16):
+        tokens = weights.prepare(cells, sigma).tokens()
+        wanted = weights.prepare(cells.float(), sigma).tokens()
+    assert tokens.dtype == torch.float16 and torch.equal(tokens, wanted)
+
+
 @pytest.mark.parametrize(
     ("cells", "sigma", "text"),
     [
