@@ -117,7 +117,13 @@ def _meancache(calls: list[int]) -> list[Entry]:
     ]
 
 
-_MEANCACHE: dict[int, dict[int, int]] = {}
+_MEANCACHE: dict[int, dict[int, int]] = {
+    15: {0: 1, 1: 1, 2: 1, 3: 2, 5: 1, 6: 2, 8: 2, 10: 3, 12: 2, 14: 3, 17: 3, 20: 4, 23: 4, 25: 3, 27: 1},
+    11: {0: 1, 1: 1, 2: 2, 4: 3, 6: 2, 9: 3, 12: 4, 16: 4, 21: 4, 25: 3, 27: 1},
+    9: {0: 1, 1: 1, 2: 2, 4: 3, 7: 3, 10: 4, 14: 4, 19: 4, 25: 3},
+    7: {0: 1, 1: 1, 2: 2, 4: 3, 8: 3, 14: 4, 21: 5},
+}
+"""Calls -> each call's step, and K in the gap after it."""
 
 
 def _larger_patches(model: embedded.Embedded, calls: list[int]) -> list[Entry]:

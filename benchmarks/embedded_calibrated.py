@@ -33,7 +33,12 @@ BATCH = {"flux": 8, "wan": 4}
 
 
 def calibrated(
-    model: embedded.Embedded, targets: list[float], prompts: list[str], batch: int, steps: int
+    model: embedded.Embedded,
+    targets: list[float],
+    prompts: list[str],
+    batch: int,
+    steps: int,
+    scales: list[int] | None = None,
 ) -> tuple[dict[float, ddit_ext.Preset], dict[float, str]]:
     """{target: preset}, and of the targets that can't be reached, or were not, the reasons."""
     targets, missing = sorted(targets), {}
@@ -48,6 +53,7 @@ def calibrated(
                     target_speedup=targets,
                     batch_size=batch,
                     num_inference_steps=steps,
+                    scales=scales,
                 )
             texts = [str(warning.message).removeprefix("ddit_ext: ") for warning in caught]
             for target in [target for target in targets if target not in presets]:
@@ -116,6 +122,13 @@ def main() -> None:
     parser.add_argument("--model", choices=sorted(BATCH), default="flux")
     parser.add_argument("--steps", type=int, default=embedded.STEPS, help="of the full run")
     parser.add_argument("--targets", type=float, nargs="+", default=[1.5, 2.0, 2.5, 3.0])
+    parser.add_argument(
+        "--scales",
+        type=int,
+        nargs="+",
+        default=None,
+        help="1: forecasts and fewer steps alone; default: 1 2 4",
+    )
     parser.add_argument("--batch", type=int, default=None, help="default: 8 for flux, 4 for wan")
     parser.add_argument(
         "--calibration", type=int, default=None, help="prompts to calibrate on; default: a batch"
@@ -143,7 +156,9 @@ def main() -> None:
         files = {target: preset_file(arguments.out, target) for target in sorted(arguments.targets)}
         presets = {target: ddit_ext.Preset.load(path) for target, path in files.items()}
     else:
-        presets, missing = calibrated(model, arguments.targets, seen, batch, arguments.steps)
+        presets, missing = calibrated(
+            model, arguments.targets, seen, batch, arguments.steps, arguments.scales
+        )
     for target, preset in presets.items():
         print(f"{preset}\n", flush=True)
         if arguments.out and not arguments.made:
