@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,6 +16,7 @@ from diffusers import WanPipeline
 
 import ddit_ext
 from ddit_ext import Budget, Forecast
+from ddit_ext.embedded.pipeline import EmbeddedLargeFluxPipeline
 
 TRIES = 4
 """So often a run is made at most, where other machines on the host had more than Taken.LIMIT of the cores' time."""
@@ -71,7 +73,8 @@ def batches(pipe: Any, prompts: list[str], size: int, seed: int) -> list[Batch]:
 
 def _flux_inputs(pipe: Any, prompts: list[str], generator: torch.Generator) -> dict[str, torch.Tensor]:
     embeds, pooled, _ = pipe.encode_prompt(prompts, None, max_sequence_length=12)
-    shape = (len(prompts), (pipe.transformer.config.in_channels // 4), 32, 32)
+    side = 64 if isinstance(pipe, EmbeddedLargeFluxPipeline) else 32
+    shape = (len(prompts), (pipe.transformer.config.in_channels // 4), side, side)
     noise = torch.randn(shape, generator=generator)
     return {
         "prompt_embeds": embeds,
@@ -238,7 +241,8 @@ def decode(pipe: Any, latents: torch.Tensor) -> np.ndarray:
 
 
 def _flux_planes(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
-    planes = pipe._unpack_latents(latents, 64, 64, pipe.vae_scale_factor)
+    side = 4 * math.isqrt(latents.shape[1])  # pixels
+    planes = pipe._unpack_latents(latents, side, side, pipe.vae_scale_factor)
     return planes / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
 
 

@@ -3,8 +3,9 @@
     python benchmarks/studies/paper_measures.py --keep work/paper --out benchmarks/studies/results/paper_measures.json
 
 The paper's two headline rows (arXiv 2602.16968: dynamic sizes, and dynamic sizes with TeaCache), beside fewer steps and
-forecasts of equal work, judged as it judges: by what the prompt asked for, and by the Fréchet distance to real pictures. Its
-networks can't be had here, so the embedded classifier stands in, and beside it a network that was never trained
+forecasts of equal work; then forecasts whose first calls are coarse, beside as many full ones as their
+time is worth. All are judged as it judges: by what the prompt asked for, and by the Fréchet distance to real pictures.
+Its networks can't be had here, so the embedded classifier stands in, and beside it a network that was never trained
 (`Textures`) and how straight stripes and how wide edges are. Two known-bad ways, 7 Euler steps and every step at scale 4,
 are the measures' controls: what does not tell them from the full run tells nothing.
 
@@ -42,6 +43,10 @@ from ddit_ext.embedded.classifier import frechet_distance
 STEPS = embedded.STEPS
 SCALES = (1, 2, 4)
 DYNAMIC, WITH_TEACACHE = (1.5, 2.2), 3.5  # times the speed of all steps at scale 1, in the paper
+EARLY = {4: 2, 6: 3, 8: 4}
+"""So many calls, and how many of them, the first ones, are at scale 2 (see early_coarse.py)."""
+
+COARSE_COST = 1 / 3  # of a full call, at scale 2: FLUX.1-dev at 1024x1024, as estimated
 BOTH = f"dynamic and TeaCache, {WITH_TEACACHE:g}x"
 BOUNDS = {"Threshold": (3e-4, 1.0), "TeaCache": (1e-3, 4.0)}  # from never to always
 ROUNDS = 7
@@ -131,7 +136,29 @@ def methods(model: embedded.Embedded, made: list[Batch]) -> list[Method]:
         found.append(
             Method(f"forecast, {calls} calls, {speed:g}x", STEPS, {"schedule": Forecast(calls=calls)})
         )
+    for coarse, *full in early(model.adapter):
+        found += [coarse, *full]
+    coarse_steps = {"adapter": model.adapter, "schedule": [2, 2, 2, 1, 1, 1]}
+    found.append(Method("6 plain steps, first 3 at scale 2", 6, coarse_steps))
     return [*found, Method("control: 7 steps", 7), told("control: every step at scale 4", 4)]
+
+
+def early(adapter: Path) -> list[tuple[Method, Method, Method]]:
+    """Forecasts whose first calls are coarse; as many full calls as their time is worth, rounded up, and steps."""
+    found = []
+    for calls, many in EARLY.items():
+        full = calls - many
+        equal = math.ceil(full + many * COARSE_COST)
+        strategy = Forecast(calls=calls, sizes=[2] * many + [1] * full)
+        name = f"forecast, first {many} of {calls} calls at scale 2"
+        found.append(
+            (
+                Method(name, STEPS, {"adapter": adapter, "schedule": strategy}),
+                Method(f"forecast, {equal} calls", STEPS, {"schedule": Forecast(calls=equal)}),
+                Method(f"{equal} steps", equal),
+            )
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -230,10 +257,11 @@ def main() -> None:
         "textures": Textures()(model.reference(1024, seed=REAL_SEED)[0]),
     }
     rows: list[dict[str, Any]] = []
+    seen_by: dict[str, Seen] = {}
     for method in compared:
         where = alone if method.name == BOTH else kept
         shown = decode(pipe, where.latents(method))
-        seen = Seen.of(model, shown, prompts)
+        seen = seen_by[method.name] = Seen.of(model, shown, prompts)
         if method is FULL:
             whole, full = shown, seen
         row = {"method": method.name, "less work": kept.work(FULL) / where.work(method)}
@@ -242,6 +270,12 @@ def main() -> None:
         print(f"{method.name}: {row['less work']:.2f} times less work", flush=True)
         rows.append(row)
     print(table(rows))
+    against = {
+        f"{coarse.name} against {other.name}": seen_by[coarse.name].difference(seen_by[other.name], real)
+        for coarse, *others in early(model.adapter)
+        for other in others
+    }
+    print(*(f"{pair}: {intervals}" for pair, intervals in against.items()), sep="\n")
     if arguments.out:
         told = {method.name: repr((method.patch or {}).get("schedule")) for method in compared}
         versions = {
@@ -255,7 +289,7 @@ def main() -> None:
             "prompts": arguments.prompts,
             "ways": told,
         }
-        write_json(arguments.out, head | {"rows": rows})
+        write_json(arguments.out, head | {"rows": rows, "against": against})
         arguments.out.with_suffix(".md").write_text(table(rows))
 
 

@@ -1,0 +1,220 @@
+"""Coarse calls first, full calls after them, forecasts between: the strategy as a user patches it, against its parts.
+
+    python benchmarks/studies/early_coarse.py --model flux --keep work/early --out benchmarks/studies/results/early_coarse_flux.json
+
+`Forecast(calls=n, sizes=[2, 2, 1, ...])` with the embedded adapter, beside forecasts alone and fewer plain steps. Each
+picture is judged as the paper judges (what the prompt asked for, straight stripes) and by PSNR to the run of all steps;
+runs that aim at the ODE's own sample by PSNR to that, on half of the prompts. What a way costs is counted in full calls, at several ratios of a
+coarse call's cost to a full one's, this machine's measured among them.
+
+--keep FOLDER holds latents, and a run that was stopped goes on there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import _front  # noqa: F401  (first: it makes the helpers importable)
+
+# isort: split
+import diffusers
+import numpy as np
+import torch
+from _quality import bootstrap, psnr, with_interval
+from _runs import Method, batches, decode, run
+from _stripes import measurable, straightness
+from _timing import write_json
+from coarse_then_forecast import RATIOS
+from frontier import Kept, exact
+from paper_measures import FULL
+
+from ddit_ext import Forecast, embedded
+from ddit_ext.calibration.runner import Turns
+
+STEPS = embedded.STEPS
+EXACT_STEPS = 56
+CALLS = (2, 3, 4, 5, 6, 7, 8, 11)
+BUDGETS = (12.0, 10.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0)  # times the speed of all steps at scale 1
+PROMPT_SEED, NOISE_SEED = 13_000_000, 33
+HERE = "this machine"
+
+
+def leads() -> Iterator[tuple[int, tuple[int, ...]]]:
+    """How many calls, and the scales of those that begin: a third and a half of them, coarse, coarser, or both."""
+    for calls in CALLS[1:]:
+        for many in sorted({max(1, calls // 3), calls // 2}):
+            if calls - many >= 2:
+                yield from ((calls, lead) for lead in dict.fromkeys([(2,) * many, (4,) * many, both(many)]))
+
+
+def both(many: int) -> tuple[int, ...]:
+    """The first half at scale 4, the rest at scale 2."""
+    return (4,) * (many // 2) + (2,) * (many - many // 2)
+
+
+def ways(adapter: Path, target: str) -> list[Method]:
+    """Forecasts alone; then those that begin with coarse calls."""
+    found = []
+    for calls in CALLS:
+        found.append(Method(named(calls, (), target), STEPS, {"schedule": Forecast(calls, target=target)}))
+    for calls, lead in leads():
+        sizes = [*lead, *[1] * (calls - len(lead))]
+        strategy = Forecast(calls, target=target, sizes=sizes)
+        found.append(Method(named(calls, lead, target), STEPS, {"adapter": adapter, "schedule": strategy}))
+    return found
+
+
+def named(calls: int, lead: tuple[int, ...], target: str) -> str:
+    coarse = f", first {len(lead)} at {' '.join(map(str, lead))}" if lead else ""
+    return f"{calls} calls{coarse}{' (exact)' if target == 'exact' else ''}"
+
+
+def sizes_of(method: Method) -> list[int]:
+    """The scale of every call."""
+    if method.patch is None:
+        return [1] * method.steps
+    return method.patch["schedule"].computed_scales(STEPS)
+
+
+def measured_ratios(pipe: Any, adapter: Path, made: list, rounds: int) -> dict[int, float]:
+    """How many coarse calls take as long as a full one here, one picture at a time: medians of calls that take turns."""
+    seconds: dict[int, list[float]] = {1: [], 2: [], 4: []}
+    single = replace(
+        made[0], prompts=made[0].prompts[:1], inputs={k: v[:1] for k, v in made[0].inputs.items()}
+    )
+    for number in range(rounds + 1):
+        method = Method("turns", 9, {"adapter": adapter, "schedule": Turns(tuple(seconds), number)})
+        done = run(pipe, single, method)[2]["steps"]
+        for step in done if number else ():  # the first round makes weights ready
+            seconds[step["scale"]].append(step["seconds"])
+    medians = {scale: float(np.median(taken)) for scale, taken in seconds.items()}
+    return {scale: medians[1] / taken for scale, taken in medians.items()}
+
+
+def frontier(rows: list[dict[str, Any]], ratios: str, measure: str) -> list[dict[str, Any]]:
+    """For each budget: the best forecast alone, the best with coarse calls, fewer steps; None where none is as fast."""
+    found = []
+    for budget in BUDGETS:
+        line: dict[str, Any] = {"budget": budget}
+        for kind in ("steps", "forecast", "coarse"):
+            fitting = [
+                row
+                for row in rows
+                if row["kind"] == kind and measure in row and STEPS / row["cost"][ratios] >= budget - 1e-9
+            ]
+            line[kind] = max(fitting, key=lambda row: row[measure]["mean"], default=None)
+        found.append(line)
+    return found
+
+
+def table(rows: list[dict[str, Any]], ratios: dict[str, dict[int, float]]) -> str:
+    """The frontiers in Markdown. A star: the interval of the difference to the best other, same prompts, leaves out 0."""
+    parts = []
+    measures = {"run": "PSNR to the run, dB", "exact": "PSNR to the exact sample, dB", "found": "prompt found",
+                "straight": "straight stripes"}  # fmt: skip
+    for name, costs in ratios.items():
+        for measure, head in measures.items():
+            digits = 1 if measure in ("run", "exact") else 3
+            parts += [
+                f"\n{head}; {costs[2]:.1f} calls at scale 2, or {costs[4]:.1f} at scale 4, cost a full one ({name})\n",
+                "| at least | fewer steps | forecast alone | coarse calls first |",
+                "|---|---|---|---|",
+            ]
+            for line in frontier(rows, name, measure):
+                cells = []
+                for kind in ("steps", "forecast", "coarse"):
+                    row = line[kind]
+                    if row is None:
+                        cells.append("")
+                        continue
+                    star = starred(line, measure) if kind == "coarse" else ""
+                    cells.append(
+                        f"{row[measure]['mean']:.{digits}f}{star} ({row['method'].removesuffix(' (exact)')})"
+                    )
+                parts.append(f"| {line['budget']:g}x | {' | '.join(cells)} |")
+    return "\n".join(parts).strip() + "\n"
+
+
+def starred(line: dict[str, Any], measure: str) -> str:
+    """Whether coarse calls first are apart from the better of the others: "+" above, "-" below, "" not told apart."""
+    rivals = [line[kind] for kind in ("steps", "forecast") if line[kind] is not None]
+    if not rivals:
+        return " +"
+    best = max(rivals, key=lambda row: row[measure]["mean"])
+    more = np.subtract(line["coarse"]["each"][measure], best["each"][measure])
+    low, high = bootstrap(lambda index: more[index].mean(), len(more))
+    return " +" if low > 0 else " -" if high < 0 else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="flux", choices=("flux", "flux-128", "wan"))
+    parser.add_argument("--prompts", type=int, default=96)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument(
+        "--rounds", type=int, default=9, help="runs of 9 steps that time a call of each scale"
+    )
+    parser.add_argument("--keep", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=None)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    model = embedded.load(arguments.model)
+    pipe = model.pipeline
+    prompts = model.reference(arguments.prompts, seed=PROMPT_SEED)[1]
+    made = batches(pipe, prompts, arguments.batch, seed=NOISE_SEED)
+    kept = Kept(arguments.keep, pipe, made)
+    wanted = {
+        "run": decode(pipe, kept.latents(FULL)),
+        "exact": decode(pipe, kept.latents(exact(pipe.scheduler, EXACT_STEPS))),
+    }
+    more = decode(pipe, kept.first(1).latents(exact(pipe.scheduler, 2 * EXACT_STEPS)))
+    converged = with_interval(psnr(more, wanted["exact"][: len(more)]))
+    print(f"twice as many steps are {converged['mean']:.1f} dB from the exact sample", flush=True)
+    ratios = {HERE: measured_ratios(pipe, model.adapter, made, arguments.rounds)} | RATIOS
+    print(f"{HERE}: {ratios[HERE]}", flush=True)
+
+    rows: list[dict[str, Any]] = []
+    for target in ("run", "exact"):
+        where = kept if target == "run" else kept.first((len(made) + 1) // 2)
+        plain = [Method(f"{calls} steps", calls) for calls in CALLS]
+        for method in [FULL, *plain, *ways(model.adapter, target)]:
+            sizes = sizes_of(method)
+            shown = decode(pipe, where.latents(method))
+            each = {target: psnr(shown, wanted[target][: len(shown)])}
+            if target == "run":
+                each["found"] = model.judge(shown, prompts).found
+                if arguments.model == "flux":
+                    chosen = measurable(prompts)
+                    each["straight"] = straightness(shown[chosen], [prompts[i] for i in chosen])
+            kind = "steps" if method.patch is None else "coarse" if max(sizes) > 1 else "forecast"
+            row = {"method": method.name, "kind": kind, "sizes": sizes}
+            row["cost"] = {name: sum(1 / given[size] for size in sizes) for name, given in ratios.items()}
+            row |= {name: with_interval(values) for name, values in each.items()}
+            row["each"] = {
+                name: [round(float(value), 4) for value in values] for name, values in each.items()
+            }
+            rows.append(row)
+            costs = " / ".join(f"{cost:.2f}" for cost in row["cost"].values())
+            print(
+                f"{method.name}: cost {costs}", *(f"{k} {v.mean():.3f}" for k, v in each.items()), flush=True
+            )
+    print(table(rows, ratios))
+    if arguments.out:
+        head = {
+            "date": date.today().isoformat(),
+            "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
+            "prompts": arguments.prompts,
+            "exact": {"steps": EXACT_STEPS, "to twice as many": converged},
+            "ratios": ratios,
+        }
+        write_json(arguments.out, head | {"rows": rows})
+        arguments.out.with_suffix(".md").write_text(table(rows, ratios))
+
+
+if __name__ == "__main__":
+    main()
