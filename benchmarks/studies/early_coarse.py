@@ -45,9 +45,9 @@ HERE = "this machine"
 
 
 def leads() -> Iterator[tuple[int, tuple[int, ...]]]:
-    """How many calls, and the scales of those that begin: a third and a half of them, coarse, coarser, or both."""
+    """How many calls, and the scales of those that begin: one, a third or half of them, coarse, coarser, or both."""
     for calls in CALLS[1:]:
-        for many in sorted({max(1, calls // 3), calls // 2}):
+        for many in sorted({1, calls // 3, calls // 2}):
             if calls - many >= 2:
                 yield from ((calls, lead) for lead in dict.fromkeys([(2,) * many, (4,) * many, both(many)]))
 
