@@ -35,7 +35,8 @@ def forecasts(reference: Reference) -> list[Setting]:
     if reference.few or not FEWEST <= calls < reference.steps:
         return []
     default = Forecast(calls=calls, target=reference.target)
-    found = [default, *_early_coarse(default, reference), *(replace(default, **given) for given in VARIANTS)]
+    coarse = _coarse_first(default, reference)
+    found = [default, *coarse[:1], *(replace(default, **given) for given in VARIANTS), *coarse[1:]]
     return [Setting(reference.steps, strategy) for strategy in found]
 
 
@@ -47,16 +48,17 @@ def fewer_calls(setting: Setting) -> Setting | None:
     return Setting(setting.steps, replace(forecast, calls=forecast.calls - 1))
 
 
-def _early_coarse(default: Forecast, reference: Reference) -> list[Forecast]:
-    """Half of the calls given up for more of one coarse scale, which begin the run, where that gives more calls."""
-    seconds, full = reference.seconds, max(FEWEST, default.calls // 2)
-    found = []
-    for scale in sorted(seconds):
-        if scale == 1 or seconds[scale] >= seconds[1]:
-            continue
+def _coarse_first(default: Forecast, reference: Reference) -> list[Forecast]:
+    """Coarse calls of one scale before the full ones, in the time that whole calls leave over, and in that of one call.
+
+    They pay where few calls are left (docs/studies/coarse-calls-first.md).
+    """
+    seconds, found = reference.seconds, []
+    for full in range(default.calls, max(FEWEST, default.calls - 1) - 1, -1):
         left = (reference.steps / reference.enough - full) * seconds[1]
-        coarse = min(math.floor(left / seconds[scale] + 1e-9), reference.steps - full - 1)
-        if coarse + full > default.calls:
-            sizes = Fixed([scale] * coarse + [1] * full, stretch=True)
-            found.append(replace(default, calls=coarse + full, sizes=sizes))
+        for scale in sorted(seconds)[1:]:
+            coarse = min(math.floor(left / seconds[scale] + 1e-9), reference.steps - full - 1)
+            if seconds[scale] < seconds[1] and coarse + full > default.calls:
+                sizes = Fixed([scale] * coarse + [1] * full, stretch=True)
+                found.append(replace(default, calls=coarse + full, sizes=sizes))
     return found

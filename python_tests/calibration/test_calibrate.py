@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import ddit_ext
 from ddit_ext import Budget, Fixed, Forecast
 from ddit_ext.calibration import fixed
 from ddit_ext.calibration.calibrate import _calls
+from ddit_ext.calibration.forecasts import forecasts
 from ddit_ext.calibration.pictures import as_uint8, prompts_of
 from ddit_ext.calibration.runner import Setting, quiet
 from ddit_ext.calibration.search import Search
@@ -289,3 +291,22 @@ def test_no_target_that_is_reached(pipe, slow_at_2_4, target):
     with pytest.raises(ValueError, match="^target_speedup=2.4 was not reached"):
         calibrate(pipe, count=1, scales=(1,), target_speedup=target)
     assert find_hook(pipe.transformer) is None
+
+
+@pytest.mark.parametrize(
+    "enough, scales, expected",
+    [
+        (7.6, {1: 1.0, 2: 1 / 3}, [[2, 2, 1, 1, 1], [2, 2, 2, 2, 2, 1, 1]]),
+        (7.0, {1: 1.0, 2: 1 / 3}, [[2, 2, 2, 1, 1, 1]]),
+        (7.6, {1: 1.0, 2: 1 / 8, 4: 1.2}, [[2] * 5 + [1] * 3, [2] * 13 + [1] * 2]),
+        (14.0, {1: 1.0, 2: 1 / 3}, []),
+        (7.6, {1: 1.0}, []),
+    ],
+)
+def test_coarse_calls_come_first_where_time_is_left(enough, scales, expected):
+    """What 28 / enough full calls take is spent: on that many full calls, or one less, and the rest on coarse ones."""
+    reference = SimpleNamespace(steps=28, enough=enough, few=False, target="run", seconds=scales)
+    found = [setting.strategy for setting in forecasts(reference)]
+    coarse = [each.computed_scales(28) for each in found if each.sizes is not None]
+    assert coarse == expected
+    assert all(sum(scales[size] for size in sizes) <= 28 / enough + 1e-9 for sizes in coarse)
