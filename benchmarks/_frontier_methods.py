@@ -48,10 +48,10 @@ def entries(model: embedded.Embedded, calls: list[int]) -> list[Entry]:
             found.append(Entry(line, _scheduled(line, count, _forecast(count, target)), count))
     for count in calls:
         found.append(Entry(FEWER, Method(f"{FEWER}, {count}", count), count))
-    found += [_placed("UniPC", count) for count in calls]
+    found += [placed("UniPC", count) for count in calls]
     found += _cache_dit(pipe, calls)
     for solver in ("DPM-Solver++ 2M", "DEIS", "Euler", "Heun"):
-        found += [_placed(solver, count) for count in calls]
+        found += [placed(solver, count) for count in calls]
     found += _published(calls, own_name)
     if own_name == "Euler":
         found += _meancache(calls) + _larger_patches(model, calls) + _caches(model)
@@ -61,7 +61,7 @@ def entries(model: embedded.Embedded, calls: list[int]) -> list[Entry]:
     return found
 
 
-def _placed(solver: str, count: int) -> Entry:
+def placed(solver: str, count: int) -> Entry:
     """Where ours would lie, at growth 1.75."""
     line = f"{solver}, placed"
     places = growing(FULL.steps, _steps(solver, count), GROWTH)

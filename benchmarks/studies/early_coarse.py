@@ -2,7 +2,8 @@
 
     python benchmarks/studies/early_coarse.py --model flux --keep work/early --out benchmarks/studies/results/early_coarse_flux.json
 
-`Forecast(calls=n, sizes=[2, 2, 1, ...])` with the embedded adapter, beside forecasts alone and fewer plain steps. Each
+`Forecast(calls=n, sizes=[2, 2, 1, ...])` with the embedded adapter, beside forecasts alone, fewer plain steps, and UniPC at the places of
+a forecast's calls. Each
 picture is judged as the paper judges (what the prompt asked for, straight stripes) and by PSNR to the run of all steps;
 runs that aim at the ODE's own sample by PSNR to that, on half of the prompts. What a way costs is counted in full calls, at several ratios of a
 coarse call's cost to a full one's, this machine's measured among them.
@@ -25,6 +26,7 @@ import _front  # noqa: F401  (first: it makes the helpers importable)
 import diffusers
 import numpy as np
 import torch
+from _frontier_methods import placed
 from _quality import bootstrap, psnr, with_interval
 from _runs import Method, batches, decode, run
 from _stripes import measurable, straightness
@@ -34,7 +36,6 @@ from frontier import Kept, exact
 from paper_measures import FULL
 
 from ddit_ext import Forecast, embedded
-from ddit_ext.calibration.runner import Turns
 
 STEPS = embedded.STEPS
 EXACT_STEPS = 56
@@ -42,6 +43,12 @@ CALLS = (2, 3, 4, 5, 6, 7, 8, 11)
 BUDGETS = (12.0, 10.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0)  # times the speed of all steps at scale 1
 PROMPT_SEED, NOISE_SEED = 13_000_000, 33
 HERE = "this machine"
+KINDS = {
+    "steps": "fewer steps",
+    "UniPC": "UniPC, placed",
+    "forecast": "forecast alone",
+    "coarse": "coarse calls first",
+}
 
 
 def leads() -> Iterator[tuple[int, tuple[int, ...]]]:
@@ -69,6 +76,18 @@ def ways(adapter: Path, target: str) -> list[Method]:
     return found
 
 
+def others() -> list[Method]:
+    """Fewer steps of the pipeline's own sampler, and UniPC at the places that a forecast would have."""
+    steps = [Method(f"{calls} steps", calls) for calls in CALLS]
+    return [*steps, *(placed("UniPC", calls).method for calls in CALLS)]
+
+
+def kind_of(method: Method) -> str:
+    if method.patch is not None:
+        return "forecast"
+    return "steps" if method.scheduler is None else "UniPC"
+
+
 def named(calls: int, lead: tuple[int, ...], target: str) -> str:
     coarse = f", first {len(lead)} at {' '.join(map(str, lead))}" if lead else ""
     return f"{calls} calls{coarse}{' (exact)' if target == 'exact' else ''}"
@@ -77,7 +96,7 @@ def named(calls: int, lead: tuple[int, ...], target: str) -> str:
 def sizes_of(method: Method) -> list[int]:
     """The scale of every call."""
     if method.patch is None:
-        return [1] * method.steps
+        return [1] * (method.steps if method.scheduler is None else int(method.name.rsplit(", ")[-1]))
     return method.patch["schedule"].computed_scales(STEPS)
 
 
@@ -88,7 +107,8 @@ def measured_ratios(pipe: Any, adapter: Path, made: list, rounds: int) -> dict[i
         made[0], prompts=made[0].prompts[:1], inputs={k: v[:1] for k, v in made[0].inputs.items()}
     )
     for number in range(rounds + 1):
-        method = Method("turns", 9, {"adapter": adapter, "schedule": Turns(tuple(seconds), number)})
+        turns = [list(seconds)[(number + step) % len(seconds)] for step in range(9)]
+        method = Method("turns", len(turns), {"adapter": adapter, "schedule": turns})
         done = run(pipe, single, method)[2]["steps"]
         for step in done if number else ():  # the first round makes weights ready
             seconds[step["scale"]].append(step["seconds"])
@@ -97,11 +117,11 @@ def measured_ratios(pipe: Any, adapter: Path, made: list, rounds: int) -> dict[i
 
 
 def frontier(rows: list[dict[str, Any]], ratios: str, measure: str) -> list[dict[str, Any]]:
-    """For each budget: the best forecast alone, the best with coarse calls, fewer steps; None where none is as fast."""
+    """For each budget the best of each kind; None where none is as fast."""
     found = []
     for budget in BUDGETS:
         line: dict[str, Any] = {"budget": budget}
-        for kind in ("steps", "forecast", "coarse"):
+        for kind in KINDS:
             fitting = [
                 row
                 for row in rows
@@ -122,12 +142,12 @@ def table(rows: list[dict[str, Any]], ratios: dict[str, dict[int, float]]) -> st
             digits = 1 if measure in ("run", "exact") else 3
             parts += [
                 f"\n{head}; {costs[2]:.1f} calls at scale 2, or {costs[4]:.1f} at scale 4, cost a full one ({name})\n",
-                "| at least | fewer steps | forecast alone | coarse calls first |",
-                "|---|---|---|---|",
+                f"| at least | {' | '.join(KINDS.values())} |",
+                "|---" * (len(KINDS) + 1) + "|",
             ]
             for line in frontier(rows, name, measure):
                 cells = []
-                for kind in ("steps", "forecast", "coarse"):
+                for kind in KINDS:
                     row = line[kind]
                     if row is None:
                         cells.append("")
@@ -142,7 +162,7 @@ def table(rows: list[dict[str, Any]], ratios: dict[str, dict[int, float]]) -> st
 
 def starred(line: dict[str, Any], measure: str) -> str:
     """Whether coarse calls first are apart from the better of the others: "+" above, "-" below, "" not told apart."""
-    rivals = [line[kind] for kind in ("steps", "forecast") if line[kind] is not None]
+    rivals = [line[kind] for kind in tuple(KINDS)[:-1] if line[kind] is not None]
     if not rivals:
         return " +"
     best = max(rivals, key=lambda row: row[measure]["mean"])
@@ -181,8 +201,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for target in ("run", "exact"):
         where = kept if target == "run" else kept.first((len(made) + 1) // 2)
-        plain = [Method(f"{calls} steps", calls) for calls in CALLS]
-        for method in [FULL, *plain, *ways(model.adapter, target)]:
+        for method in [FULL, *others(), *ways(model.adapter, target)]:
             sizes = sizes_of(method)
             shown = decode(pipe, where.latents(method))
             each = {target: psnr(shown, wanted[target][: len(shown)])}
@@ -191,7 +210,7 @@ def main() -> None:
                 if arguments.model == "flux":
                     chosen = measurable(prompts)
                     each["straight"] = straightness(shown[chosen], [prompts[i] for i in chosen])
-            kind = "steps" if method.patch is None else "coarse" if max(sizes) > 1 else "forecast"
+            kind = "coarse" if max(sizes) > 1 else kind_of(method)
             row = {"method": method.name, "kind": kind, "sizes": sizes}
             row["cost"] = {name: sum(1 / given[size] for size in sizes) for name, given in ratios.items()}
             row |= {name: with_interval(values) for name, values in each.items()}
@@ -212,7 +231,8 @@ def main() -> None:
             "exact": {"steps": EXACT_STEPS, "to twice as many": converged},
             "ratios": ratios,
         }
-        write_json(arguments.out, head | {"rows": rows})
+        shown_rows = [{name: value for name, value in row.items() if name != "each"} for row in rows]
+        write_json(arguments.out, head | {"rows": shown_rows})
         arguments.out.with_suffix(".md").write_text(table(rows, ratios))
 
 
