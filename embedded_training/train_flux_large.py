@@ -108,7 +108,12 @@ def main() -> None:
         shift = SHIFT if size == "small" else LARGE_SHIFT
         with torch.autocast("cpu", torch.bfloat16):  # at 1024 tokens it takes a quarter off a step
             loss = flow_loss(
-                modules | encoders, latents, ids, averages=averages | encoders, empty=corpus.empty, shift=shift
+                modules | encoders,
+                latents,
+                ids,
+                averages=averages | encoders,
+                empty=corpus.empty,
+                shift=shift,
             )
         return size, loss
 

@@ -42,7 +42,7 @@ EXACT_STEPS = 56
 CALLS = (2, 3, 4, 5, 6, 7, 8, 11)
 BUDGETS = (12.0, 10.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0)  # times the speed of all steps at scale 1
 PROMPT_SEED, NOISE_SEED = 13_000_000, 33
-HERE = "this machine"
+HERE = f"{torch.get_num_threads()} CPU threads"
 KINDS = {
     "steps": "fewer steps",
     "UniPC": "UniPC, placed",
@@ -133,7 +133,7 @@ def frontier(rows: list[dict[str, Any]], ratios: str, measure: str) -> list[dict
 
 
 def table(rows: list[dict[str, Any]], ratios: dict[str, dict[int, float]]) -> str:
-    """The frontiers in Markdown. A star: the interval of the difference to the best other, same prompts, leaves out 0."""
+    """The frontiers in Markdown. "+", "-": the interval of the difference to the best other, same prompts, leaves out 0."""
     parts = []
     measures = {"run": "PSNR to the run, dB", "exact": "PSNR to the exact sample, dB", "found": "prompt found",
                 "straight": "straight stripes"}  # fmt: skip
