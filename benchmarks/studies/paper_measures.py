@@ -50,6 +50,7 @@ COARSE_COST = 1 / 3  # of a full call, at scale 2: FLUX.1-dev at 1024x1024, as e
 BOTH = f"dynamic and TeaCache, {WITH_TEACACHE:g}x"
 BOUNDS = {"Threshold": (3e-4, 1.0), "TeaCache": (1e-3, 4.0)}  # from never to always
 ROUNDS = 7
+SHOWN = 10
 HALVES = 200
 CALIBRATION_SEED, PROMPT_SEED, REAL_SEED, NOISE_SEED = 4_000_000, 11_000_000, 2_000_000, 21
 FULL = Method("full, 28 steps", STEPS)
@@ -235,6 +236,22 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def sheet(file: Path, shown: dict[str, np.ndarray]) -> None:
+    """A picture of pictures: a row a way, a column a prompt. shown: uint8 ``[n, H, W, 3]`` by the way's name."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(len(shown), figsize=(10, 1.25 * len(shown)))
+    for axis, (name, pictures) in zip(axes, shown.items(), strict=True):
+        axis.imshow(np.concatenate(list(pictures), axis=1), interpolation="nearest")
+        axis.set_title(name, loc="left", fontsize=9)
+        axis.axis("off")
+    figure.tight_layout(pad=0.3)
+    figure.savefig(file, dpi=100)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=512)
@@ -242,6 +259,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--keep", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--sheet", type=Path, default=None, help="draw the first prompts, coarse calls first")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     model = embedded.load("flux")
@@ -258,6 +276,7 @@ def main() -> None:
     }
     rows: list[dict[str, Any]] = []
     seen_by: dict[str, Seen] = {}
+    drawn: dict[str, np.ndarray] = {}
     for method in compared:
         where = alone if method.name == BOTH else kept
         shown = decode(pipe, where.latents(method))
@@ -267,9 +286,15 @@ def main() -> None:
         row = {"method": method.name, "less work": kept.work(FULL) / where.work(method)}
         row |= seen.measures(real) | {"run": with_interval(psnr(shown, whole))}
         row["difference"] = {} if method is FULL else seen.difference(full, real)
-        print(f"{method.name}: {row['less work']:.2f} times less work", flush=True)
+        named = f"{method.name}: {row['less work']:.2f} times less work"
+        drawn[named] = shown[:SHOWN]
+        print(named, flush=True)
         rows.append(row)
     print(table(rows))
+    if arguments.sheet:
+        asked = {method.name for trio in early(model.adapter)[1:] for method in trio} | {FULL.name}
+        chosen = {name: made for name, made in drawn.items() if name.split(":")[0] in asked}
+        sheet(arguments.sheet, chosen)
     against = {
         f"{coarse.name} against {other.name}": seen_by[coarse.name].difference(seen_by[other.name], real)
         for coarse, *others in early(model.adapter)
