@@ -166,7 +166,7 @@ def starred(line: dict[str, Any], measure: str) -> str:
     """Whether coarse calls first are apart from the better of the others: "+" above, "-" below, "" not told apart."""
     rivals = [line[kind] for kind in tuple(KINDS)[:-1] if line[kind] is not None]
     if not rivals:
-        return " +"
+        return ""
     best = max(rivals, key=lambda row: row[measure]["mean"])
     more = np.subtract(line["coarse"]["each"][measure], best["each"][measure])
     low, high = bootstrap(lambda index: more[index].mean(), len(more))
