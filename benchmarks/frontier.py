@@ -100,6 +100,16 @@ class Kept:
         return self.folder / f"{''.join(c if c.isalnum() else '_' for c in method.name)}.pt"
 
 
+def prepared(
+    arguments: argparse.Namespace, prompt_seed: int, noise_seed: int
+) -> tuple[embedded.Embedded, list[str], Kept]:
+    """The model, the prompts and the runs that the command line asks for: --model, --prompts, --batch and --keep."""
+    model = embedded.load(arguments.model)
+    prompts = model.reference(arguments.prompts, seed=prompt_seed)[1]
+    made = batches(model.pipeline, prompts, arguments.batch, seed=noise_seed)
+    return model, prompts, Kept(arguments.keep, model.pipeline, made)
+
+
 def exact(own: Any, steps: int) -> Method:
     return Method(f"exact, {steps}", steps, scheduler=lambda _: Solver(own, "UniPC"))
 
@@ -296,11 +306,8 @@ def main() -> None:
     parser.add_argument("--redraw", type=Path, help="draw this picture from --out's rows; runs what it shows")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    model = embedded.load(arguments.model)
-    pipe = model.pipeline
-    prompts = model.reference(arguments.prompts, seed=PROMPT_SEED)[1]
-    made = batches(pipe, prompts, arguments.batch, seed=NOISE_SEED)
-    kept = Kept(arguments.keep, pipe, made)
+    model, prompts, kept = prepared(arguments, PROMPT_SEED, NOISE_SEED)
+    pipe, made = model.pipeline, kept.made
     calls = arguments.calls or {"flux": [15, 11, 9, 7], "wan": [14, 9]}[arguments.model]
     compared = [
         entry

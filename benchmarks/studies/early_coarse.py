@@ -28,11 +28,11 @@ import numpy as np
 import torch
 from _frontier_methods import placed
 from _quality import bootstrap, psnr, with_interval
-from _runs import Method, batches, decode, run
+from _runs import Method, decode, run
 from _stripes import measurable, straightness
 from _timing import write_json
 from coarse_then_forecast import RATIOS
-from frontier import Kept, exact
+from frontier import exact, prepared
 from paper_measures import FULL
 
 from ddit_ext import Forecast, embedded
@@ -187,11 +187,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    model = embedded.load(arguments.model)
-    pipe = model.pipeline
-    prompts = model.reference(arguments.prompts, seed=PROMPT_SEED)[1]
-    made = batches(pipe, prompts, arguments.batch, seed=NOISE_SEED)
-    kept = Kept(arguments.keep, pipe, made)
+    model, prompts, kept = prepared(arguments, PROMPT_SEED, NOISE_SEED)
+    pipe, made = model.pipeline, kept.made
     wanted, converged = {"run": decode(pipe, kept.latents(FULL))}, None
     if "exact" in arguments.targets:
         wanted["exact"] = decode(pipe, kept.latents(exact(pipe.scheduler, EXACT_STEPS)))
