@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 WIDTH = 760
-"""Of charts and strips, in the units of their drawing."""
+"""How wide charts and strips are, in the units of their drawing."""
 
 SIZES = ("#3b4cc0", "#6f9bf5", "#f2a07b", "#c2442f", "#7d2248")
 """From the finest patch size to the coarsest: cold to warm, told apart without red and green."""

@@ -34,6 +34,19 @@ LENGTH = 8
 NAMES = ["FLUX.1", "FLUX.2", "Qwen-Image", "Z-Image", "Stable Diffusion 3", "HunyuanVideo 1.5"]
 
 
+def generated(**settings):
+    """Settings for data that the base's own runs give."""
+    return DataSettings(
+        source="generated",
+        prompts="none",
+        cache="none",
+        height=SIDE,
+        width=SIDE,
+        max_sequence_length=LENGTH,
+        generate=GenerateSettings(**settings),
+    )
+
+
 def rows(count, *shape, seed=1):
     return text(count, *shape, seed=seed)
 
@@ -111,15 +124,7 @@ def test_samples_are_drawn_by_what_the_pipeline_calls_its_arguments(named, monke
     """True guidance is true_cfg_scale for Qwen-Image, and HunyuanVideo 1.5 is told no number of text tokens."""
     name, pipe = named
     guidance = {} if name == "HunyuanVideo 1.5" else {"guidance_scale": 2.0}
-    data = DataSettings(
-        source="generated",
-        prompts="none",
-        cache="none",
-        height=SIDE,
-        width=SIDE,
-        max_sequence_length=LENGTH,
-        generate=GenerateSettings(**guidance),
-    )
+    data = generated(**guidance)
     encoder = encoder_for(pipe, LENGTH)
     output = OutputSettings(folder="none", sample_prompts=("a cat",), sample_every=1, sample_steps=2)
     settings = TrainSettings(ModelSettings("tiny"), data, output)
@@ -142,15 +147,7 @@ def test_samples_are_drawn_by_what_the_pipeline_calls_its_arguments(named, monke
 def test_the_bases_own_runs_become_data(named):
     name, pipe = named
     encoder, family = encoder_for(pipe, LENGTH), family_for(pipe.transformer)
-    settings = DataSettings(
-        source="generated",
-        prompts="none",
-        cache="none",
-        height=SIDE,
-        width=SIDE,
-        max_sequence_length=LENGTH,
-        generate=GenerateSettings(steps=4, states=2),
-    )
+    settings = generated(steps=4, states=2)
     states = run_states(encoder, "a cat", settings, seed=3)
     latents, levels = states.pop("latents"), states.pop("noise_level")
     assert latents.shape[0] == 2 and bool((levels > 0).all())

@@ -206,10 +206,9 @@ def test_compile():
     assert all(v.grad is not None for v in arguments.values() if isinstance(v, torch.Tensor))
 
 
+@pytest.mark.parametrize("impl", ["cpu", "cuda"], indirect=True)  # the wrapper casts, not the kernel
 @pytest.mark.parametrize("compiled", [False, True])
 def test_autocast(impl, compiled):
-    if impl.name == "emu":
-        pytest.skip("autocast belongs to the wrapper")
     arguments = deembed_arguments(RAGGED, 2, device=impl.device)
     arguments["weight"].requires_grad_()
     op = impl.ops.patch_deembed
