@@ -1,5 +1,5 @@
-// Reads cases/scheduler_cases.json, which python_tests/strategies/test_patch_scheduler.py and test_policies.py play,
-// too.
+// Reads cases/scheduler_cases.json, which python_tests/strategies/test_patch_scheduler.py and
+// test_policies.py play, too.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-// Plays the policies of cases/scheduler_cases.json, which python_tests/strategies/test_policies.py plays, too.
+// Plays the policies of cases/scheduler_cases.json, as python_tests/strategies/test_policies.py does.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -61,7 +61,7 @@ TEST(Safetensors, ReadsLargeTensorsPieceByPiece) {
   EXPECT_FALSE(in_memory(file_bytes(header, raw(values))).is_finite("x"));
 }
 
-// Digests of files of 10, 56 (whose padding takes another block) and 1,000,010 bytes, as sha256sum prints them.
+// Digests of files of 10, 56 (whose padding takes another block) and 1,000,010 bytes, as by sha256sum.
 TEST(Safetensors, Sha256) {
   const auto digest = [](const std::string& padding) {
     return in_memory(file_bytes("{}" + padding)).sha256();

@@ -79,8 +79,8 @@ void bind_signal_policies(py::module_& module) {
 
   py::class_<PatchScheduler, SignalPolicy>(module, "PatchScheduler", kSchedulerDoc)
       .def(py::init([](std::vector<int64_t> scales, std::vector<double> thresholds, int64_t protect_first,
-                       int64_t protect_last, std::optional<int64_t> warmup_scale,
-                       bool only_finer, const std::string& mixed) {
+                       int64_t protect_last, std::optional<int64_t> warmup_scale, bool only_finer,
+                       const std::string& mixed) {
              return PatchScheduler(std::move(scales), std::move(thresholds), protect_first, protect_last,
                                    options(warmup_scale, only_finer, mixed));
            }),
@@ -94,8 +94,7 @@ void bind_signal_policies(py::module_& module) {
                        int64_t protect_first, int64_t protect_last, std::optional<ddit::Scores> reference,
                        std::optional<int64_t> warmup_scale, bool only_finer, const std::string& mixed) {
              return BudgetPolicy(std::move(scales), std::move(costs), target_speedup, protect_first,
-                                 protect_last,
-                                 options(warmup_scale, only_finer, mixed),
+                                 protect_last, options(warmup_scale, only_finer, mixed),
                                  reference.value_or(ddit::Scores{}));
            }),
            py::arg("scales"), py::arg("costs"), py::arg("target_speedup"), py::arg("protect_first") = 0,

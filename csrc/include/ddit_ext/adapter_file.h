@@ -1,5 +1,5 @@
-// The two files of a trained adapter (docs/design/adapter-format.md), read and checked as a whole. Free of torch;
-// ddit_ext/adapter.h has the same as at::Tensor.
+// The two files of a trained adapter (docs/design/adapter-format.md), read and checked as a whole. Free of
+// torch; ddit_ext/adapter.h has the same as at::Tensor.
 #pragma once
 
 #include <array>
