@@ -12,7 +12,8 @@ _libraries = []  # registrations last as long as these
 def register_lower_precision(name: str, scaled: tuple[int, int] | None = None) -> None:
     """`name`: an op of ddit_ext. float64 stays float64, as in torch's own autocast.
 
-    `scaled`: places of an argument and of its factor. Where this is given, the op reads both as they are and rounds itself.
+    `scaled`: places of an argument and of its factor. Where this is given, the op reads both as they are and rounds itself;
+    a low precision that isn't the region's, which it would refuse, becomes float32.
     """
     op = getattr(torch.ops.ddit_ext, name).default
     library = torch.library.Library("ddit_ext", "FRAGMENT")
@@ -30,9 +31,15 @@ def _kernel(op, device_type: str, scaled: tuple[int, int] | None):
         # A factor that is not given is not in args.
         kept = scaled if scaled is not None and len(args) > scaled[1] and args[scaled[1]] is not None else ()
         with torch._C._ExcludeDispatchKeyGuard(key):
-            return op(*(a if place in kept else _cast(a, device, dtype) for place, a in enumerate(args)))
+            return op(
+                *(_cast(a, device, _read_as(a, dtype) if i in kept else dtype) for i, a in enumerate(args))
+            )
 
     return run
+
+
+def _read_as(argument: Tensor, dtype: torch.dtype) -> torch.dtype:
+    return dtype if argument.dtype == dtype else torch.float32
 
 
 def _cast(argument, device: str, dtype: torch.dtype):

@@ -221,3 +221,25 @@ def test_autocast_rounds_after_the_factor(impl, compiled):
     low = {k: v.bfloat16() if torch.is_tensor(v) else v for k, v in arguments.items()}
     kept = {name: arguments[name] for name in ("cells", "input_scale")}
     assert torch.equal(tokens, impl.ops.patch_embed(**{**low, **kept}))
+
+
+@pytest.mark.parametrize("impl", ["cpu", "cuda"], indirect=True)
+@pytest.mark.parametrize("cells", [torch.float16, torch.bfloat16])
+def test_autocast_reads_cells_of_any_low_precision(impl, cells):
+    arguments = scaled_arguments(device=impl.device)
+    arguments["cells"] = arguments["cells"].to(cells)
+    with torch.autocast(impl.device, dtype=torch.bfloat16):
+        tokens = impl.ops.patch_embed(**arguments)
+        wanted = impl.ops.patch_embed(**{**arguments, "cells": arguments["cells"].float()})
+    assert tokens.dtype == torch.bfloat16 and torch.equal(tokens, wanted)
+
+
+def test_autocast_leaves_float64_cells_to_the_check():
+    """As torch's own autocast, which casts no float64: the op says what doesn't fit."""
+    arguments = scaled_arguments()
+    arguments["cells"] = arguments["cells"].double()
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(RuntimeError, match="weight must have the dtype of cells"),
+    ):
+        ddit_ext.ops.patch_embed(**arguments)
