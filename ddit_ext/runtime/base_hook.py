@@ -109,6 +109,14 @@ class Hook:
             )
         return False
 
+    def exchanged(self, name: str) -> None:
+        """A run begins on a model that was put into the pipeline after patch()."""
+        self.warn(
+            None,
+            f"the pipeline's {name} is another one than was patched: it is called as it is, and its run is not reported; "
+            "unpatch and patch again",
+        )
+
     @staticmethod
     def warn(record: RunRecord | None, text: str) -> None:
         """Tell the user, once a run, and write it into the run's record."""

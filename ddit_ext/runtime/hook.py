@@ -35,7 +35,8 @@ class PatchHook(Hook):
         super().__init__(parts, strategy, sampler, check)
         self.lock = threading.RLock()  # a call changes the model: one at a time
         modules = [part.module for part in parts]
-        self.watch = SamplerWatch(pipe, strategy.source == "latents", self._stepped, self._ended, modules)
+        signal = strategy.source == "latents"
+        self.watch = SamplerWatch(pipe, signal, self._stepped, self._ended, modules, exchanged=self.exchanged)
         self._split = split
         self._times = StepTimes()
 

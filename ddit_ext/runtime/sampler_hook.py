@@ -58,7 +58,9 @@ class SamplerHook(Hook):
         self.lock = nullcontext()  # no call is changed
         self._notes: WeakKeyDictionary[Any, Notes] = WeakKeyDictionary()
         modules = [part.module for part in parts]
-        self.watch = SamplerWatch(pipe, False, lambda run: None, modules=modules, seen=self._stepped)
+        self.watch = SamplerWatch(
+            pipe, False, lambda run: None, modules=modules, seen=self._stepped, exchanged=self.exchanged
+        )
 
     def begin_call(self, changes: Any, part: Watched, args: tuple, kwargs: dict[str, Any]) -> None:
         """A call of a transformer begins; it is made as it is."""

@@ -17,7 +17,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..families import Family
-from .callers import calling_pipeline
+from ..modules.compiled import unwrap
+from .callers import DENOISERS, calling_pipeline
 from .sampler_run import MISMATCH, Run, noise_levels
 from .watched_sampler import leave_sampler, watch_sampler
 
@@ -65,7 +66,8 @@ class SamplerWatch:
     """Follows the runs of one patch.
 
     signal: keep the float32 latents, which scores are computed from. stepped: called after each sampler step; ended: when
-    a run is over, however it ends; seen: a sampler has stepped, in a run or not. modules: what is called by pipelines.
+    a run is over, however it ends; seen: a sampler has stepped, in a run or not; exchanged: the pipeline is about to run
+    with another model than one of `modules`, which it gives. modules: what is called by pipelines.
 
     Attributes:
         lock: held while a run is looked up or moved on.
@@ -80,10 +82,11 @@ class SamplerWatch:
         ended: Callable[[Run], None] = lambda run: None,
         modules: Collection[nn.Module] = (),
         seen: Callable[[Any], None] = lambda sampler: None,
+        exchanged: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._pipe = weakref.ref(pipe)  # the hook that owns this hangs on the pipeline's transformer
         self._signal = signal
-        self._stepped, self._ended, self._saw = stepped, ended, seen
+        self._stepped, self._ended, self._saw, self._exchanged = stepped, ended, seen, exchanged
         self._modules = modules
         self._lines: weakref.WeakKeyDictionary[Any, Line] = weakref.WeakKeyDictionary()
         self._local = threading.local()
@@ -168,6 +171,7 @@ class SamplerWatch:
                     self._saw(sampler)
                 else:
                     self._set(line)
+                    self._look_for_others(sampler)
         return result
 
     def end(self, run: Run) -> None:
@@ -297,6 +301,18 @@ class SamplerWatch:
             self.end(run)
         line.thread = me
         line.lost.discard(me)
+
+    def _look_for_others(self, sampler: Any) -> None:
+        """Tell of models that were put into the pipeline, in the place of patched ones, since it was patched."""
+        pipe = self._pipe()
+        if getattr(pipe, "scheduler", None) is not sampler:
+            return
+        held = {name: unwrap(getattr(pipe, name, None)) for name in DENOISERS}
+        mine = [unwrap(module) for module in self._modules]
+        if not all(any(module is other for other in held.values()) for module in mine):
+            for name, module in held.items():
+                if isinstance(module, nn.Module) and not any(module is other for other in mine):
+                    self._exchanged(name)
 
     def _seen(self, line: Line, sampler: Any, args: tuple, kwargs: dict, result: Any) -> None:
         me = threading.get_ident()

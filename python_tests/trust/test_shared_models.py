@@ -211,3 +211,34 @@ def test_a_pipeline_with_a_sampler_of_its_own_is_not_coarse():
     ddit_ext.patch(pipe, schedule=ddit_ext.Forecast(calls=3, sizes=2))
     with pytest.warns(UserWarning, match="nothing is forecast"):
         assert torch.equal(run(other, call), plain)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_model_that_was_exchanged_after_patch_is_named(name):
+    """It runs as it is, and the patch still comes off the pipeline and off the model that it was on."""
+    pipe, other, call = make_pipeline(), make_pipeline(seed=1), make_call(steps=STEPS)
+    own, sampler = pipe.transformer, pipe.scheduler
+    plain = run(pipe, call)
+    handle = ddit_ext.patch(pipe, **STRATEGIES[name])
+    run(pipe, call)
+    pipe.transformer = other.transformer
+    with pytest.warns(UserWarning, match="the pipeline's transformer is another one than was patched"):
+        shown = run(pipe, call)
+    if "forecast" not in name:
+        assert torch.equal(shown, run(other, call))
+    handle.unpatch()
+    assert pipe.scheduler is sampler and torch.equal(run(pipe, call), run(other, call))
+    pipe.transformer = own
+    assert torch.equal(run(pipe, call), plain)
+
+
+def test_a_model_that_was_taken_out_or_compiled_is_no_other(recwarn):
+    pipe = make_pipeline()
+    own = pipe.transformer
+    with ddit_ext.patch(pipe, schedule=[1, 1, 0, 1, 0]):
+        recwarn.clear()
+        pipe.transformer = None
+        pipe.scheduler.set_timesteps(sigmas=[1.0, 0.5], mu=1.0)
+        pipe.transformer = torch.compile(own, backend="eager")
+        pipe.scheduler.set_timesteps(sigmas=[1.0, 0.5], mu=1.0)
+    assert not recwarn.list
