@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,6 +87,9 @@ class Bench:
         detail: H per scale of real scenes at this size.
     """
 
+    draw = staticmethod(scenes.pictures)
+    """count, seed, side -> real ones, uint8, and what they show."""
+
     def __init__(
         self, model: embedded.Embedded, side: int, prompts: list[str], seed: int, steps: int = STEPS
     ):
@@ -110,7 +114,7 @@ class Bench:
         }
         self.sigmas = self.levels(steps)
         self.generator = torch.Generator().manual_seed(seed + 1)
-        self.detail = {scale: _detail(self.pipe, side, scale) for scale in (2, 4)}
+        self.detail = self.details()
 
     def levels(self, steps: int) -> np.ndarray:
         """The sampler's noise levels for a run of so many steps."""
@@ -131,15 +135,29 @@ class Bench:
         self, latents: Tensor, sigma: float, scale: int = 1, source: Adapter | str = "oracle"
     ) -> Tensor:
         """Packed velocity; ``source`` of a coarse one: an adapter, "oracle", or "blind" (see below)."""
-        level = torch.full((len(latents),), sigma)
-        call = self.arguments | {"hidden_states": latents, "timestep": level}
         if scale == 1 or isinstance(source, str):
-            full = self.transformer(**call, return_dict=False)[0]
+            full = self.joined([self.transformer(**call)[0] for call in self.calls(latents, sigma)])
             if source == "blind" and scale > 1:
                 full = self.blind(latents, full, sigma, scale)
             return full if scale == 1 else self.oracle(latents, full, sigma, scale)
-        with self.family.coarse(call, source.weights(scale, latents), level) as coarse:
-            return self.transformer(**coarse, return_dict=False)[0]
+        level, outputs = torch.full((len(latents),), sigma), []
+        for call in self.calls(latents, sigma):
+            with self.family.coarse(call, source.weights(scale, latents), level) as coarse:
+                outputs.append(self.transformer(**coarse)[0])
+        return self.joined(outputs)
+
+    def calls(self, latents: Tensor, sigma: float) -> list[dict[str, Any]]:
+        """The arguments of the transformer's calls that make one velocity."""
+        level = torch.full((len(latents),), sigma)
+        return [self.arguments | {"hidden_states": latents, "timestep": level, "return_dict": False}]
+
+    def joined(self, outputs: list[Tensor]) -> Tensor:
+        """The velocity of the calls' outputs."""
+        return outputs[0]
+
+    def guide(self, guidance: float) -> None:
+        """Another guidance than the pipeline's own from now on."""
+        self.arguments["guidance"] = torch.full((len(self.prompts),), guidance)
 
     def oracle(self, latents: Tensor, full: Tensor, sigma: float, scale: int) -> Tensor:
         """The base's velocity ``full`` with its low band kept and its detail replaced by the analytic residual."""
@@ -155,7 +173,6 @@ class Bench:
 
         The noise of ``latents``, as ``full`` tells it, keeps its low band and gets other detail, ``draws`` times.
         """
-        level = torch.full((len(latents),), sigma)
         noisy, velocity = self.unpack(latents), self.unpack(full)
         clean, noise = noisy - sigma * velocity, noisy + (1 - sigma) * velocity
         total = torch.zeros_like(full)
@@ -163,9 +180,7 @@ class Bench:
             fresh = torch.randn(noise.shape, generator=self.generator)
             fresh = spread(noise, scale) + fresh - spread(fresh, scale)
             other = self.pack((1 - sigma) * clean + sigma * fresh)
-            total += self.transformer(
-                **self.arguments | {"hidden_states": other, "timestep": level}, return_dict=False
-            )[0]
+            total += self.velocity(other, sigma)
         return total / draws
 
     def unpack(self, tokens: Tensor) -> Tensor:
@@ -219,6 +234,28 @@ class Bench:
         signal = torch.cat([self.pipe.vae.decode(part).sample for part in planes.split(8)]).clamp(-1, 1)
         return ((signal + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).numpy()
 
+    @torch.no_grad()
+    def clean(self, pictures: np.ndarray) -> Tensor:
+        """Latents of pictures, as :meth:`unpack` has them."""
+        config = self.pipe.vae.config
+        mode = self.pipe.vae.encode(signal_of(pictures)).latent_dist.mode()
+        return (mode - config.shift_factor) * config.scaling_factor
+
+    def details(self, count: int = 32, seed: int = 5) -> dict[int, float]:
+        """H of real ones, per scale: variance per high-band coefficient of their latents."""
+        latents = self.clean(self.draw(count, seed, self.side)[0])
+        above = {scale: (latents - spread(latents, scale)).square().mean() for scale in (2, 4)}
+        return {scale: (energy / (1 - 1 / scale**2)).item() for scale, energy in above.items()}
+
+    def found(self, pictures: np.ndarray) -> float:
+        """The share of what the prompts ask for that pictures show."""
+        return float(embedded.load("flux").judge(halved(pictures), self.prompts).found.mean())
+
+
+def signal_of(pictures: np.ndarray) -> Tensor:
+    """uint8 ``[n, ..., 3]`` -> ``[n, 3, ...]`` in [-1, 1]."""
+    return torch.from_numpy(pictures).movedim(-1, 1).float() / 127.5 - 1
+
 
 def spread(latents: Tensor, scale: int) -> Tensor:
     """The means over scale x scale pixels, at every pixel."""
@@ -232,14 +269,3 @@ def halved(pictures: np.ndarray) -> np.ndarray:
     factor = side // scenes.PICTURE_SIZE
     blocks = pictures.reshape(count, scenes.PICTURE_SIZE, factor, scenes.PICTURE_SIZE, factor, 3)
     return blocks.mean((2, 4)).round().astype(np.uint8)
-
-
-@torch.no_grad()
-def _detail(pipe, side: int, scale: int, count: int = 32, seed: int = 5) -> float:
-    """H of real scenes: variance per high-band coefficient of their latents."""
-    rng = np.random.default_rng(seed)
-    pictures = np.stack([scenes.render(scenes.random_scene(rng), side) for _ in range(count)])
-    signal = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-    config = pipe.vae.config
-    latents = (pipe.vae.encode(signal).latent_dist.mode() - config.shift_factor) * config.scaling_factor
-    return ((latents - spread(latents, scale)).square().mean() / (1 - 1 / scale**2)).item()

@@ -2,6 +2,7 @@
 
     python benchmarks/studies/coarse_ceiling.py --side 128 --out benchmarks/studies/results/coarse_ceiling_128.json
     python benchmarks/studies/coarse_ceiling.py --model flux --side 64 --schedule 2x8,1x20 --schedule 4x4,1x24
+    python benchmarks/studies/coarse_ceiling.py --model wan --prompts 8 --no-single
 
 The oracle is the base's own velocity with its low band kept and its detail replaced by the analytic residual: what an
 adapter that matches the low band perfectly would give. The blind oracle is the mean of that over noise inside the coarse
@@ -22,9 +23,10 @@ import _front  # noqa: F401  (first: it makes the helpers importable)
 # isort: split
 import diffusers
 import torch
-from _coarse_runs import STEPS, Bench, Plan, halved, spread
+from _coarse_runs import STEPS, Bench, Plan, spread
 from _quality import psnr
 from _timing import write_json
+from _wan_runs import BENCHES, SIDES
 from safetensors.torch import load_file
 
 from ddit_ext import embedded
@@ -79,8 +81,8 @@ def single_calls(bench: Bench, sources: dict[str, Adapter | str], scales: tuple[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="flux-128", choices=("flux", "flux-128"))
-    parser.add_argument("--side", type=int, default=128, choices=(64, 128))
+    parser.add_argument("--model", default="flux-128", choices=tuple(BENCHES))
+    parser.add_argument("--side", type=int, default=None, choices=(64, 128), help="of FLUX's pictures")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--schedule", action="append", default=[], help="SIZExCOUNT,...; may be given again")
     parser.add_argument(
@@ -100,7 +102,8 @@ def main() -> None:
     if arguments.base:
         transformer.load_state_dict({k: v.float() for k, v in load_file(arguments.base).items()})
     prompts = list(model.reference(arguments.prompts, seed=SCENE_SEED)[1])
-    bench = Bench(model, arguments.side, prompts, seed=4242)
+    side = arguments.side or SIDES[arguments.model]
+    bench = BENCHES[arguments.model](model, side, prompts, seed=4242)
     sources: dict[str, Adapter | str] = {}
     if not arguments.no_oracle:
         sources |= {"oracle": "oracle", "blind oracle": "blind"}
@@ -111,10 +114,10 @@ def main() -> None:
         sources[f"adapter {folder.name}"] = Adapter.load(folder, transformer)
 
     plain = bench.pictures(bench.run(Plan.sizes([1] * STEPS)))
-    accuracy = embedded.load("flux").score(halved(plain), prompts)["accuracy"]
-    print(f"{arguments.side} px, {len(prompts)} prompts, found {accuracy:.3f} of what they ask for\n")
+    accuracy = bench.found(plain)
+    print(f"{side} px, {len(prompts)} prompts, found {accuracy:.3f} of what they ask for\n")
     results: dict = {
-        "side": arguments.side,
+        "side": side,
         "prompts": len(prompts),
         "accuracy": accuracy,
         "detail": bench.detail,

@@ -1,6 +1,7 @@
 """How much of the low band of the base's velocity depends on the noise inside coarse patches, which no mean of them shows.
 
     python benchmarks/studies/noise_in_a_patch.py --model flux --side 64 --prompts 16
+    python benchmarks/studies/noise_in_a_patch.py --model wan --prompts 8 --guidance 1 4
 
 Two noisy latents of one scene share the s x s means of their noise and differ in the rest. Half the squared difference
 of the low bands of the two velocities, over the mean square of the velocity, is the least squared error of a coarse call
@@ -16,13 +17,12 @@ from pathlib import Path
 import _front  # noqa: F401  (first: it makes the helpers importable)
 
 # isort: split
-import numpy as np
 import torch
 from _coarse_runs import Bench, spread
 from _timing import write_json
+from _wan_runs import BENCHES, SIDES
 
 from ddit_ext import embedded
-from ddit_ext.embedded import scenes
 
 LEVELS = (1.0, 0.95, 0.9, 0.8, 0.7)
 SCENE_SEED = 77
@@ -48,26 +48,21 @@ def shares(bench: Bench, clean: torch.Tensor, level: float) -> dict[int, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="flux", choices=("flux", "flux-128"))
-    parser.add_argument("--side", type=int, default=64, choices=(64, 128))
+    parser.add_argument("--model", default="flux", choices=tuple(BENCHES))
+    parser.add_argument("--side", type=int, default=None, choices=(64, 128), help="of FLUX's pictures")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.5, 5.0])
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
-    pictures, described = scenes.pictures(arguments.prompts, SCENE_SEED, arguments.side)
-    bench = Bench(
-        embedded.load(arguments.model), arguments.side, [scene.prompt for scene in described], seed=3
-    )
-    config = bench.pipe.vae.config
-    signal = torch.from_numpy(np.array(pictures)).movedim(-1, 1).float() / 127.5 - 1
-    with torch.no_grad():
-        mode = bench.pipe.vae.encode(signal).latent_dist.mode()
-    clean = (mode - config.shift_factor) * config.scaling_factor
+    side, kind = arguments.side or SIDES[arguments.model], BENCHES[arguments.model]
+    pictures, described = kind.draw(arguments.prompts, SCENE_SEED, side)
+    bench = kind(embedded.load(arguments.model), side, [shown.prompt for shown in described], seed=3)
+    clean = bench.clean(pictures)
     print(f"| guidance, size, σ | {' | '.join(f'{level:g}' for level in LEVELS)} |")
     print("|---" * (len(LEVELS) + 1) + "|")
     rows = []
     for guidance in arguments.guidance:
-        bench.arguments["guidance"] = torch.full((arguments.prompts,), guidance)
+        bench.guide(guidance)
         found = {level: shares(bench, clean, level) for level in LEVELS}
         for scale in (2, 4):
             values = [found[level][scale] for level in LEVELS]
@@ -78,7 +73,7 @@ def main() -> None:
                 f"| {guidance:g}, {scale}p | {' | '.join(f'{value:.4f}' for value in values)} |", flush=True
             )
     if arguments.out:
-        settings = {"model": arguments.model, "side": arguments.side, "prompts": arguments.prompts}
+        settings = {"model": arguments.model, "side": side, "prompts": arguments.prompts}
         versions = {"torch": torch.__version__, "date": date.today().isoformat()}
         write_json(arguments.out, settings | versions | {"rows": rows})
 
