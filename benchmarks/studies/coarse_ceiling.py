@@ -42,6 +42,7 @@ SCHEDULES = (
     "4x12,1x16",
     "4x4,2x4,1x20",
 )
+SOURCES = ("oracle", "blind oracle", "training-free", "adapter")
 SINGLE = (0, 3, 6, 9, 12)
 SCENE_SEED = 31_337
 
@@ -90,9 +91,7 @@ def main() -> None:
     )
     parser.add_argument("--adapter", type=Path, action="append", default=[], help="default: the embedded one")
     parser.add_argument("--no-single", action="store_true", help="leave out the errors of single calls")
-    parser.add_argument(
-        "--no-oracle", action="store_true", help="leave out the oracle and the training-free runs"
-    )
+    parser.add_argument("--sources", nargs="+", default=SOURCES, choices=SOURCES, help="default: all")
     parser.add_argument("--no-runs", action="store_true", help="leave out the runs")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
@@ -104,14 +103,14 @@ def main() -> None:
     prompts = list(model.reference(arguments.prompts, seed=SCENE_SEED)[1])
     side = arguments.side or SIDES[arguments.model]
     bench = BENCHES[arguments.model](model, side, prompts, seed=4242)
-    sources: dict[str, Adapter | str] = {}
-    if not arguments.no_oracle:
-        sources |= {"oracle": "oracle", "blind oracle": "blind"}
-        sources["training-free"] = Adapter.training_free(
-            transformer, positions="grid", detail_variance=bench.detail
-        )
-    for folder in arguments.adapter or [model.adapter]:
-        sources[f"adapter {folder.name}"] = Adapter.load(folder, transformer)
+    sources: dict[str, Adapter | str] = {"oracle": "oracle", "blind oracle": "blind"}
+    sources["training-free"] = Adapter.training_free(
+        transformer, positions="grid", detail_variance=bench.detail
+    )
+    sources = {name: source for name, source in sources.items() if name in arguments.sources}
+    if "adapter" in arguments.sources:
+        for folder in arguments.adapter or [model.adapter]:
+            sources[f"adapter {folder.name}"] = Adapter.load(folder, transformer)
 
     plain = bench.pictures(bench.run(Plan.sizes([1] * STEPS)))
     accuracy = bench.found(plain)
@@ -140,6 +139,8 @@ def main() -> None:
         results["runs"][text] = values
         means = [f"{sum(each) / len(each):.1f}" for each in values.values()]
         print(f"| {text} | {' | '.join(means)} |", flush=True)
+        if arguments.out:  # after each row: runs take long
+            write_json(arguments.out, results)
     if not arguments.no_single:
         results["single calls"] = single_calls(bench, sources, (2, 4))
         for kind in ("low", "whole"):
