@@ -18,9 +18,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image
-from side_by_side import Drawing, Way, check_steps, draw_all, headings, table, ways
+from side_by_side import Drawing, Way, check_steps, draw_all, headings, table
 
-from ddit_ext import embedded
+from ddit_ext import Budget, Forecast, embedded
 from ddit_ext.fidelity import temporal_fidelity
 
 PROMPTS = (
@@ -39,6 +39,19 @@ MEASURES = {
 }
 
 
+def ways(model: embedded.Embedded, steps: int, target: float) -> list[Way]:
+    """The full run, and three ways that take about 1 / target of its time."""
+    calls = max(2, round(steps / target))
+    # Full-size steps at both ends come closest at this speed by larger patches alone.
+    larger = Budget(target, scales=(1, 2), protect=(steps // 9, steps // 14))
+    return [
+        Way("full run", steps),
+        Way("forecast", steps, {"schedule": Forecast(calls=calls)}),
+        Way("larger patches", steps, {"adapter": model.adapter, "schedule": larger}),
+        Way(f"{calls} plain steps", calls),
+    ]
+
+
 def animate(drawings: Sequence[Drawing], path: Path) -> None:
     """A row a prompt, a column a way."""
     rows = [np.concatenate([shown[0] for shown in drawing.shown], axis=2) for drawing in drawings]
@@ -47,13 +60,12 @@ def animate(drawings: Sequence[Drawing], path: Path) -> None:
     first.save(path, save_all=True, append_images=rest, duration=FRAME_MILLISECONDS, loop=0)
 
 
-def contact_sheet(drawings: Sequence[Drawing], used: Sequence[Way], path: Path) -> None:
+def contact_sheet(names: Sequence[str], drawings: Sequence[Drawing], path: Path) -> None:
     """For each prompt a row a way, with the clip's frames."""
-    names, drawings = headings(drawings, used), drawings[ON_SHEET]
-    count = len(used) * len(drawings)
+    count = len(names) * len(drawings)
     figure, axes = plt.subplots(count, 1, figsize=(11, 1.15 * count), constrained_layout=True)
     for number, axis in enumerate(np.atleast_1d(axes)):
-        drawing, way = drawings[number // len(used)], number % len(used)
+        drawing, way = drawings[number // len(names)], number % len(names)
         axis.imshow(np.concatenate(list(drawing.shown[way][0]), axis=1), interpolation="nearest")
         axis.set_xticks([])
         axis.set_yticks([])
@@ -90,7 +102,8 @@ def main() -> None:
     used = ways(model, arguments.steps, arguments.target_speedup)
     drawings = draw_all(model.pipeline, draw, used, PROMPTS[: arguments.prompts], arguments.repeats)
     animate(drawings, arguments.out / "clips.gif")
-    contact_sheet(drawings, used, arguments.out / "contact_sheet.png")
+    names = headings(model, drawings, used)
+    contact_sheet(names, drawings[ON_SHEET], arguments.out / "contact_sheet.png")
     shown = table(model, drawings, [way.name for way in used], MEASURES)
     (arguments.out / "table.md").write_text(shown + "\n")
     full, forecast, *_ = drawings[0].shown
