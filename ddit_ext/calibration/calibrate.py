@@ -12,6 +12,7 @@ from numbers import Real
 from os import PathLike
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -25,6 +26,7 @@ from ..runtime import patch
 from ..runtime.denoisers import TRAINING_FREE, find_denoisers, find_parts, give_weights
 from ..strategies import DEFAULT_QUANTILE, DEFAULT_SCALES, checks
 from . import fixed
+from .measure import Measure
 from .pictures import SHOWN, first_frames, prompts_of
 from .reference import Reference, dense, median_step
 from .runner import Runner, Setting, quiet
@@ -45,6 +47,7 @@ def calibrate(
     adapter: str | PathLike | Adapter | Mapping[str, Any] | None = None,
     target_speedup: float | Sequence[float] = 2.0,
     target: str = "run",
+    measure: Callable[[np.ndarray, np.ndarray, list[str]], Any] | None = None,
     scales: Sequence[int] | None = None,
     quantile: float = DEFAULT_QUANTILE,
     batch_size: int = 1,
@@ -69,6 +72,8 @@ def calibrate(
             promised it, is left out with a warning, as long as another one is reached.
         target: "run" compares with the full run's pictures, "exact" with those of a run of as many calls that aims at
             the sample of the ODE.
+        measure: `measure(pictures, references, prompts)` -> one number a picture, the higher the better: what is closest, in
+            the place of PSNR. Pictures and references: uint8 [n, H, W, 3], clips [n, F, H, W, 3]; prompts: n texts.
         scales, quantile: as for `Threshold`. None: (1,) without an adapter, else (1, 2, 4). With (1,) no adapter is
             needed and none of this library's ops, and every pipeline with a flow-matching sampler will do.
         batch_size: texts a call.
@@ -88,6 +93,7 @@ def calibrate(
     """
     speedups = _targets(target_speedup)
     checks.one_of("target", target, ("run", "exact"))
+    compare = None if measure is None else Measure(measure)
     calls = _calls(prompts, batch_size, call)
     if scales is None:
         scales = (1,) if adapter is None else DEFAULT_SCALES
@@ -102,7 +108,8 @@ def calibrate(
     with quiet(pipe), tqdm(desc="calibrating", unit="run", disable=not progress) as bar:
         runner = Runner(pipe, weights, calls, seed, clock, bar.update)
         first = runner.run(0, Setting(None, dense(target)))
-        reference = Reference(runner, _steps(pipe, call, len(first.steps)), target, max(speedups))
+        steps = _steps(pipe, call, len(first.steps))
+        reference = Reference(runner, steps, target, max(speedups), measure=compare)
         reference.runs[0] = first
         reference.seconds = {1: median_step(first)}
         if len(scales) > 1:
@@ -208,7 +215,7 @@ def _preset(pipe: Any, weights: dict[str, Adapter] | None, search: Search, chose
     reference = search.reference
     first, setting = reference.run(0), Setting(chosen.steps, chosen.strategy)
     done = search.runs[setting]
-    tried = sorted(search.tried.values(), key=lambda candidate: (-candidate.psnr, candidate.words()))
+    tried = sorted(search.tried.values(), key=lambda candidate: (-candidate.closeness, candidate.words()))
     models = {name: unwrap(module) for name, module in find_denoisers(pipe).items()}
     base, digest = identity(models, weights)
     return Preset(
@@ -229,6 +236,8 @@ def _preset(pipe: Any, weights: dict[str, Adapter] | None, search: Search, chose
         target_speedup=reference.speedup,
         speed=chosen.speed,
         psnr=chosen.psnr,
+        measure=None if reference.measure is None else reference.measure.name,
+        score=chosen.score,
         step_seconds=dict(reference.seconds),
         device=device_name(device_of(pipe)),
         threads=torch.get_num_threads(),

@@ -36,7 +36,7 @@ def forecasts(reference: Reference) -> list[Setting]:
         return []
     default = Forecast(calls=calls, target=reference.target)
     coarse = _coarse_first(default, reference)
-    found = [default, *coarse[:1], *(replace(default, **given) for given in VARIANTS), *coarse[1:]]
+    found = [default, *coarse, *(replace(default, **given) for given in VARIANTS)]
     return [Setting(reference.steps, strategy) for strategy in found]
 
 
@@ -49,16 +49,17 @@ def fewer_calls(setting: Setting) -> Setting | None:
 
 
 def _coarse_first(default: Forecast, reference: Reference) -> list[Forecast]:
-    """Coarse calls of one scale before the full ones, in the time that whole calls leave over, and in that of one call.
+    """Coarse calls of one scale before the full ones: in the time that whole calls leave over, in that of one call as well,
+    and so many that about half of all calls are coarse.
 
     They pay where few calls are left (docs/studies/coarse-calls-first.md).
     """
-    seconds, found = reference.seconds, []
-    for full in range(default.calls, max(FEWEST, default.calls - 1) - 1, -1):
-        left = (reference.steps / reference.enough - full) * seconds[1]
-        for scale in sorted(seconds)[1:]:
-            coarse = min(math.floor(left / seconds[scale] + 1e-9), reference.steps - full - 1)
-            if seconds[scale] < seconds[1] and coarse + full > default.calls:
+    time, found = reference.steps / reference.enough, {}  # in full calls
+    for scale in sorted(reference.seconds)[1:]:
+        cost = reference.seconds[scale] / reference.seconds[1]
+        for full in (default.calls, default.calls - 1, math.floor(time / (1 + cost) + 1e-9)):
+            coarse = min(math.floor((time - full) / cost + 1e-9), reference.steps - full - 1)
+            if cost < 1 and full >= FEWEST and coarse + full > default.calls:
                 sizes = Fixed([scale] * coarse + [1] * full, stretch=True)
-                found.append(replace(default, calls=coarse + full, sizes=sizes))
-    return found
+                found[replace(default, calls=coarse + full, sizes=sizes)] = None
+    return list(found)

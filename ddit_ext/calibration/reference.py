@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..strategies import Fixed, Forecast, Strategy
+from .measure import Measure
 from .runner import Measured, Runner, Setting
 
 TOLERANCE = 0.05
@@ -27,6 +28,7 @@ class Reference:
         seconds: {scale: one step's}.
         speedup: times the speed that is asked for.
         scores: [step][scale] of a full-size run, once they were needed.
+        measure: what pictures are compared by, beside PSNR; None: by PSNR alone.
     """
 
     runner: Runner
@@ -35,6 +37,7 @@ class Reference:
     speedup: float
     seconds: Mapping[int, float] = field(default_factory=dict)
     scores: list[list[float]] | None = None
+    measure: Measure | None = None
     runs: dict[int, Measured] = field(default_factory=dict)
 
     def run(self, number: int) -> Measured:

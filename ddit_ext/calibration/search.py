@@ -12,7 +12,7 @@ from ..fidelity import psnr
 from ..presets import Candidate
 from ..strategies import Budget, Fixed, Forecast, Threshold
 from . import fixed, forecasts, scored
-from .pictures import SHOWN, first_frames
+from .pictures import SHOWN, first_frames, prompts_of
 from .reference import Reference
 from .runner import Measured, Setting, times_faster
 
@@ -53,6 +53,7 @@ class Search:
         self.runs: dict[Setting, Measured] = {}
         self.shown: dict[Setting, list[tuple[np.ndarray, float]]] = {}
         self._pairs: dict[Setting, list[np.ndarray]] = {}  # PSNR, one array a call
+        self._scores: dict[Setting, list[np.ndarray]] = {}  # the same by the user's measure
         self._speeds: dict[Setting, list[float]] = {}
 
     def go(self) -> list[Setting]:
@@ -68,9 +69,13 @@ class Search:
     def measure(self, setting: Setting, calls: int) -> Candidate:
         """The setting on the first `calls` calls; those that were run are not run again."""
         pairs, speeds = self._pairs.setdefault(setting, []), self._speeds.setdefault(setting, [])
+        scores, compare = self._scores.setdefault(setting, []), self.reference.measure
         for number in range(len(pairs), calls):
             full, done = self.reference.run(number), self.runner.run(number, setting)
             pairs.append(psnr(done.pictures, full.pictures))
+            if compare is not None:
+                prompts = prompts_of(self.runner.calls[number], len(done.pictures))
+                scores.append(compare(done.pictures, full.pictures, prompts))
             shown = self.shown.setdefault(setting, [])
             new = first_frames(done.pictures)[: SHOWN - len(shown)]
             shown += [(frame.copy(), float(value)) for frame, value in zip(new, pairs[-1], strict=False)]
@@ -88,6 +93,7 @@ class Search:
             psnr=float(np.concatenate(pairs).mean()),
             runs=len(pairs),
             reached=self.reference.reached(speed),
+            score=float(np.concatenate(scores).mean()) if scores else None,
         )
         self.tried[setting] = candidate
         return candidate
@@ -112,7 +118,7 @@ class Search:
 
     def _ranked(self, settings: Sequence[Setting], calls: int) -> list[Setting]:
         """The closest first, on so many calls."""
-        return sorted(settings, key=lambda setting: -self.measure(setting, calls).psnr)
+        return sorted(settings, key=lambda setting: -self.measure(setting, calls).closeness)
 
     def _coarse(self) -> list[Setting]:
         """The closest fixed scales, and the closest by scores."""

@@ -56,7 +56,7 @@ def choose(ended: Sequence[Candidate], reference: Reference) -> Candidate:
     # Fewer steps have fewer runs where they were behind on those.
     return max(
         (candidate for candidate in reached if candidate.runs == most),
-        key=lambda candidate: (candidate.psnr, candidate.speed),
+        key=lambda candidate: (candidate.closeness, candidate.speed),
     )
 
 
@@ -65,17 +65,22 @@ def explain(chosen: Candidate, tried: Sequence[Candidate], reference: Reference,
     steps = reference.steps
     against = "their pictures" if reference.target == "run" else "the exact sample's pictures"
     text = (
-        f"{chosen.words()}. {chosen.speed:.2f} times as fast as {steps} full-size steps, {chosen.psnr:.1f} dB to "
-        f"{against}."
+        f"{chosen.words()}. {chosen.speed:.2f} times as fast as {steps} full-size steps, "
+        f"{_closeness(chosen, reference)} to {against}."
     )
     if done < chosen.steps:  # img2img
         text += f" As this pipeline is called a run does {done} of {chosen.steps} steps."
     rivals = [candidate for candidate in tried if fewer_alone(candidate) and candidate.reached]
     if rivals and not fewer_alone(chosen):
-        best = max(rivals, key=lambda candidate: candidate.psnr)
-        text += f" Fewer steps alone ({best.words()}): {best.speed:.2f} times, {best.psnr:.1f} dB."
-        if best.psnr > chosen.psnr and reference.few:
+        best = max(rivals, key=lambda candidate: candidate.closeness)
+        text += f" Fewer steps alone ({best.words()}): {best.speed:.2f} times, {_closeness(best, reference)}."
+        if best.closeness > chosen.closeness and reference.few:
             text += " A model of so few steps was made for just those, so their number stays."
     if chosen.steps < steps:
         text += f" Pass num_inference_steps={chosen.steps} to the pipeline."
     return text
+
+
+def _closeness(candidate: Candidate, reference: Reference) -> str:
+    own = "" if reference.measure is None else f"{reference.measure.name} {candidate.score:.3g}, "
+    return f"{own}{candidate.psnr:.1f} dB"

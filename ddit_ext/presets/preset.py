@@ -17,6 +17,9 @@ FORMAT = "ddit_ext.preset"
 FORMAT_VERSION = 5
 """Since 5 a strategy is stored as it is; files of 1 to 4 are read through `old_formats`."""
 
+OPTIONAL = ("measure", "score")
+"""What a file of format 5 may lack: it was added later."""
+
 
 class PresetError(ValueError):
     """A preset that can't be read, or that was made for something else; the text names what differs."""
@@ -32,6 +35,7 @@ class Candidate:
         psnr: dB to the reference's pictures, the mean over pictures; equal ones count 100.
         runs: calls that were measured.
         reached: whether `speed` counts as the target: it is at most 5 % below.
+        score: by the measure that calibrate was given, the mean over pictures; None without one.
     """
 
     steps: int
@@ -40,15 +44,22 @@ class Candidate:
     psnr: float
     runs: int
     reached: bool
+    score: float | None = None
+
+    @property
+    def closeness(self) -> float:
+        """What it was chosen by: the measure that was given, or PSNR."""
+        return self.psnr if self.score is None else self.score
 
     def words(self) -> str:
         """Steps and strategy in a few words."""
         return self.strategy.words(self.steps)
 
     def cells(self) -> list[str]:
-        """Words, speed, PSNR and number of runs, as shown in tables."""
+        """Words, speed, PSNR, score where there is one and number of runs, as shown in tables."""
         speed = f"{self.speed:.2f}×" + ("" if self.reached else " (too slow)")
-        return [self.words(), speed, f"{self.psnr:.1f}", str(self.runs)]
+        score = [] if self.score is None else [f"{self.score:.3g}"]
+        return [self.words(), speed, f"{self.psnr:.1f}", *score, str(self.runs)]
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,7 @@ class Preset:
             in pixels. batch: samples a call of the transformer, guidance's among them.
         target: what pictures were compared with, "run" or "exact". strategy: what was chosen. explanation: in words.
         target_speedup, speed, psnr: asked for; measured over the calibration's prompts.
+        measure, score: the name of the measure that decided in PSNR's place, and what it gave; None: PSNR did.
         step_seconds: {scale: seconds of one step} on `device`, with `threads` CPU threads.
         candidates: all that was tried. versions: of the libraries.
         pictures: {sample: {caption: picture}} of the full run, the chosen one and fewer steps; not in the file.
@@ -95,6 +107,8 @@ class Preset:
     threads: int
     candidates: tuple[Candidate, ...]
     versions: Mapping[str, str]
+    measure: str | None = None
+    score: float | None = None
     pictures: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -136,14 +150,16 @@ class Preset:
     def from_dict(cls, data: Any, origin: str = "preset") -> Preset:
         """From :meth:`to_dict`'s data; `origin` is named in errors."""
         version = version_of(data, FORMAT, FORMAT_VERSION, origin, PresetError)
-        names = {name.name for name in fields(cls)} - {"pictures"}
+        names = {name.name for name in fields(cls)} - {"pictures", *OPTIONAL}
         old = names - {"target", "strategy"} | {"choice", "scales", "quantile"}
         missing = sorted((names if version == FORMAT_VERSION else old) - data.keys())
         if missing:
             raise PresetError(f"{origin}: lacks {missing}")
         try:
             data = data if version == FORMAT_VERSION else upgraded(data)
-            return cls(**_parsed({name: data[name] for name in names}))
+            return cls(
+                **_parsed({name: data[name] for name in names} | {name: data.get(name) for name in OPTIONAL})
+            )
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise PresetError(f"{origin} is damaged: {error}") from error
 
@@ -161,13 +177,18 @@ class Preset:
 
     def table(self, most: int | None = None) -> str:
         """The candidates as a Markdown table, the chosen one in bold; most: only so many, the closest, and the chosen one."""
-        lines = ["| steps | measured speed | PSNR, dB | runs |", "|---" * 4 + "|"]
+        lines = [f"| {' | '.join(self.columns)} |", "|---" * len(self.columns) + "|"]
         for place, candidate in enumerate(self.candidates):
             if most is not None and place >= most and not self.chose(candidate):
                 continue
             bold = "**" if self.chose(candidate) else ""
             lines.append("| " + " | ".join(f"{bold}{cell}{bold}" for cell in candidate.cells()) + " |")
         return "\n".join(lines)
+
+    @property
+    def columns(self) -> list[str]:
+        """What stands above `Candidate.cells`."""
+        return ["steps", "measured speed", "PSNR, dB", *([self.measure] if self.measure else []), "runs"]
 
     def chose(self, candidate: Candidate) -> bool:
         """Whether a candidate is the one that was chosen."""
@@ -194,6 +215,9 @@ def _parsed(data: dict[str, Any]) -> dict[str, Any]:
         data[name] = checks.whole(name, data[name])
     for name in ("target_speedup", "speed", "psnr"):
         data[name] = checks.number(name, data[name], finite=True)
+    data["score"] = _score(data)
+    if data["measure"] is not None:
+        _is(data, "measure", str)
     checks.one_of("target", data["target"], ("run", "exact"))
     for name, length in (("grid", 3), ("picture", 2)):
         if name == "grid" and data[name] is None:
@@ -208,6 +232,9 @@ def _parsed(data: dict[str, Any]) -> dict[str, Any]:
     }
     data["strategy"] = from_dict(data["strategy"])
     data["candidates"] = tuple(_candidate(entry) for entry in _is(data, "candidates", list))
+    scores = [data["score"], *(candidate.score for candidate in data["candidates"])]
+    if any((score is None) != (data["measure"] is None) for score in scores):
+        raise ValueError("score must stand beside measure, and in each candidate")
     return data
 
 
@@ -219,7 +246,12 @@ def _candidate(entry: Any) -> Candidate:
         psnr=checks.number("psnr", entry["psnr"], finite=True),
         runs=checks.whole("runs", entry["runs"]),
         reached=bool(entry["reached"]),
+        score=_score(entry),
     )
+
+
+def _score(data: Mapping[str, Any]) -> float | None:
+    return None if data.get("score") is None else checks.number("score", data["score"], finite=True)
 
 
 def _is(data: dict[str, Any], name: str, kind: type) -> Any:

@@ -42,6 +42,7 @@ def preset_page(preset: Preset, pictures: Mapping[str, Any] | Sequence[Any] | No
                 {
                     "times as fast": f"{preset.speed:.2f}×",
                     compared: f"{preset.psnr:.1f}",
+                    **({preset.measure: f"{preset.score:.3g}"} if preset.measure else {}),
                     "steps to ask for": str(preset.steps),
                     "steps of the full run": str(preset.full_steps),
                     "pixels": f"{width}×{height}",
@@ -67,7 +68,7 @@ def _chart(preset: Preset) -> str:
     chart = Chart(
         "speed against fidelity",
         "measured speed, times the full run",
-        "PSNR, dB",
+        preset.measure or "PSNR, dB",
         height=320,
         whole=False,
         across=(
@@ -81,7 +82,7 @@ def _chart(preset: Preset) -> str:
         beyond = " (drawn at the edge)" if candidate.speed > most else ""
         hint = f"{candidate.words()}: {candidate.speed:.2f}×, {candidate.psnr:.1f} dB{beyond}"
         colour, kind = _kind(candidate)
-        place = (min(candidate.speed, most), candidate.psnr)
+        place = (min(candidate.speed, most), candidate.closeness)
         chart.dot(place, colour, hint, label=kind, marked=preset.chose(candidate))
     return chart.svg() + "<p class='lead'>The ring marks what was chosen.</p>"
 
@@ -97,7 +98,7 @@ def _schedule(preset: Preset) -> str:
 def _candidates(preset: Preset) -> str:
     marked = next((i for i, candidate in enumerate(preset.candidates) if preset.chose(candidate)), None)
     rows = [candidate.cells() for candidate in preset.candidates]
-    return table(["steps", "measured", "PSNR, dB", "runs"], rows, marked)
+    return table(preset.columns, rows, marked)
 
 
 def _step_costs(preset: Preset) -> str:

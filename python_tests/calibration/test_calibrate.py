@@ -78,6 +78,44 @@ def test_the_figures_are_those_of_the_run(pipe, preset):
             np.testing.assert_array_equal(picture, drawn[number][0])
 
 
+def brightness(pictures, references, prompts):
+    """The darker a picture, the better: what no PSNR would choose by."""
+    assert pictures.shape == references.shape and prompts == [""] * len(pictures)
+    return -pictures.reshape(len(pictures), -1).mean(axis=1)
+
+
+def test_the_users_measure_decides(pipe, preset, tmp_path):
+    own = calibrate(pipe, seed=5, scales=(1, 2, 4), measure=brightness)
+    ended = [candidate for candidate in own.candidates if candidate.runs == 2 and candidate.reached]
+    assert own.measure == "brightness" and own.score == max(candidate.score for candidate in ended)
+    assert own.psnr < max(candidate.psnr for candidate in own.candidates)
+    with ddit_ext.patch(pipe, preset=own):
+        shown = np.concatenate([draw(pipe, number, own.steps) for number in range(2)])
+    assert own.score == pytest.approx(-shown.mean())
+    scores = [candidate.score for candidate in own.candidates]
+    assert scores == sorted(scores, reverse=True)
+    assert f"brightness {own.score:.3g}, {own.psnr:.1f} dB" in own.explanation
+    assert "| brightness |" in own.table() and "brightness" not in preset.table()
+    loaded = ddit_ext.Preset.load(own.save(tmp_path / "preset.json"))
+    assert loaded == own and preset.score is None
+    own.html(tmp_path / "preset.html")
+    assert "brightness" in (tmp_path / "preset.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (0.5, r"measure must give 1 finite numbers, one a picture, got shape \(\)"),
+        ([0.5, 0.5], r"got shape \(2,\)"),
+        ([float("nan")], r"got \[nan\]"),
+    ],
+)
+def test_what_a_measure_must_give(pipe, given, text):
+    with pytest.raises(ValueError, match=text):
+        calibrate(pipe, measure=lambda pictures, references, prompts: given)
+    assert find_hook(pipe.transformer) is None
+
+
 def test_plain_steps_stand_beside_a_closer_choice(pipe, monkeypatch):
     monkeypatch.setattr(fixed, "fewer_steps", lambda reference: Setting(2, Fixed(1)))
     preset = calibrate(pipe, seed=5)
@@ -225,6 +263,7 @@ def test_training_free_is_told(pipe):
         (dict(output_type="pil"), ValueError, "output_type is set by calibrate"),
         (dict(scales=(2, 4)), ValueError, "scales"),
         (dict(quantile=2.0), ValueError, "quantile"),
+        (dict(measure="lpips"), TypeError, "measure must be callable.*got 'lpips'"),
         (dict(target="best"), ValueError, "target must be one of .*'run', 'exact'.* got 'best'"),
         (dict(adapter=3), TypeError, "adapter.*int"),
         (dict(adapter="no/such/folder"), ValueError, "no/such/folder"),
@@ -301,10 +340,21 @@ def test_no_target_that_is_reached(pipe, slow_at_2_4, target):
         (7.6, {1: 1.0, 2: 1 / 8, 4: 1.2}, [[2] * 5 + [1] * 3, [2] * 13 + [1] * 2]),
         (14.0, {1: 1.0, 2: 1 / 3}, []),
         (7.6, {1: 1.0}, []),
+        (
+            3.8,
+            {1: 1.0, 2: 1 / 3, 4: 1 / 6},
+            [
+                [2] + [1] * 7,
+                [2] * 4 + [1] * 6,
+                [2] * 7 + [1] * 5,
+                [4] * 2 + [1] * 7,
+                [4] * 8 + [1] * 6,
+            ],
+        ),
     ],
 )
 def test_coarse_calls_come_first_where_time_is_left(enough, scales, expected):
-    """What 28 / enough full calls take is spent: on that many full calls, or one less, and the rest on coarse ones."""
+    """What 28 / enough full calls take is spent: on that many full calls, one less, or about half of all; the rest on coarse ones."""
     reference = SimpleNamespace(steps=28, enough=enough, few=False, target="run", seconds=scales)
     found = [setting.strategy for setting in forecasts(reference)]
     coarse = [each.computed_scales(28) for each in found if each.sizes is not None]
