@@ -100,22 +100,34 @@ TEST(ForecastPlan, WithAllStepsIsTheRunItself) {
   }
 }
 
-TEST(ForecastPlan, DefaultsFollowFromTheShareOfCalls) {
+TEST(ForecastPlan, DefaultsFollowFromTheCalls) {
   for (const ForecastSolver solver : {ForecastSolver::kEuler, ForecastSolver::kMultistep}) {
-    double last = 0.0;
-    bool through = false;
-    for (int64_t calls = 1; calls < 28; ++calls) {
-      const ddit::ForecastSettings made = ddit::forecast_defaults(28, calls, solver);
-      EXPECT_GE(made.slope, last);  // the fewer calls, the less a slope is followed
-      last = made.slope;
-      EXPECT_TRUE(made.growth >= 1.0 && made.growth <= 2.0 && made.slope <= 0.75);
-      EXPECT_EQ(made.corrector, 1.0);
-      const bool now = made.line == ddit::ForecastLine::kVelocity;
-      EXPECT_TRUE(now || (!through && solver == ForecastSolver::kMultistep));  // few calls alone
-      through = now;
+    for (const ForecastTarget target : {ForecastTarget::kRun, ForecastTarget::kExact}) {
+      double last = 0.0;
+      bool outputs = false;
+      for (int64_t calls = 1; calls < 28; ++calls) {
+        const ddit::ForecastSettings made = ddit::forecast_defaults(28, calls, solver, target);
+        const bool now = made.line == ddit::ForecastLine::kVelocity;
+        EXPECT_TRUE(now || !outputs);                        // samples with few calls alone
+        EXPECT_GE(made.slope, now == outputs ? last : 0.0);  // the fewer calls, the less a slope is followed
+        EXPECT_TRUE(made.growth >= 1.0 && made.growth <= 2.0 && made.slope <= 0.75);
+        EXPECT_EQ(made.corrector, 1.0);
+        outputs = now;
+        last = made.slope;
+      }
+      EXPECT_TRUE(outputs);
     }
-    EXPECT_TRUE(through);
   }
+}
+
+TEST(ForecastPlan, FewCallsOfFewStepsRepeatTheRun) {
+  const auto line = [](int64_t steps, int64_t calls, ForecastTarget target) {
+    return ddit::forecast_defaults(steps, calls, ForecastSolver::kEuler, target).line;
+  };
+  EXPECT_EQ(line(8, 6, ForecastTarget::kRun), ddit::ForecastLine::kVelocity);
+  EXPECT_EQ(line(8, 6, ForecastTarget::kExact), ddit::ForecastLine::kSample);
+  EXPECT_EQ(line(28, 6, ForecastTarget::kRun), ddit::ForecastLine::kSample);
+  EXPECT_EQ(line(100, 7, ForecastTarget::kRun), ddit::ForecastLine::kVelocity);
 }
 
 // One line through outputs that lie on a line: the closed form is what Euler steps give, exactly.

@@ -1,6 +1,7 @@
 """Coarse calls first, full calls after them, forecasts between: the strategy as a user patches it, against its parts.
 
     python benchmarks/studies/early_coarse.py --model flux --keep work/early --out benchmarks/studies/results/early_coarse_flux.json
+    python benchmarks/studies/early_coarse.py --alone --keep work/few --out benchmarks/studies/results/few_calls_flux.json
 
 `Forecast(calls=n, sizes=[2, 2, 1, ...])` with the embedded adapter, beside forecasts alone, fewer plain steps, and UniPC at the places of
 a forecast's calls. Each
@@ -64,12 +65,12 @@ def both(many: int) -> tuple[int, ...]:
     return (4,) * (many // 2) + (2,) * (many - many // 2)
 
 
-def ways(adapter: Path, target: str, numbers: Sequence[int]) -> list[Method]:
-    """Forecasts alone; then those that begin with coarse calls."""
+def ways(adapter: Path | None, target: str, numbers: Sequence[int]) -> list[Method]:
+    """Forecasts alone; then, with an adapter, those that begin with coarse calls."""
     found = []
     for calls in numbers:
         found.append(Method(named(calls, (), target), STEPS, {"schedule": Forecast(calls, target=target)}))
-    for calls, lead in leads(numbers):
+    for calls, lead in () if adapter is None else leads(numbers):
         sizes = [*lead, *[1] * (calls - len(lead))]
         strategy = Forecast(calls, target=target, sizes=sizes)
         found.append(Method(named(calls, lead, target), STEPS, {"adapter": adapter, "schedule": strategy}))
@@ -179,6 +180,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=96)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--calls", type=int, nargs="+", default=CALLS)
+    parser.add_argument("--alone", action="store_true", help="no coarse calls, forecasts alone")
     parser.add_argument("--targets", nargs="+", default=("run", "exact"), choices=("run", "exact"))
     parser.add_argument(
         "--rounds", type=int, default=9, help="runs of 9 steps that time a call of each scale"
@@ -204,7 +206,7 @@ def main() -> None:
         for method in [
             FULL,
             *others(arguments.calls),
-            *ways(model.adapter, target, arguments.calls),
+            *ways(None if arguments.alone else model.adapter, target, arguments.calls),
         ]:
             sizes = sizes_of(method)
             shown = decode(pipe, where.latents(method))

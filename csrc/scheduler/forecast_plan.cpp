@@ -11,7 +11,9 @@ namespace ddit {
 namespace {
 
 constexpr const char* kName = "ForecastPlan";
-constexpr int64_t kFewCalls = 10;  // with fewer, a multistep sampler's own order is of no use
+constexpr int64_t kFewCalls = 10;       // with fewer, forecasts follow samples
+constexpr int64_t kFewCallsOfARun = 7;  // Euler's own outputs repeat its run better from here on
+constexpr double kLeastSignal = 1e-6;   // at the beginning there is none, and its logarithm is infinite
 
 void check_calls(int64_t steps, int64_t calls) {
   check(kName, steps >= 1, "there must be 1 step or more, got ", steps);
@@ -39,31 +41,53 @@ void check_sigmas(const std::vector<double>& sigmas) {
 // The share of the noise that is left after a gap, or a step of it.
 double left(double before, double after) { return before == 0.0 ? 1.0 : after / before; }
 
-// What a line of slope 1 adds over the gap whose steps are at `noise` (levels less the end): f rises with
-// sigma, by all steps or as an integral. Velocities add up; a sample moves the nearer to f the less noise is
-// left.
-double added(const std::vector<double>& noise, ForecastTarget target, ForecastLine line) {
+// What outputs on a line of slope 1 over sigma add over the gap whose steps are at `noise` (levels less the
+// end), by all steps or as an integral.
+double added(const std::vector<double>& noise, ForecastTarget target) {
   const double before = noise.front(), after = noise.back(), size = after - before;
-  if (line == ForecastLine::kSample)
-    return size - (after == 0.0 || before == 0.0 ? 0.0 : after * std::log(after / before));
   if (target == ForecastTarget::kExact) return size * size / 2.0;
   double sum = 0.0;
   for (size_t j = 0; j + 1 < noise.size(); ++j) sum += (noise[j + 1] - noise[j]) * (noise[j] - before);
   return sum;
 }
 
+bool few(int64_t steps, int64_t calls, ForecastSolver solver, ForecastTarget target) {
+  if (solver == ForecastSolver::kEuler && target == ForecastTarget::kRun)
+    return calls < kFewCallsOfARun && 4 * calls <= steps;
+  return calls < kFewCalls;
+}
+
+// The logarithm of signal to noise. Noise above 1 is not of flow matching: it adds to a signal that stays.
+double log_ratio(double noise, double most) {
+  return std::log((most > 1.0 ? 1.0 : std::max(1.0 - noise, kLeastSignal)) / noise);
+}
+
+// Levels `before`, `at` and `after` (noise, less the end), two gaps. How large the slope over sigma is in the
+// second, next to that in the first, along a line over the logarithm of signal to noise; 0 in a gap to the
+// end, where that is infinite.
+double bend(double before, double at, double after, double most) {
+  if (before == at || at == after || after == 0.0) return 0.0;
+  const double first = log_ratio(std::abs(at), most) - log_ratio(std::abs(before), most);
+  const double second = log_ratio(std::abs(after), most) - log_ratio(std::abs(at), most);
+  return second / first * (at - before) / (after - at);
+}
+
 }  // namespace
 
-ForecastSettings forecast_defaults(int64_t steps, int64_t calls, ForecastSolver solver) {
+ForecastSettings forecast_defaults(int64_t steps, int64_t calls, ForecastSolver solver,
+                                   ForecastTarget target) {
   check_calls(steps, calls);
   if (calls == steps) return {1.0, 0.0, 0.0};  // the run itself
   // Long gaps: a forecast along the whole slope overshoots, the more the fewer steps are computed.
-  const double share = static_cast<double>(calls) / static_cast<double>(steps);
-  if (solver == ForecastSolver::kMultistep) {
-    if (calls < kFewCalls) return {1.5, 0.0, 1.0, ForecastLine::kSample};
-    return {2.0 - 0.8 * share, 0.0, 1.0};
-  }
-  return {1.75, std::clamp(4.2 * (share - 0.2), 0.0, 0.75), 1.0};
+  const double share = static_cast<double>(calls) / static_cast<double>(steps),
+               count = static_cast<double>(calls);
+  const bool samples = few(steps, calls, solver, target);
+  if (solver == ForecastSolver::kMultistep)
+    return samples ? ForecastSettings{1.5, 0.0, 1.0, ForecastLine::kSample}
+                   : ForecastSettings{2.0 - 0.8 * share, 0.0, 1.0};
+  if (!samples) return {1.75, std::clamp(4.2 * (share - 0.2), 0.0, 0.75), 1.0};
+  return {std::clamp(0.25 + 0.5 * count, 1.0, 1.75), std::clamp(0.1875 * (count - 3.0), 0.0, 0.75), 1.0,
+          ForecastLine::kSample};
 }
 
 std::vector<int64_t> forecast_steps(int64_t steps, int64_t calls, double growth) {
@@ -86,13 +110,14 @@ ForecastPlan::ForecastPlan(std::vector<double> sigmas, int64_t calls, ForecastTa
     : sigmas_(std::move(sigmas)), target_(target), solver_(solver) {
   check_sigmas(sigmas_);
   const int64_t steps = total_steps();
-  settings_ = forecast_defaults(steps, calls, solver);
+  settings_ = forecast_defaults(steps, calls, solver, target);
   settings_.growth = growth.value_or(settings_.growth);
   settings_.slope = slope.value_or(settings_.slope);
   settings_.corrector = corrector.value_or(settings_.corrector);
   check_share("slope", settings_.slope);
   check_share("corrector", settings_.corrector);
   const std::vector<int64_t> computed = forecast_steps(steps, calls, settings_.growth);
+  const double most = std::abs(sigmas_.front() - sigmas_.back());
   for (size_t k = 0; k < computed.size(); ++k) {
     const int64_t end = k + 1 < computed.size() ? computed[k + 1] : steps;
     ForecastCall call;
@@ -104,15 +129,19 @@ ForecastPlan::ForecastPlan(std::vector<double> sigmas, int64_t calls, ForecastTa
     std::vector<double> noise;
     for (int64_t j = call.step; j <= end; ++j)
       noise.push_back(sigmas_[static_cast<size_t>(j)] - sigmas_.back());
-    call.s1 = added(noise, target, settings_.line);
     call.slope = settings_.slope;
     const double kept = left(noise.front(), noise.back());
     if (settings_.line == ForecastLine::kSample) {
       call.of_sample = 1.0;
       call.of_output = -noise.front();
       call.keep = kept;
-    } else if (target == ForecastTarget::kExact && solver == ForecastSolver::kEuler) {
-      call.slope *= kept * kept;  // a gap that removes most of the noise is where forecasts become unstable
+      call.s1 = call.s0 * (1.0 - kept) / 2.0;
+      call.slope *=
+          k == 0 ? 0.0 : bend(calls_.back().sigma - sigmas_.back(), noise.front(), noise.back(), most);
+    } else {
+      call.s1 = added(noise, target);
+      if (target == ForecastTarget::kExact && solver == ForecastSolver::kEuler)
+        call.slope *= kept * kept;  // a gap that removes most of the noise is where forecasts become unstable
     }
     call.forecast = call.slope * call.s1;
     call.correction = settings_.corrector * call.s1;

@@ -14,16 +14,17 @@ enum class ForecastTarget { kRun, kExact };
 
 // How a gap is crossed. kEuler: in closed form, with the numbers of ForecastCall. kMultistep: a multistep
 // sampler (UniPC, DPM-Solver++, DEIS) takes every level of it with forecast outputs; with few calls it is
-// crossed in closed form, too, to the exact sample, which all of its steps all but reach.
+// crossed in closed form, too.
 enum class ForecastSolver { kEuler, kMultistep };
 
-// What a forecast follows along a line over sigma: kVelocity, the model's output; kSample, the end of the run
-// that it points to: for multistep samplers with few calls, in closed form and to the exact sample.
+// What a forecast follows along a line. kVelocity: the model's output, over sigma. kSample, with few calls:
+// the end of the run that it points to, over the logarithm of signal to noise, to the exact sample, which is
+// what few calls come near to by either target.
 enum class ForecastLine { kVelocity, kSample };
 
 // growth: how the gaps grow; 1 spreads the calls evenly. slope: the share of the last slope that the forecast
-// follows; along velocities to the exact sample it fades with the noise that a gap removes
-// (ForecastCall::slope). corrector: the share of a gap's error that the call after it takes back.
+// follows, which differs from gap to gap (ForecastCall::slope). corrector: the share of a gap's error that
+// the call after it takes back.
 struct ForecastSettings {
   double growth = 0.0;
   double slope = 0.0;
@@ -33,7 +34,8 @@ struct ForecastSettings {
 
 // What ForecastPlan takes where nothing is given (docs/design/forecast-sampler.md has the measurements).
 ForecastSettings forecast_defaults(int64_t steps, int64_t calls,
-                                   ForecastSolver solver = ForecastSolver::kEuler);
+                                   ForecastSolver solver = ForecastSolver::kEuler,
+                                   ForecastTarget target = ForecastTarget::kRun);
 
 // The k-th computed step is at steps * (k / calls)^growth, rounded, and after the one before.
 // std::invalid_argument where calls is not in [1, steps] or growth not in [1, 4].
@@ -55,10 +57,12 @@ struct ForecastCall {
   double of_sample = 0.0;   // kVelocity: 0; kSample: 1
   double of_output = 1.0;   // kVelocity: 1; kSample: end - sigma
   double s0 = 0.0;          // sum of the steps' sizes, next_sigma - sigma
-  double s1 =
-      0.0;  // what a slope of 1 adds over the gap: by all steps (kRun), or their integral (kExact, kSample)
-  double keep = 1.0;        // kVelocity: 1; kSample: noise after the gap / noise before it
-  double slope = 0.0;       // of the settings; for kExact along velocities, times (noise after / before)^2
+  double s1 = 0.0;    // what a slope of 1 adds over the gap: by all steps (kRun), or their integral (kExact);
+                      // for kSample, half of what the whole change would add
+  double keep = 1.0;  // kVelocity: 1; kSample: noise after the gap / noise before it
+  double slope = 0.0;       // of the settings; for Euler's velocities to the exact sample, times
+                            // (noise after / before)^2; for kSample, times what a line over the logarithm
+                            // makes of it, and 0 at the first call and the last
   double forecast = 0.0;    // slope * s1
   double correction = 0.0;  // corrector * s1
 };
