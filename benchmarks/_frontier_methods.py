@@ -49,7 +49,7 @@ def entries(model: embedded.Embedded, calls: list[int]) -> list[Entry]:
     for count in calls:
         found.append(Entry(FEWER, Method(f"{FEWER}, {count}", count), count))
     found += [placed("UniPC", count) for count in calls]
-    found += _cache_dit(pipe, calls)
+    found += cache_dit_entries(pipe, calls)
     for solver in ("DPM-Solver++ 2M", "DEIS", "Euler", "Heun"):
         found += [placed(solver, count) for count in calls]
     found += _published(calls, own_name)
@@ -154,7 +154,7 @@ def _caches(model: embedded.Embedded) -> list[Entry]:
     ]
 
 
-def _cache_dit(pipe: Any, calls: list[int]) -> list[Entry]:
+def cache_dit_entries(pipe: Any, calls: list[int]) -> list[Entry]:
     """cache-dit's DBCache with its calibrators: by thresholds, by its masks of 28 steps, and where ours are computed."""
     try:
         import cache_dit

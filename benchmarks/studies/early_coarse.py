@@ -27,7 +27,7 @@ import _front  # noqa: F401  (first: it makes the helpers importable)
 import diffusers
 import numpy as np
 import torch
-from _frontier_methods import placed
+from _frontier_methods import cache_dit_entries, placed
 from _quality import bootstrap, psnr, with_interval
 from _runs import Method, decode, run
 from _stripes import measurable, straightness
@@ -37,17 +37,21 @@ from frontier import exact, prepared
 from paper_measures import FULL
 
 from ddit_ext import Forecast, embedded
+from ddit_ext.fidelity import temporal_fidelity
 
 STEPS = embedded.STEPS
 EXACT_STEPS = 56
 CALLS = (2, 3, 4, 5, 6, 7, 8, 11)
 BUDGETS = (12.0, 10.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0)  # times the speed of all steps at scale 1
+BLOCKS = (57, 30)
+"""Blocks of the models of RATIOS (Wan: 2.1 1.3B)."""
 PROMPT_SEED, NOISE_SEED = 13_000_000, 33
 HERE = f"{torch.get_num_threads()} CPU threads"
 KINDS = {
     "steps": "fewer steps",
     "UniPC": "UniPC, placed",
     "forecast": "forecast alone",
+    "cache": "cache-dit, placed",
     "coarse": "coarse calls first",
 }
 
@@ -65,12 +69,12 @@ def both(many: int) -> tuple[int, ...]:
     return (4,) * (many // 2) + (2,) * (many - many // 2)
 
 
-def ways(adapter: Path | None, target: str, numbers: Sequence[int]) -> list[Method]:
-    """Forecasts alone; then, with an adapter, those that begin with coarse calls."""
+def ways(adapter: Path | None, target: str, numbers: Sequence[int], led: Sequence[int]) -> list[Method]:
+    """Forecasts of so many calls alone; then, with an adapter, those of ``led`` calls that begin with coarse ones."""
     found = []
     for calls in numbers:
         found.append(Method(named(calls, (), target), STEPS, {"schedule": Forecast(calls, target=target)}))
-    for calls, lead in () if adapter is None else leads(numbers):
+    for calls, lead in () if adapter is None else leads(led):
         sizes = [*lead, *[1] * (calls - len(lead))]
         strategy = Forecast(calls, target=target, sizes=sizes)
         found.append(Method(named(calls, lead, target), STEPS, {"adapter": adapter, "schedule": strategy}))
@@ -83,9 +87,24 @@ def others(numbers: Sequence[int]) -> list[Method]:
     return [*steps, *(placed("UniPC", calls).method for calls in numbers)]
 
 
+def caches(pipe: Any, numbers: Sequence[int]) -> list[Method]:
+    """cache-dit with TaylorSeer, whole calls at a forecast's places; the others compute the first block alone."""
+    entries = cache_dit_entries(pipe, list(numbers))
+    return [entry.method for entry in entries if entry.line == KINDS["cache"]]
+
+
+def cache_cost(method: Method, done: float) -> dict[str, float]:
+    """Full calls that cache-dit's run costs: ``done`` here by multiply-adds; in a larger model its first block is less."""
+    whole = int(method.name.rsplit(", ")[-1])
+    large = {name: whole + (STEPS - whole) / blocks for name, blocks in zip(RATIOS, BLOCKS, strict=True)}
+    return {HERE: done} | large
+
+
 def kind_of(method: Method) -> str:
     if method.patch is not None:
         return "forecast"
+    if method.around is not None:
+        return "cache"
     return "steps" if method.scheduler is None else "UniPC"
 
 
@@ -128,29 +147,34 @@ def frontier(rows: list[dict[str, Any]], ratios: str, measure: str) -> list[dict
                 for row in rows
                 if row["kind"] == kind and measure in row and STEPS / row["cost"][ratios] >= budget - 1e-9
             ]
-            line[kind] = max(fitting, key=lambda row: row[measure]["mean"], default=None)
+            line[kind] = max(fitting, key=lambda row: worth(row, measure), default=None)
         found.append(line)
     return found
 
 
+def worth(row: dict[str, Any], measure: str) -> float:
+    """The measure's mean, so that more is better."""
+    return row[measure]["mean"] * (-1 if measure == "flicker" else 1)
+
+
 def table(rows: list[dict[str, Any]], ratios: dict[str, dict[int, float]]) -> str:
     """The frontiers in Markdown. "+", "-": the interval of the difference to the best other, same prompts, leaves out 0."""
-    parts = []
+    parts, kinds = [], [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
     measures = {"run": "PSNR to the run, dB", "exact": "PSNR to the exact sample, dB", "found": "prompt found",
-                "straight": "straight stripes"}  # fmt: skip
+                "straight": "straight stripes", "flicker": "flicker, grey levels (less is better)"}  # fmt: skip
     for name, costs in ratios.items():
         for measure, head in measures.items():
             if not any(measure in row for row in rows):
                 continue
-            digits = 1 if measure in ("run", "exact") else 3
+            digits = 1 if measure in ("run", "exact", "flicker") else 3
             parts += [
                 f"\n{head}; {costs[2]:.1f} calls at scale 2, or {costs[4]:.1f} at scale 4, cost a full one ({name})\n",
-                f"| at least | {' | '.join(KINDS.values())} |",
-                "|---" * (len(KINDS) + 1) + "|",
+                f"| at least | {' | '.join(KINDS[kind] for kind in kinds)} |",
+                "|---" * (len(kinds) + 1) + "|",
             ]
             for line in frontier(rows, name, measure):
                 cells = []
-                for kind in KINDS:
+                for kind in kinds:
                     row = line[kind]
                     if row is None:
                         cells.append("")
@@ -164,12 +188,13 @@ def table(rows: list[dict[str, Any]], ratios: dict[str, dict[int, float]]) -> st
 
 
 def starred(line: dict[str, Any], measure: str) -> str:
-    """Whether coarse calls first are apart from the better of the others: "+" above, "-" below, "" not told apart."""
+    """Whether coarse calls first are apart from the best of the others: "+" better, "-" worse, "" not told apart."""
     rivals = [line[kind] for kind in tuple(KINDS)[:-1] if line[kind] is not None]
     if not rivals:
         return ""
-    best = max(rivals, key=lambda row: row[measure]["mean"])
+    best = max(rivals, key=lambda row: worth(row, measure))
     more = np.subtract(line["coarse"]["each"][measure], best["each"][measure])
+    more = -more if measure == "flicker" else more
     low, high = bootstrap(lambda index: more[index].mean(), len(more))
     return " +" if low > 0 else " -" if high < 0 else ""
 
@@ -181,6 +206,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--calls", type=int, nargs="+", default=CALLS)
     parser.add_argument("--alone", action="store_true", help="no coarse calls, forecasts alone")
+    parser.add_argument(
+        "--coarse-calls",
+        type=int,
+        nargs="+",
+        default=None,
+        help="of those with coarse calls; default: --calls",
+    )
+    parser.add_argument("--cache-dit", action="store_true", help="beside them, where it is installed")
     parser.add_argument("--targets", nargs="+", default=("run", "exact"), choices=("run", "exact"))
     parser.add_argument(
         "--rounds", type=int, default=9, help="runs of 9 steps that time a call of each scale"
@@ -206,7 +239,13 @@ def main() -> None:
         for method in [
             FULL,
             *others(arguments.calls),
-            *ways(None if arguments.alone else model.adapter, target, arguments.calls),
+            *(caches(pipe, arguments.calls) if arguments.cache_dit else ()),
+            *ways(
+                None if arguments.alone else model.adapter,
+                target,
+                arguments.calls,
+                arguments.coarse_calls or arguments.calls,
+            ),
         ]:
             sizes = sizes_of(method)
             shown = decode(pipe, where.latents(method))
@@ -216,9 +255,13 @@ def main() -> None:
                 if arguments.model == "flux":
                     chosen = measurable(prompts)
                     each["straight"] = straightness(shown[chosen], [prompts[i] for i in chosen])
+                if shown.ndim == 5:
+                    each["flicker"] = temporal_fidelity(shown, wanted["run"]).flicker
             kind = "coarse" if max(sizes) > 1 else kind_of(method)
             row = {"method": method.name, "kind": kind, "sizes": sizes}
             row["cost"] = {name: sum(1 / given[size] for size in sizes) for name, given in ratios.items()}
+            if kind == "cache":
+                row["cost"] = cache_cost(method, STEPS * where.work(method) / where.work(FULL))
             row |= {name: with_interval(values) for name, values in each.items()}
             row["each"] = {
                 name: [round(float(value), 4) for value in values] for name, values in each.items()
