@@ -21,7 +21,7 @@ def examples(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("steps", "target", "sizes"), [(28, 7, [4, 2, 1, 1, 1]), (28, 5.6, [4, 2, 1, 1, 1, 1]), (4, 7, [4, 2, 1])]
+    ("steps", "target", "sizes"), [(28, 9, [2, 2, 1, 1]), (28, 5.6, [2, 2, 1, 1, 1, 1]), (4, 9, [2, 2, 1])]
 )
 def test_the_fast_ways_have_as_much_to_do(examples, steps, target, sizes):
     full, forecast, coarse, alone, fewer = examples.demo.ways(SimpleNamespace(adapter="a"), steps, target)
