@@ -1,7 +1,7 @@
 """Is an embedded model a fair testbed? Its classifier, its pictures, and what more steps buy.
 
 python benchmarks/studies/embedded_base.py --out benchmarks/studies/results/embedded_base.json
-python benchmarks/studies/embedded_base.py --model flux-128 --prompts 48 --curve-prompts 8 --sheet FILE.png
+python benchmarks/studies/embedded_base.py --model flux-128 --prompts 48 --curve-prompts 4 --sheet FILE.png
 """
 
 from __future__ import annotations
