@@ -1,4 +1,7 @@
-"""Preset files of formats 1 to 4 as data of format 5, in which a strategy stands where a "choice" stood."""
+"""Preset files of formats 1 to 4 as data of format 5, in which a strategy stands where a "choice" stood.
+
+Format 4 is 0.1.0's. Those before it were written for a day; what reads them apart from it is the corrector's default.
+"""
 
 from __future__ import annotations
 
