@@ -169,11 +169,14 @@ def cache_dit_entries(pipe: Any, calls: list[int]) -> list[Entry]:
         if guided:
             told["enable_separate_cfg"] = True
         config = cache_dit.DBCacheConfig(**told)
+        before = dict(vars(pipe.transformer))
         cache_dit.enable_cache(pipe.transformer, cache_config=config, calibrator_config=calibrator)
         try:
             yield
         finally:
             cache_dit.disable_cache(pipe.transformer)
+            vars(pipe.transformer).clear()  # its forward would stay
+            vars(pipe.transformer).update(before)
 
     def entry(
         line: str, setting: Any, calibrator: Callable[[], Any], told: dict[str, Any], calls: int | None = None

@@ -137,13 +137,16 @@ class Teacher:
             self.guidance.clone(),
             self.ids.clone(),
         )
-        # one to four steps of the pipeline's 28, in the time before the sampler's shift
-        before = self.sigma / (LARGE_SHIFT - (LARGE_SHIFT - 1) * self.sigma)
+        self.advance(full, LARGE_SHIFT)
+        return made
+
+    def advance(self, full: Tensor, shift: float) -> None:
+        """Every chain by one to four steps of the pipeline's 28, in the time before the sampler's shift."""
+        before = self.sigma / (shift - (shift - 1) * self.sigma)
         after = (before - (0.6 + 3.4 * self._uniform(CHAINS)) / 28).clamp(min=0)
-        after = LARGE_SHIFT * after / (1 + (LARGE_SHIFT - 1) * after)
+        after = shift * after / (1 + (shift - 1) * after)
         self.latents += (after - self.sigma)[:, None, None, None] * full
         self.sigma = after
-        return made
 
 
 def low_velocity(student: FluxTransformer2DModel, scale: int, states: States, text: Tensor, pooled: Tensor):
@@ -166,7 +169,7 @@ def trainable(student: FluxTransformer2DModel) -> nn.Module:
     return student
 
 
-class _Learning(nn.Module):
+class Learning(nn.Module):
     """A view of a module whose named parameters are those that learn."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -232,7 +235,7 @@ def learn(teacher: Teacher, run: Path, scale: int, minutes: float, rate: float, 
     average = AveragedModules({"student": copy.deepcopy(teacher.transformer)}, 0.99)
     averaged = average.averages["student"]
     parameters = [p for p in student.parameters() if p.requires_grad]
-    optimizers = Optimizers({"student": _Learning(student)}, rate, "transformer_blocks")
+    optimizers = Optimizers({"student": Learning(student)}, rate, "transformer_blocks")
     named = {"student": student, "average": averaged}
     progress = load_state(folder / "checkpoint", named, optimizers.parts)
     if progress is None:

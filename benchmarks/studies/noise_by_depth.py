@@ -59,9 +59,13 @@ class Depths:
         return velocity, seen
 
     def merged(self, tokens: Tensor) -> Tensor:
-        rows = self.bench.rows // SCALE
-        cells = tokens.unflatten(1, (rows, SCALE, rows, SCALE)).transpose(2, 3)
-        return cells.flatten(3).flatten(1, 2)
+        return side_by_side(tokens, self.bench.rows, SCALE)
+
+
+def side_by_side(tokens: Tensor, rows: int, scale: int) -> Tensor:
+    """``[B, rows², D]`` -> ``[B, (rows / s)², s² D]``: the tokens of a coarse patch one after another."""
+    cells = tokens.unflatten(1, (rows // scale, scale, rows // scale, scale)).transpose(2, 3)
+    return cells.flatten(3).flatten(1, 2)
 
 
 def explained(features: Tensor, wanted: Tensor) -> float:
