@@ -2,6 +2,7 @@
 
     python benchmarks/embedded_calibrated.py --out benchmarks/results/embedded_calibrated.json
     python benchmarks/embedded_calibrated.py --model wan --out benchmarks/results/embedded_calibrated_wan.json
+    python benchmarks/embedded_calibrated.py --by-found --scales 1 2 --calibration 32 --targets 6 8 --out benchmarks/results/embedded_calibrated_found.json
 
 Calibrates an embedded model to each target on some prompts (FLUX at batch 8, Wan at 4). Then, on others, the full run,
 each preset and fewer steps of equal time take turns, with --by-itself also a forecast and a budget
@@ -39,9 +40,14 @@ def calibrated(
     batch: int,
     steps: int,
     scales: list[int] | None = None,
+    by_found: bool = False,
 ) -> tuple[dict[float, ddit_ext.Preset], dict[float, str]]:
     """{target: preset}, and of the targets that can't be reached, or were not, the reasons."""
     targets, missing = sorted(targets), {}
+
+    def found(pictures, references, asked):
+        return model.judge(pictures, asked).found
+
     while targets:
         try:
             with warnings.catch_warnings(record=True) as caught:
@@ -54,6 +60,7 @@ def calibrated(
                     batch_size=batch,
                     num_inference_steps=steps,
                     scales=scales,
+                    measure=found if by_found else None,
                 )
             texts = [str(warning.message).removeprefix("ddit_ext: ") for warning in caught]
             for target in [target for target in targets if target not in presets]:
@@ -140,6 +147,9 @@ def main() -> None:
         "--by-itself", action="store_true", help="also runs with target_speedup, without a preset"
     )
     parser.add_argument(
+        "--by-found", action="store_true", help="choose by what the classifier finds of a prompt, not by PSNR"
+    )
+    parser.add_argument(
         "--made", action="store_true", help="compare the presets that lie beside --out, calibrate none"
     )
     parser.add_argument(
@@ -157,7 +167,7 @@ def main() -> None:
         presets = {target: ddit_ext.Preset.load(path) for target, path in files.items()}
     else:
         presets, missing = calibrated(
-            model, arguments.targets, seen, batch, arguments.steps, arguments.scales
+            model, arguments.targets, seen, batch, arguments.steps, arguments.scales, arguments.by_found
         )
     for target, preset in presets.items():
         print(f"{preset}\n", flush=True)
