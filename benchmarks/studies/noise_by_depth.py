@@ -48,10 +48,11 @@ class Depths:
         """The velocity ``[B, C, H, W]``, and ``[B, N / 4, 4 D]`` after each block, those of a coarse patch side by side."""
         bench = self.bench
         seen = {"pixels": self.merged(bench.pack(latents))}
+        names = [f"{number} of {len(self.blocks)}" for number in range(1, len(self.blocks) + 1)]
         with ExitStack() as hooks:
-            for number, block in enumerate(self.blocks, 1):
+            for name, block in zip(names, self.blocks, strict=True):
 
-                def keep(module, inputs, output, name=f"{number} of {len(self.blocks)}"):
+                def keep(module, inputs, output, name=name):
                     seen[name] = self.merged(output[1])  # texts, images
 
                 hooks.callback(block.register_forward_hook(keep).remove)
