@@ -215,7 +215,10 @@ def _preset(pipe: Any, weights: dict[str, Adapter] | None, search: Search, chose
     reference = search.reference
     first, setting = reference.run(0), Setting(chosen.steps, chosen.strategy)
     done = search.runs[setting]
-    tried = sorted(search.tried.values(), key=lambda candidate: (-candidate.closeness, candidate.words()))
+    tried = sorted(
+        search.tried.values(),
+        key=lambda candidate: (-candidate.closeness, -candidate.psnr, candidate.words()),
+    )
     models = {name: unwrap(module) for name, module in find_denoisers(pipe).items()}
     base, digest = identity(models, weights)
     return Preset(

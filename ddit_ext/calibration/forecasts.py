@@ -30,13 +30,18 @@ FEWEST = 2
 
 
 def forecasts(reference: Reference) -> list[Setting]:
-    """Forecasts of as many calls as the time allows, the default first; none on a model of few steps."""
+    """Forecasts of as many calls as the time allows, the default first; none on a model of few steps.
+
+    By PSNR coarse calls seldom win, so variants come before all of those but one; a measure may well prefer them.
+    """
     calls = math.floor(reference.steps / reference.enough + 1e-9)
     if reference.few or not FEWEST <= calls < reference.steps:
         return []
     default = Forecast(calls=calls, target=reference.target)
     coarse = _coarse_first(default, reference)
-    found = [default, *coarse, *(replace(default, **given) for given in VARIANTS)]
+    early = 1 if reference.measure is None else len(coarse)
+    variants = [replace(default, **given) for given in VARIANTS]
+    found = [default, *coarse[:early], *variants, *coarse[early:]]
     return [Setting(reference.steps, strategy) for strategy in found]
 
 

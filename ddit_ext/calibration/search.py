@@ -117,8 +117,9 @@ class Search:
         return self._ranked(ranked[:rivals], checked if rivals > 1 else 1)[:1]
 
     def _ranked(self, settings: Sequence[Setting], calls: int) -> list[Setting]:
-        """The closest first, on so many calls."""
-        return sorted(settings, key=lambda setting: -self.measure(setting, calls).closeness)
+        """The closest first, on so many calls; by PSNR where a measure doesn't tell."""
+        ran = {setting: self.measure(setting, calls) for setting in settings}
+        return sorted(ran, key=lambda setting: (-ran[setting].closeness, -ran[setting].psnr))
 
     def _coarse(self) -> list[Setting]:
         """The closest fixed scales, and the closest by scores."""

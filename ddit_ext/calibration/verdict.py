@@ -53,10 +53,10 @@ def choose(ended: Sequence[Candidate], reference: Reference) -> Candidate:
             text += f"; fewer steps are not counted, since a model of {reference.steps} steps keeps them"
         raise NotReached(text)
     most = max(candidate.runs for candidate in reached)
-    # Fewer steps have fewer runs where they were behind on those.
+    # Fewer steps have fewer runs where they were behind on those. A coarse measure ties often.
     return max(
         (candidate for candidate in reached if candidate.runs == most),
-        key=lambda candidate: (candidate.closeness, candidate.speed),
+        key=lambda candidate: (candidate.closeness, candidate.psnr, candidate.speed),
     )
 
 

@@ -80,7 +80,8 @@ def _chart(preset: Preset) -> str:
     most = OUTLIERS * preset.target_speedup
     for candidate in preset.candidates:
         beyond = " (drawn at the edge)" if candidate.speed > most else ""
-        hint = f"{candidate.words()}: {candidate.speed:.2f}×, {candidate.psnr:.1f} dB{beyond}"
+        score = f"{preset.measure} {candidate.score:.3g}, " if preset.measure else ""
+        hint = f"{candidate.words()}: {candidate.speed:.2f}×, {score}{candidate.psnr:.1f} dB{beyond}"
         colour, kind = _kind(candidate)
         place = (min(candidate.speed, most), candidate.closeness)
         chart.dot(place, colour, hint, label=kind, marked=preset.chose(candidate))

@@ -111,9 +111,12 @@ class Hook:
 
     def exchanged(self, name: str) -> None:
         """A run begins on a model that was put into the pipeline after patch()."""
+        calls = (
+            "it is called as it is" if self.sampler is None else "its calls are as they are, forecasts go on"
+        )
         self.warn(
             None,
-            f"the pipeline's {name} is another one than was patched: it is called as it is, and its run is not reported; "
+            f"the pipeline's {name} is another one than was patched: {calls}, and its run is not reported; "
             "unpatch and patch again",
         )
 

@@ -311,7 +311,8 @@ class SamplerWatch:
         mine = [unwrap(module) for module in self._modules]
         if not all(any(module is other for other in held.values()) for module in mine):
             for name, module in held.items():
-                if isinstance(module, nn.Module) and not any(module is other for other in mine):
+                # One that holds a patched one (PEFT, DDP) calls it, and so its hook.
+                if isinstance(module, nn.Module) and not any(part in mine for part in module.modules()):
                     self._exchanged(name)
 
     def _seen(self, line: Line, sampler: Any, args: tuple, kwargs: dict, result: Any) -> None:

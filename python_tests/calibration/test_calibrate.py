@@ -81,6 +81,7 @@ def test_the_figures_are_those_of_the_run(pipe, preset):
 def brightness(pictures, references, prompts):
     """The darker a picture, the better: what no PSNR would choose by."""
     assert pictures.shape == references.shape and prompts == [""] * len(pictures)
+    assert not (pictures.flags.writeable or references.flags.writeable)
     return -pictures.reshape(len(pictures), -1).mean(axis=1)
 
 
@@ -99,7 +100,25 @@ def test_the_users_measure_decides(pipe, preset, tmp_path):
     loaded = ddit_ext.Preset.load(own.save(tmp_path / "preset.json"))
     assert loaded == own and preset.score is None
     own.html(tmp_path / "preset.html")
-    assert "brightness" in (tmp_path / "preset.html").read_text()
+    hint = f"{own.speed:.2f}×, brightness {own.score:.3g}, {own.psnr:.1f} dB"
+    assert hint in (tmp_path / "preset.html").read_text()
+
+
+def test_psnr_decides_where_a_measure_does_not_tell(pipe):
+    own = calibrate(pipe, seed=5, scales=(1, 2, 4), measure=lambda pictures, *_: [0.5] * len(pictures))
+    ended = [candidate for candidate in own.candidates if candidate.runs == 2 and candidate.reached]
+    assert own.measure == "measure" and {candidate.score for candidate in ended} == {0.5}
+    assert len(ended) > 1 and own.psnr == max(candidate.psnr for candidate in ended)
+    shown = [candidate.psnr for candidate in own.candidates]
+    assert shown == sorted(shown, reverse=True)
+
+
+def test_the_search_goes_on_from_the_closer_of_equal_scores(monkeypatch):
+    """(score, PSNR) by name: the score decides, and PSNR where it is the same."""
+    ran = {"far": (0.5, 20.0), "near": (0.5, 30.0), "worse": (0.4, 40.0)}
+    found = {name: SimpleNamespace(closeness=score, psnr=close) for name, (score, close) in ran.items()}
+    monkeypatch.setattr(Search, "measure", lambda self, setting, calls: found[setting])
+    assert Search(SimpleNamespace(runner=None), (1,), 0.5)._ranked(list(ran), 1) == ["near", "far", "worse"]
 
 
 @pytest.mark.parametrize(
@@ -353,10 +372,15 @@ def test_no_target_that_is_reached(pipe, slow_at_2_4, target):
         ),
     ],
 )
-def test_coarse_calls_come_first_where_time_is_left(enough, scales, expected):
+@pytest.mark.parametrize("measure", [None, brightness])
+def test_coarse_calls_come_first_where_time_is_left(enough, scales, expected, measure):
     """What 28 / enough full calls take is spent: on that many full calls, one less, or about half of all; the rest on coarse ones."""
-    reference = SimpleNamespace(steps=28, enough=enough, few=False, target="run", seconds=scales)
+    reference = SimpleNamespace(
+        steps=28, enough=enough, few=False, target="run", seconds=scales, measure=measure
+    )
     found = [setting.strategy for setting in forecasts(reference)]
+    early = expected if measure else expected[:1]  # before other variants; by PSNR they seldom win
+    assert [each.sizes is None for each in found[: len(early) + 2]] == [True, *[False] * len(early), True]
     coarse = [each.computed_scales(28) for each in found if each.sizes is not None]
     assert coarse == expected
     assert all(sum(scales[size] for size in sizes) <= 28 / enough + 1e-9 for sizes in coarse)

@@ -10,6 +10,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from flux_pipelines import make_call, make_pipeline, make_scheduler, run
 from loops import Loop
+from peft import LoraConfig, get_peft_model
 
 import ddit_ext
 from ddit_ext.runtime.watched_sampler import plain_class
@@ -222,7 +223,10 @@ def test_a_model_that_was_exchanged_after_patch_is_named(name):
     handle = ddit_ext.patch(pipe, **STRATEGIES[name])
     run(pipe, call)
     pipe.transformer = other.transformer
-    with pytest.warns(UserWarning, match="the pipeline's transformer is another one than was patched"):
+    told = "its calls are as they are, forecasts go on" if "forecast" in name else "it is called as it is"
+    with pytest.warns(
+        UserWarning, match=f"the pipeline's transformer is another one than was patched: {told}, and"
+    ):
         shown = run(pipe, call)
     if "forecast" not in name:
         assert torch.equal(shown, run(other, call))
@@ -242,3 +246,14 @@ def test_a_model_that_was_taken_out_or_compiled_is_no_other(recwarn):
         pipe.transformer = torch.compile(own, backend="eager")
         pipe.scheduler.set_timesteps(sigmas=[1.0, 0.5], mu=1.0)
     assert not recwarn.list
+
+
+def test_a_model_that_was_wrapped_after_patch_is_no_other(recwarn):
+    """PEFT's wrapper holds the patched model, whose calls go on as they were asked for."""
+    pipe = make_pipeline()
+    with ddit_ext.patch(pipe, schedule=[1, 2, 4, 1, 2]) as handle:
+        recwarn.clear()
+        pipe.transformer = get_peft_model(pipe.transformer, LoraConfig(r=2, target_modules=["to_q"]))
+        run(pipe, make_call(steps=STEPS))
+        assert scales(handle) == [1, 2, 4, 1, 2]
+    assert not [each for each in recwarn.list if "another one" in str(each.message)]
