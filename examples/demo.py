@@ -42,7 +42,7 @@ ON_SHEET = 4  # prompts; more would be too small to see on a page
 def ways(model: embedded.Embedded, steps: int, target: float) -> list[Way]:
     """The full run, a forecast of half of its calls, and three ways that take about 1 / target of its time."""
     calls = max(2, round(steps / target))
-    # At this model's 256 tokens two calls at scale 2 take about as long as a full one.
+    # At this model's 256 tokens two calls at scale 2 take about as long as a full one. Chosen on PROMPTS themselves.
     first = Forecast(calls=calls + 1, sizes=[2, 2] + [1] * (calls - 1))
     return [
         Way("full run", steps),

@@ -1,6 +1,7 @@
-"""Mixed scales inside a step: a share of the cells full, the others coarse. Does that beat whole steps of as many tokens?
+r"""Mixed scales inside a step: a share of the cells full, the others coarse. Does that beat whole steps of as many tokens?
 
-    python benchmarks/studies/mixed_scales.py --prompts 6 --out benchmarks/studies/results/mixed_scales.json
+    python benchmarks/studies/mixed_scales.py --prompts 4 --sources oracle --ranges "last 8" "first 8" "first 4" all \
+        --out benchmarks/studies/results/mixed_scales.json
 
 The ceiling of the idea, by arithmetic on velocities: no model runs on tokens of two sizes. In the chosen cells (a token at
 scale 2, 4x4 latent pixels) the base's full velocity stands, in the others a coarse one: the oracle's (low band kept, detail

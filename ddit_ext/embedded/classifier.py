@@ -68,7 +68,7 @@ class SceneClassifier(nn.Module):
         """Classifies uint8 pictures ``[n, H, W, 3]`` of the size that it was trained on."""
         parts = []
         for start in range(0, len(pictures), batch):
-            signal = torch.from_numpy(np.ascontiguousarray(pictures[start : start + batch]))
+            signal = torch.tensor(pictures[start : start + batch])
             parts.append(self(signal.permute(0, 3, 1, 2).float() / 127.5 - 1))
         whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return Verdict(

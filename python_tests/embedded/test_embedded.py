@@ -84,6 +84,19 @@ def test_score_names_what_does_not_fit(model):
         model.score(pictures / 255, prompts)
 
 
+def test_pictures_that_cannot_be_written_to_are_judged_without_a_warning(model, recwarn):
+    """As a calibration hands them to a measure."""
+    pictures, prompts = model.reference(2, seed=3)
+    pictures.flags.writeable = False
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        assert len(model.judge(pictures, prompts).found) == 2
+    finally:
+        torch.set_warn_always(always)
+    assert not recwarn.list
+
+
 def test_pictures_show_what_was_asked_for(model):
     _, prompts = model.reference(8, seed=21)
     images = model.pipeline(
