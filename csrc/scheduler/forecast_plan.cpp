@@ -14,6 +14,9 @@ constexpr const char* kName = "ForecastPlan";
 constexpr int64_t kFewCalls = 10;       // with fewer, forecasts follow samples
 constexpr int64_t kFewCallsOfARun = 7;  // Euler's own outputs repeat its run better from here on
 constexpr double kLeastSignal = 1e-6;   // at the beginning there is none, and its logarithm is infinite
+// A run that begins above this is of variance exploding: its noise is added to a signal that stays. One of
+// those that begins at or below is taken for flow matching, since levels alone don't tell.
+constexpr double kMostOfFlowMatching = 1.001;
 
 void check_calls(int64_t steps, int64_t calls) {
   check(kName, steps >= 1, "there must be 1 step or more, got ", steps);
@@ -57,20 +60,36 @@ bool few(int64_t steps, int64_t calls, ForecastSolver solver, ForecastTarget tar
   return calls < kFewCalls;
 }
 
-// The logarithm of signal to noise. Noise above 1 is not of flow matching: it adds to a signal that stays.
-double log_ratio(double noise, double most) {
-  return std::log((most > 1.0 ? 1.0 : std::max(1.0 - noise, kLeastSignal)) / noise);
-}
+// The levels of a run as signal and noise. Noise is counted from the run's end, where the last gap has
+// removed all of it.
+class SignalToNoise {
+ public:
+  explicit SignalToNoise(const std::vector<double>& sigmas) {
+    // Of levels that rise we only know that their end is clean.
+    left_at_end_ = sigmas.back() < sigmas.front() ? sigmas.back() : 0.0;
+    const double first = std::abs(sigmas.front() - sigmas.back()) + left_at_end_;
+    signal_stays_ = first > kMostOfFlowMatching;
+  }
 
-// Levels `before`, `at` and `after` (noise, less the end), two gaps. How large the slope over sigma is in the
-// second, next to that in the first, along a line over the logarithm of signal to noise; 0 in a gap to the
-// end, where that is infinite.
-double bend(double before, double at, double after, double most) {
-  if (before == at || at == after || after == 0.0) return 0.0;
-  const double first = log_ratio(std::abs(at), most) - log_ratio(std::abs(before), most);
-  const double second = log_ratio(std::abs(after), most) - log_ratio(std::abs(at), most);
-  return second / first * (at - before) / (after - at);
-}
+  // Levels `before`, `at` and `after` (noise), two gaps. How large the slope over sigma is in the second,
+  // next to that in the first, along a line over the logarithm of signal to noise; 0 in a gap to the end,
+  // where that is infinite.
+  double slope_ratio(double before, double at, double after) const {
+    if (before == at || at == after || after == 0.0) return 0.0;
+    const double first = logarithm(std::abs(at)) - logarithm(std::abs(before));
+    const double second = logarithm(std::abs(after)) - logarithm(std::abs(at));
+    return second / first * (at - before) / (after - at);
+  }
+
+ private:
+  double logarithm(double noise) const {
+    const double signal = signal_stays_ ? 1.0 : std::max(1.0 - left_at_end_ - noise, kLeastSignal);
+    return std::log(signal / noise);
+  }
+
+  double left_at_end_ = 0.0;
+  bool signal_stays_ = false;  // noise is added to it
+};
 
 }  // namespace
 
@@ -117,7 +136,7 @@ ForecastPlan::ForecastPlan(std::vector<double> sigmas, int64_t calls, ForecastTa
   check_share("slope", settings_.slope);
   check_share("corrector", settings_.corrector);
   const std::vector<int64_t> computed = forecast_steps(steps, calls, settings_.growth);
-  const double most = std::abs(sigmas_.front() - sigmas_.back());
+  const SignalToNoise ratios(sigmas_);
   for (size_t k = 0; k < computed.size(); ++k) {
     const int64_t end = k + 1 < computed.size() ? computed[k + 1] : steps;
     ForecastCall call;
@@ -137,7 +156,8 @@ ForecastPlan::ForecastPlan(std::vector<double> sigmas, int64_t calls, ForecastTa
       call.keep = kept;
       call.s1 = call.s0 * (1.0 - kept) / 2.0;
       call.slope *=
-          k == 0 ? 0.0 : bend(calls_.back().sigma - sigmas_.back(), noise.front(), noise.back(), most);
+          k == 0 ? 0.0
+                 : ratios.slope_ratio(calls_.back().sigma - sigmas_.back(), noise.front(), noise.back());
     } else {
       call.s1 = added(noise, target);
       if (target == ForecastTarget::kExact && solver == ForecastSolver::kEuler)

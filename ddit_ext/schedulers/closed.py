@@ -1,6 +1,7 @@
 """Gaps in closed form: one update a model call (`ddit::ForecastPlan` has the numbers).
 
-Steps whose outputs, or the ends that they point to, follow a line over sigma add up: nothing is done for those between.
+Steps whose outputs, or the ends that they point to, follow a line (over sigma, or for few calls over the logarithm of
+signal to noise) add up: nothing is done for those between.
 """
 
 from __future__ import annotations

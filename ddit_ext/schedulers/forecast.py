@@ -37,12 +37,14 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         target: "run" gives the picture that all of the pipeline's steps would give; "exact" aims at the sample of the
             ODE, which infinitely many steps would give.
         growth: how the gaps grow along the run, in [1, 4]; 1 spreads the calls evenly.
-        slope: share of the outputs' last slope that a forecast follows, in [0, 1].
+        slope: share of the outputs' last slope that a forecast follows, in [0, 1]; with few calls of the predicted
+            samples', 0 in the last gap.
         corrector: share of a gap's error that is taken back, in [0, 1].
             None lets growth, slope and corrector follow from calls, steps and target (docs/design/forecast-sampler.md).
 
     With as many calls as steps, and slope and corrector at 0 or None, results are the wrapped sampler's bit for bit.
-    A run that begins in the middle (img2img, inpainting) calls the model at the same share of its steps.
+    A run that begins in the middle (img2img, inpainting) calls the model at the same share of its steps, and what
+    follows from calls and steps follows from those that are left.
 
     Attributes:
         base: the wrapped sampler, a copy, which holds all levels.

@@ -27,7 +27,8 @@ class Forecast(Sized):
         speedup: steps / speedup of them do. Exactly one of the two.
         target: "run": the picture that all steps would give; "exact": the sample of the ODE.
         growth: how fast the gaps between computed steps grow, 1 (evenly spread) to 4.
-        slope: in [0, 1], how far a forecast follows the line through the last two outputs.
+        slope: in [0, 1], how far a forecast follows the line through the last two outputs; with few calls through the
+            last two predicted samples, 0 in the last gap.
         corrector: in [0, 1], how much of a forecast's error is taken back at the next computed step.
         sizes: a strategy, int or list for the computed steps; None: all at scale 1.
 

@@ -39,7 +39,11 @@ class ForecastSampler:
             },
             "optional": {
                 "growth": share(4.0, "How the gaps grow, from 1: evenly."),
-                "slope": share(1.0, "Share of the outputs' last slope that a forecast follows."),
+                "slope": share(
+                    1.0,
+                    "Share of the outputs' last slope that a forecast follows; with few calls of the predicted samples', "
+                    "0 in the last gap.",
+                ),
                 "corrector": share(1.0, "Share of a gap's error that is taken back."),
             },
         }

@@ -18,8 +18,8 @@ enum class ForecastTarget { kRun, kExact };
 enum class ForecastSolver { kEuler, kMultistep };
 
 // What a forecast follows along a line. kVelocity: the model's output, over sigma. kSample, with few calls:
-// the end of the run that it points to, over the logarithm of signal to noise, to the exact sample, which is
-// what few calls come near to by either target.
+// the end of the run that it points to, over the logarithm of signal to noise. It aims at the exact sample
+// whatever the target: few calls come no nearer to the run.
 enum class ForecastLine { kVelocity, kSample };
 
 // growth: how the gaps grow; 1 spreads the calls evenly. slope: the share of the last slope that the forecast
