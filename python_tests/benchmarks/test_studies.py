@@ -1,4 +1,4 @@
-"""What the studies choose by: cells of a step, steps of a range, and the best row of a kind."""
+"""What the studies choose by: cells of a step, steps of a range, the best row of a kind, and a linear probe."""
 
 from pathlib import Path
 
@@ -53,3 +53,25 @@ def test_the_best_of_a_kind_has_the_least_flicker_and_the_most_of_the_rest():
     rows = [row("calm", 0.5, 1.0), row("wild", 0.9, 9.0)]
     for measure, best in (("found", "wild"), ("flicker", "calm")):
         assert {line["steps"]["method"] for line in frontier(rows, "here", measure)} == {best}
+
+
+def test_tokens_of_a_coarse_patch_lie_side_by_side():
+    from noise_by_depth import side_by_side
+
+    tokens = torch.arange(16.0).view(1, 16, 1)
+    assert side_by_side(tokens, 4, 2)[0].tolist() == [
+        [0, 1, 4, 5],
+        [2, 3, 6, 7],
+        [8, 9, 12, 13],
+        [10, 11, 14, 15],
+    ]
+
+
+def test_a_probe_explains_what_follows_from_its_features_and_nothing_else():
+    from noise_by_depth import explained
+
+    generator = torch.Generator().manual_seed(0)
+    features, other = (torch.randn(32, 64, 8, generator=generator) for _ in range(2))
+    mixed = features @ torch.randn(8, 3, generator=generator)
+    assert explained(features, mixed) > 0.99
+    assert abs(explained(other, mixed)) < 0.02
