@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-embedded = pytest.importorskip("ddit_ext_embedded", reason="the embedded models are not installed")
 pytest.importorskip("skimage", reason="the benchmarks' measures need it")
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
