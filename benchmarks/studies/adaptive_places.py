@@ -40,7 +40,7 @@ from ddit_ext._core import ForecastPlan
 from ddit_ext import embedded
 
 TARGETS = ("run", "exact")
-CALLS, BETWEEN = (9, 7, 11), (7, 8, 9, 10, 11)
+CALLS, BETWEEN = (9, 7, 11), (7, 8, 9, 10, 11, 12, 13)
 WEIGHTS = ((0.1, 0), (1.0, 0), (1.0, 1), (1.0, 2))  # kappa and beta of Errors.best
 
 
@@ -153,6 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--choosing", type=int, default=16, help="prompts that rules are tuned on")
     parser.add_argument("--checking", type=int, default=32, help="prompts that they are checked on")
+    parser.add_argument("--calls", type=int, nargs="+", default=CALLS)
     parser.add_argument("--keep", type=Path, required=True, help="folder for what was run")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
@@ -165,7 +166,7 @@ def main() -> None:
     sets = {"choosing": choosing, "checking": checking}
     tables = {name: Table(arguments.keep / f"{name}.json") for name in sets}
     results: list[dict[str, Any]] = []
-    for calls, target in itertools.product(CALLS, TARGETS[::-1]):
+    for calls, target in itertools.product(arguments.calls, TARGETS[::-1]):
         results += compared(sets, tables, calls, target, arguments.keep)
         if arguments.out:
             write_json(arguments.out, results)
