@@ -50,7 +50,7 @@ ORDERS = ("full first", "full last", "spread", "both ends")
 
 
 def tokens(share: float) -> float:
-    """Of a step with so many of its cells full, as a share of a full one's."""
+    """The work of a step with so many of its cells full, as a share of a full one's."""
     return share + (1 - share) / SCALE**2
 
 
