@@ -97,24 +97,28 @@ class Bench:
         self.pipe = model.pipeline
         self.transformer = self.pipe.transformer
         self.family = family_for(self.transformer)
-        self.rows = side // 4  # tokens a side: 2 pixels a latent pixel, 2 latent pixels a token
+        self.draw_inputs(seed)
+        self.sigmas = self.levels(steps)
+        self.generator = torch.Generator().manual_seed(seed + 1)
+        self.detail = self.details()
+
+    def draw_inputs(self, seed: int) -> None:
+        """The noise, and the arguments of the transformer's calls that stay the same."""
+        self.rows = self.side // 4  # tokens a side: 2 pixels a latent pixel, 2 latent pixels a token
         text, pooled, text_ids = self.pipe.encode_prompt(
-            prompts, None, max_sequence_length=FLUX_DEFAULTS["max_sequence_length"]
+            self.prompts, None, max_sequence_length=FLUX_DEFAULTS["max_sequence_length"]
         )
-        shape = (len(prompts), self.transformer.config.in_channels // 4, 2 * self.rows, 2 * self.rows)
+        shape = (len(self.prompts), self.transformer.config.in_channels // 4, 2 * self.rows, 2 * self.rows)
         self.noise = self.pipe._pack_latents(
             torch.randn(shape, generator=torch.Generator().manual_seed(seed)), *shape
         )
         self.arguments = {
             "encoder_hidden_states": text,
             "pooled_projections": pooled,
-            "guidance": torch.full((len(prompts),), FLUX_DEFAULTS["guidance_scale"]),
+            "guidance": torch.full((len(self.prompts),), FLUX_DEFAULTS["guidance_scale"]),
             "txt_ids": text_ids,
             "img_ids": self.pipe._prepare_latent_image_ids(1, self.rows, self.rows, "cpu", torch.float32),
         }
-        self.sigmas = self.levels(steps)
-        self.generator = torch.Generator().manual_seed(seed + 1)
-        self.detail = self.details()
 
     def levels(self, steps: int) -> np.ndarray:
         """The sampler's noise levels for a run of so many steps."""

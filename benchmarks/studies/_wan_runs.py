@@ -6,15 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from _coarse_runs import STEPS, Bench, Plan, signal_of
+from _coarse_runs import Bench, Plan, signal_of
 from _runs import batches, decode
 from torch import Tensor
 
-from ddit_ext import embedded
 from ddit_ext.coarse import Adapter
 from ddit_ext.embedded import clips
 from ddit_ext.embedded.pipeline import WAN_DEFAULTS
-from ddit_ext.families import family_for
 
 
 class WanBench(Bench):
@@ -25,20 +23,11 @@ class WanBench(Bench):
 
     draw = staticmethod(lambda count, seed, side: clips.clips(count, seed))
 
-    def __init__(
-        self, model: embedded.Embedded, side: int, prompts: list[str], seed: int, steps: int = STEPS
-    ):
-        self.model, self.side, self.prompts = model, side, prompts
-        self.pipe = model.pipeline
-        self.transformer = self.pipe.transformer
-        self.family = family_for(self.transformer)
-        inputs = batches(self.pipe, prompts, len(prompts), seed)[0].inputs
+    def draw_inputs(self, seed: int) -> None:
+        inputs = batches(self.pipe, self.prompts, len(self.prompts), seed)[0].inputs
         self.noise = inputs["latents"]
         self.texts = [inputs["prompt_embeds"], inputs["negative_prompt_embeds"]]
         self.guidance = WAN_DEFAULTS["guidance_scale"]
-        self.sigmas = self.levels(steps)
-        self.generator = torch.Generator().manual_seed(seed + 1)
-        self.detail = self.details()
 
     def sampler(self, steps: int) -> Any:
         """The pipeline's own, at the start of a run."""
