@@ -37,4 +37,8 @@ if(DDIT_EXT_WITH_CUDA)
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
   enable_language(CUDA)
   find_package(CUDAToolkit REQUIRED)
+  # Every driver that runs programs of CUDA 13 unpacks this; those of CUDA 12 do so from 12.4 on alone.
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
+    add_compile_options($<$<COMPILE_LANGUAGE:CUDA>:--compress-mode=size>)
+  endif()
 endif()

@@ -13,8 +13,12 @@ SHIFT = math.exp(0.5)  # what FLUX's sampler shifts by at 256 tokens
 
 
 def noise_levels(count: int, shift: float) -> torch.Tensor:
-    """Logit-normal noise levels in (0, 1), shifted towards noise as the sampler does: float32 ``[count]``."""
-    uniform = torch.sigmoid(torch.randn(count))
+    """Logit-normal noise levels in (0, 1), shifted towards noise as the sampler does: float32 ``[count]``.
+
+    Stratified: one of them in each of ``count`` equally likely parts, which makes a small batch's loss less noisy.
+    """
+    quantiles = (torch.randperm(count) + torch.rand(count).clamp(1e-4, 1 - 1e-4)) / count
+    uniform = torch.sigmoid(torch.special.ndtri(quantiles))
     return shift * uniform / (1 + (shift - 1) * uniform)
 
 

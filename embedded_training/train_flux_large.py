@@ -27,11 +27,11 @@ from . import architecture
 from .data import to_signal
 from .flow import SHIFT
 from .loop import Modules, train
-from .train_flux import CAPTION_DROP, flow_loss
+from .train_flux import CAPTION_DROP, GUIDED_FROM, flow_loss
 
 SIDE = 128
 LARGE_SHIFT = float(np.exp(0.5 + (1.15 - 0.5) * (1024 - 256) / (4096 - 256)))  # the sampler's, at 1024 tokens
-SMALL_SHARE = 0.15  # of the batches
+SMALL_SHARE = 0.1  # of the batches
 SMALL_TO_LARGE = 4  # as many small pictures take the time of one large one
 CHUNK = 64
 SEED = 12_345
@@ -121,14 +121,8 @@ def main() -> None:
         latents, ids = corpus.batch(size, count)
         shift = SHIFT if size == "small" else LARGE_SHIFT
         with torch.autocast(device, torch.bfloat16):  # at 1024 tokens it takes a quarter off a step
-            loss = flow_loss(
-                modules | encoders,
-                latents,
-                ids,
-                averages=averages | encoders,
-                empty=corpus.empty,
-                shift=shift,
-            )
+            guided = {"averages": averages | encoders, "empty": corpus.empty} if done > GUIDED_FROM else {}
+            loss = flow_loss(modules | encoders, latents, ids, shift=shift, **guided)
         return size, loss
 
     train(
