@@ -57,9 +57,9 @@ KINDS = {
 
 
 def leads(numbers: Sequence[int]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """How many calls, and the scales of those that begin: one, a third or half of them, coarse, coarser, or both."""
+    """How many calls, and the scales of those that begin: one, a third, half or two thirds of them; 2, 4, or both."""
     for calls in numbers:
-        for many in sorted({1, calls // 3, calls // 2} - {0}):
+        for many in sorted({1, calls // 3, calls // 2, 2 * calls // 3} - {0}):
             if calls - many >= 2:
                 yield from ((calls, lead) for lead in dict.fromkeys([(2,) * many, (4,) * many, both(many)]))
 
