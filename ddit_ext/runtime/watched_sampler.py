@@ -16,6 +16,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..schedulers.bases import plain_class
+
 if TYPE_CHECKING:
     from .sampler_watch import SamplerWatch
 
@@ -40,11 +42,6 @@ def leave_sampler(sampler: Any, watch: SamplerWatch) -> None:
         if isinstance(getattr(own, "__func__", None), _Seen) and own.__self__ is sampler:
             del vars(sampler)[name]  # what somebody had read from it while it was watched, and put back
     sampler.__class__ = plain_class(type(sampler))
-
-
-def plain_class(cls: type) -> type:
-    """The class that a sampler has without being watched."""
-    return getattr(cls, "_ddit_plain", cls)
 
 
 def _watches(cls: type) -> tuple[SamplerWatch, ...]:

@@ -56,6 +56,11 @@ def in_closed_form(scheduler: Any) -> bool:
     return getattr(type(scheduler), "step", None) is FlowMatchEulerDiscreteScheduler.step
 
 
+def plain_class(cls: type) -> type:
+    """The class that a sampler has without being watched by a patch, which gives it a subclass for that time."""
+    return getattr(cls, "_ddit_plain", cls)
+
+
 @functools.cache
 def class_like(forecast: type, base: type) -> type:
     """`forecast` as a subclass of a sampler's class too: pipelines ask isinstance and inspect.signature.

@@ -19,6 +19,7 @@ from .settings import calls_of, check_settings
 from .through import copied_lists
 
 _OWN = ("calls", "speedup", "target", "growth", "slope", "corrector")
+_NAMES = ("_class_name", "_diffusers_version", "base_scheduler")
 
 
 class ForecastScheduler(SchedulerMixin, ConfigMixin):
@@ -64,7 +65,7 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
     def __new__(cls, scheduler: Any, **settings: Any) -> ForecastScheduler:
         base = scheduler.base if isinstance(scheduler, ForecastScheduler) else scheduler
         bases.check(base)
-        return super().__new__(bases.class_like(ForecastScheduler, type(base)))
+        return _blank(bases.plain_class(type(base)))
 
     def __init__(
         self,
@@ -81,12 +82,10 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         check_settings("ForecastScheduler", **own)
         base = scheduler.base if isinstance(scheduler, ForecastScheduler) else scheduler
         self.base = _copied(base)
-        names = {
-            key: value
-            for key, value in base.config.items()
-            if key not in ("_class_name", "_diffusers_version")
-        }
-        self.register_to_config(**names, **own, base_scheduler=type(base).__name__)
+        # A sampler made from a config of this class has this one's settings in its own.
+        taken = {key: value for key, value in base.config.items() if key not in (*_OWN, *_NAMES)}
+        names = {"_class_name": ForecastScheduler.__name__, "base_scheduler": type(base).__name__}
+        self.register_to_config(**taken, **own, **names)
         self._steps: Steps | None = None
         self._run: Run | None = None
         self._begin_index: int | None = None
@@ -116,12 +115,16 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
                 f"ForecastScheduler.from_config: config must be a dict, got {type(config).__name__}."
             )
         config = dict(config)
+        name = config.get("_class_name")
+        if name in (None, ForecastScheduler.__name__):
+            name = config.get("base_scheduler")
+        else:  # of another sampler, where settings of this class are left from a config before
+            config = {key: value for key, value in config.items() if key not in _OWN}
         if "calls" in kwargs or "speedup" in kwargs:  # in the place of what the config has
             config.pop("calls", None)
             config.pop("speedup", None)
         own = {key: kwargs.pop(key, config.get(key)) for key in _OWN if key in kwargs or key in config}
-        config = {key: value for key, value in config.items() if key not in _OWN}
-        name = config.pop("base_scheduler", None) or config.get("_class_name")
+        config = {key: value for key, value in config.items() if key not in (*_OWN, *_NAMES)}
         base_class = getattr(diffusers, str(name), None)
         if not (isinstance(base_class, type) and issubclass(base_class, SchedulerMixin)):
             raise ValueError(
@@ -207,10 +210,18 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         """One for each model call."""
         return self.base.timesteps if self._run is None else Timesteps.of(self, self._run.places.timesteps)
 
+    @timesteps.setter
+    def timesteps(self, value: Any) -> None:
+        raise _assigned("timesteps")
+
     @property
     def sigmas(self) -> torch.Tensor:
         """Noise levels of the model calls, and of the end."""
         return self.base.sigmas if self._run is None else self._run.places.sigmas
+
+    @sigmas.setter
+    def sigmas(self, value: Any) -> None:
+        raise _assigned("sigmas")
 
     @property
     def num_inference_steps(self) -> int | None:
@@ -259,7 +270,7 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         return getattr(self.base, name)
 
     def __copy__(self) -> ForecastScheduler:
-        made = _blank(type(self.base))
+        made = _blank(bases.plain_class(type(self.base)))
         made.__dict__.update(self.__dict__, base=_copied(self.base), stands_for=None)
         made.__dict__.update(_cuts={}, _steps=self._steps and replace(self._steps, base=made.base))
         made._run = self._run and self._run.copied(made.base)
@@ -284,7 +295,7 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         return self.stands_for.__reduce_ex__(protocol)
 
     def __reduce__(self) -> tuple:
-        return _blank, (type(self.base),), self.__dict__
+        return _blank, (bases.plain_class(type(self.base)),), self.__dict__
 
     def _places_of(self, timestep: Any) -> Places:
         if self._begin_index is not None:
@@ -299,7 +310,14 @@ def _blank(base_class: type) -> ForecastScheduler:
     return object.__new__(bases.class_like(ForecastScheduler, base_class))
 
 
+def _assigned(name: str) -> AttributeError:
+    return AttributeError(
+        f"ForecastScheduler: {name} can't be assigned, as they are those of the model calls. Pass the {name} of all "
+        f"steps to set_timesteps({name}=...), where the wrapped sampler takes them."
+    )
+
+
 def _copied(scheduler: Any) -> Any:
-    made = object.__new__(type(scheduler))
+    made = object.__new__(bases.plain_class(type(scheduler)))
     made.__dict__.update(copied_lists(vars(scheduler)))
     return made

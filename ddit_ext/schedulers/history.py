@@ -16,7 +16,7 @@ class History:
         call: its ForecastCall.
         value: what forecasts follow along a line, as :func:`followed`.
         slope: divided difference of the values over sigma at that step, None at the first.
-        returned: the sample that step() gave back; version: its count of in-place changes.
+        returned: the sample that step() gave back, as :func:`kept`; version: its count of in-place changes.
         unchanged: where the sample that came in is the one that went out; None means everywhere.
     """
 
@@ -62,6 +62,14 @@ def followed(output: torch.Tensor, sample: torch.Tensor, call: Any) -> torch.Ten
     return value + call.of_sample * sample.float() if call.of_sample else value
 
 
+def kept(sample: torch.Tensor) -> torch.Tensor:
+    """A sample, to be compared with at the next step: a copy of an inference tensor, which counts no in-place changes.
+
+    Its values are compared then, which waits for a GPU once a call. Diffusers' pipelines run under no_grad, without that.
+    """
+    return sample.clone() if sample.is_inference() else sample
+
+
 def version_of(tensor: torch.Tensor) -> int | None:
-    """The count of in-place changes of a tensor; None under inference mode, which keeps none."""
+    """The count of in-place changes of a tensor; None for an inference tensor, which keeps none."""
     return None if tensor.is_inference() else tensor._version

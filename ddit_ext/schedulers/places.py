@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,7 +78,8 @@ class Steps:
         plan = ForecastPlan(self.sigmas[start:], calls, **self.settings)
         levels = before + [start + step for step in plan.steps]
         timesteps, sigmas = self.base.timesteps[levels], self.base.sigmas
-        sigmas = torch.cat([sigmas[levels], sigmas[-1:]])
+        with torch.inference_mode(False):  # changes of inference tensors are not counted
+            sigmas = torch.cat([sigmas[levels], sigmas[-1:]])
         return Places(begin, levels, plan, timesteps, sigmas, version_of(sigmas))
 
     def ending_at(self, sigma: torch.Tensor) -> Steps:
@@ -86,6 +88,7 @@ class Steps:
         One that repeats the level of its last call there means the last of all levels, which that call may not be at.
         """
         end = min(float(sigma), self.sigmas[-2])
+        self.base.sigmas = self.base.sigmas.clone()  # copies of the sampler share the old one
         self.base.sigmas[-1] = end
         return replace(self, sigmas=[*self.sigmas[:-1], end])
 
@@ -94,6 +97,8 @@ class Timesteps(torch.Tensor):
     """The timesteps of the computed steps. `timesteps[begin:]` gives the places of a run that begins there.
 
     img2img and inpainting pipelines cut the list by `strength`; the steps that are left then get places of their own.
+    Once a run has begun, by set_begin_index or its first step, a cut is one of any tensor. A loop that looks ahead before
+    takes `list(timesteps)[1:]`. Copies and pickles are plain tensors.
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -106,8 +111,16 @@ class Timesteps(torch.Tensor):
         return view
 
     def __getitem__(self, key: Any) -> torch.Tensor:
-        plain = self.as_subclass(torch.Tensor)
         cut = isinstance(key, slice) and key.stop is None and key.step is None and (key.start or 0) > 0
-        if cut and key.start < self.scheduler.entries:
+        if cut and key.start < self.scheduler.entries and self.scheduler.step_index is None:
             return self.scheduler.places(key.start).timesteps[key.start :]
-        return plain[key]
+        return self._plain()[key]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
+        return copy.deepcopy(self._plain(), memo)
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        return self._plain().__reduce_ex__(protocol)
+
+    def _plain(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)

@@ -10,7 +10,7 @@ import torch
 
 from . import bases
 from .closed import ClosedGaps
-from .history import History, followed, version_of
+from .history import History, followed, kept, version_of
 from .places import Places
 from .through import SteppedGaps
 
@@ -66,7 +66,8 @@ class Run:
         if history is not None and history.compare(sample):
             slope = history.slope_to(value, call.sigma)
         new = self._gaps.step(output, sample, call, level, history, slope, extra)
-        self._history = History(call, value, slope, new, version_of(new))
+        returned = kept(new)
+        self._history = History(call, value, slope, returned, version_of(returned))
         self.index += 1
         self.computed.append(ComputedStep(level, call.sigma, call.levels))
         return new

@@ -36,7 +36,8 @@ class SteppedGaps:
         self.base._step_index = level
         state = copied_lists(vars(self.base))
         new = self._walk(output, x, level, call.levels, slope, call.slope, extra)
-        self._gap = (state, level, x, new) if call.levels > 1 else None
+        # A loop may write the new sample over the one that came in.
+        self._gap = (state, level, x.clone(), new) if call.levels > 1 else None
         return new
 
     def _corrected(self, sample: torch.Tensor, history: History, slope: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from loops import Loop
 from peft import LoraConfig, get_peft_model
 
 import ddit_ext
+from ddit_ext import ForecastScheduler
 from ddit_ext.runtime.watched_sampler import plain_class
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -87,6 +88,35 @@ def test_pipelines_with_samplers_that_the_patch_has_never_seen():
             assert torch.equal(run(other, make_call(steps=STEPS)), want)
             assert scales(handle) == [1, 1, 2, 1, 2]
     assert type(before.scheduler) is type(after.scheduler) is FlowMatchEulerDiscreteScheduler
+
+
+@pytest.mark.parametrize("schedule", [ddit_ext.Forecast(calls=3), [1] * STEPS], ids=["forecast", "sizes"])
+def test_a_forecast_of_a_sampler_that_is_watched(schedule):
+    """What the warning of a sampler that forecasts nothing recommends; the patch goes, the forecast stays."""
+    pipe = make_pipeline()
+    own, call = pipe.scheduler, make_call(steps=STEPS)
+    other, plain = with_its_own_sampler(pipe, own), run(pipe, call)
+    want = run(with_its_own_sampler(pipe, ForecastScheduler.from_scheduler(own, calls=3)), call)
+    with ddit_ext.patch(pipe, schedule=schedule) as handle:
+        assert type(own) is not FlowMatchEulerDiscreteScheduler
+        other.scheduler = ForecastScheduler.from_scheduler(own, calls=3)
+        assert type(other.scheduler.base) is FlowMatchEulerDiscreteScheduler
+        assert torch.equal(run(other, call), want)
+        assert scales(handle).count(1) == 3
+    assert torch.equal(run(other, call), want) and torch.equal(run(pipe, call), plain)
+    with ddit_ext.patch(other, schedule=[1] * 3):
+        assert torch.equal(run(other, call), want)
+
+
+def test_copies_of_a_forecast_whose_own_sampler_is_watched():
+    pipe, call = make_pipeline(), make_call(steps=STEPS)
+    made = ForecastScheduler.from_scheduler(pipe.scheduler, calls=3)
+    want = run(with_its_own_sampler(pipe, made), call)
+    pipe.scheduler = made.base
+    with ddit_ext.patch(pipe, schedule=[1] * STEPS):
+        for copied in (copy.copy(made), pickle.loads(pickle.dumps(made)), ForecastScheduler(made, calls=3)):
+            assert type(copied.base) is FlowMatchEulerDiscreteScheduler
+            assert torch.equal(run(with_its_own_sampler(pipe, copied), call), want)
 
 
 def test_two_threads_with_one_sampler_are_refused():
