@@ -24,6 +24,7 @@ from ..presets import Candidate, Preset
 from ..presets.match import identity, plain_config
 from ..runtime import patch
 from ..runtime.denoisers import TRAINING_FREE, find_denoisers, find_parts, give_weights
+from ..schedulers import ForecastScheduler
 from ..strategies import DEFAULT_QUANTILE, DEFAULT_SCALES, checks
 from . import fixed
 from .measure import Measure
@@ -88,7 +89,8 @@ def calibrate(
         for several targets {target: Preset}, in their order.
 
     Raises:
-        ValueError: `target_speedup` can't be reached (the text says what can, and why), or a bad argument.
+        ValueError: `target_speedup` can't be reached (the text says what can, and why), the pipeline has a
+            ForecastScheduler, or a bad argument.
         TypeError: an argument of another type. RuntimeError: the pipeline is patched.
     """
     speedups = _targets(target_speedup)
@@ -100,6 +102,11 @@ def calibrate(
     scales = checks.scales("scales", scales)
     quantile = checks.number("quantile", quantile, 0.0, 1.0)
     patch(pipe, schedule=dense(target)).unpatch()  # raises what patch() raises
+    if isinstance(pipe.scheduler, ForecastScheduler):
+        raise ValueError(
+            "pipe.scheduler is a ForecastScheduler, whose runs are forecasts themselves and no full runs to compare "
+            "with: give the pipeline its own sampler back, with pipe.scheduler = pipe.scheduler.base"
+        )
     weights = _weights(adapter, pipe, scales)
     clock = clock or clock_of(device_of(pipe))
     device = device_name(device_of(pipe))

@@ -21,10 +21,9 @@ from ..coarse.patch_layers import PatchLayers, unwrapped_layer
 from ..coarse.scale_weights import ScaleWeights
 from ..modules.context_parallel import check_inference
 from ..modules.swap import Changes
-from .batch import OF_ATTENTION
 from .encoder import Encoder
 from .grid import Grid, pool_tokens
-from .model import ModelFamily, needed
+from .model import OF_ATTENTION, ModelFamily, needed
 from .published import Published
 
 T = TypeVar("T")

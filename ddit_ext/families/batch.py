@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from .model import ModelFamily
+from .model import OF_ATTENTION, ModelFamily
 
-OF_ATTENTION = ("joint_attention_kwargs", "attention_kwargs")
 ATTENTION = ("ip_adapter_image_embeds", "ip_hidden_states")
 
 

@@ -22,6 +22,7 @@ from ..modules.offloaded import waits_on_disk
 from ..modules.swap import swapped
 
 CALL = frozenset({"return_dict"})
+OF_ATTENTION = ("joint_attention_kwargs", "attention_kwargs")
 ROWS = frozenset(
     {
         "hidden_states",
@@ -202,7 +203,8 @@ class ModelFamily:
     def first_input(self, arguments: Mapping[str, Any]) -> Tensor:
         """What TeaCache compares from step to step: how a call enters the first block, [B, ...], at scale 1.
 
-        The model's own forward is run up to there. ValueError where its weights are elsewhere until a call.
+        The model's own forward is run up to there, with LoRAs at their full strength: an older diffusers would leave
+        them scaled down where a forward is ended early. ValueError where its weights are elsewhere until a call.
         """
         transformer = self.transformer
         embedders = (module for name, module in transformer.named_children() if name not in self.BLOCKS)
@@ -211,6 +213,7 @@ class ModelFamily:
             next(module for module in embedders if next(module.parameters(), None) is not None),
             self.latents(arguments),
         )
+        arguments = {name: _unscaled(name, value) for name, value in arguments.items()}
         with swapped(transformer, {f"{self.BLOCKS[0]}.0": _Door()}):
             try:
                 transformer.forward(**arguments)
@@ -221,6 +224,13 @@ class ModelFamily:
     def noisy(self, latents: Tensor) -> Tensor:
         """The noisy latent among a call's `latents`, without clean conditions: a view."""
         return latents
+
+
+def _unscaled(name: str, value: Any) -> Any:
+    """An argument of a call, without the LoRAs' scale where it is what attention is told."""
+    if name not in OF_ATTENTION or not isinstance(value, Mapping):
+        return value
+    return {key: item for key, item in value.items() if key != "scale"}
 
 
 def check_here(transformer: nn.Module, layer: nn.Module, tensor: Tensor) -> None:

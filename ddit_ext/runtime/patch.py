@@ -18,7 +18,7 @@ from ..modules.compiled import unwrap
 from ..presets import Preset
 from ..presets.match import check_parts
 from ..reports.report import Report
-from ..strategies import Forecast, Policy, Strategy, Threshold, as_strategy, checks
+from ..strategies import Fixed, Forecast, Policy, Strategy, Threshold, as_strategy, checks
 from .denoisers import Part, find_denoisers, find_parts, give_weights, known_family
 from .few_steps import few_steps
 from .forecast_sampler import ForecastSampler
@@ -145,8 +145,9 @@ def patch(
         preset: what `calibrate` found, or its file. Model and adapter must be those it was made with; what else
             differs (dtype, steps, resolution, sampler) is warned about. Call the pipeline with `**preset.call`.
         batch: "finest": a batch takes the finest of its samples' scales. "split": each sample decides for itself, as
-            if it ran alone; a step may then take several transformer calls.
-        scales, threshold, quantile, protect: of `Threshold`, or beside a list, callable or policy.
+            if it ran alone; a step may then take several transformer calls. Not for a `Forecast` without `sizes`.
+        scales, threshold, quantile, protect: of `Threshold`; scales and protect also beside a list, callable or policy,
+            quantile beside a policy that looks at scores of the latents.
         target_speedup: short for schedule=Forecast(speedup=target_speedup).
 
     Raises:
@@ -189,6 +190,13 @@ def patch(
             "ddit_ext.unpatch(pipe)"
         )
     hook = _hook(pipe, adapter, strategy, batch == "split", preset)
+    # A preset asks for its adapter, and a Fixed says each step's scale: nobody is surprised there.
+    if adapter is not None and preset is None and not (strategy.coarse or isinstance(strategy, Fixed)):
+        warnings.warn(
+            f"ddit_ext: the adapter is not used: {strategy!r} has no coarse step; Forecast(..., sizes=...), Threshold() "
+            "and Budget(speedup) have",
+            stacklevel=2,
+        )
     if strategy.target_speedup is not None:
         hook.marks = marks_of(torch.device(device_of(pipe)))
     hook.install()

@@ -51,10 +51,6 @@ class Policy(ABC):
     def decide(self, step: int, scores: Scores) -> int:
         """The scale of step `step` (from 0), asked once a step."""
 
-    def skip(self, step: int, changes: Scores) -> bool:
-        """Whether a step is skipped by the changes of the model's input, before it is scored."""
-        return False
-
     def estimate(self, costs: Mapping[int, float]) -> None:  # noqa: B027 (may stay empty)
         """Before a run: {scale: arithmetic of a step, in full-size steps}."""
 

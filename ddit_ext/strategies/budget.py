@@ -55,7 +55,9 @@ class Budget(Strategy):
             quantile=checks.number("quantile", self.quantile, 0.0, 1.0),
             protect=(first, max(last, 1)),
             costs=None if self.costs is None else checks.numbers("costs", self.costs),
-            reference=tuple(checks.numbers("reference", row) for row in self.reference),
+            reference=tuple(
+                checks.numbers("reference", row) for row in checks.sequence("reference", self.reference)
+            ),
         )
         if self.costs is not None:
             self._policy(self.costs, self.speedup)  # raises for costs that don't fall

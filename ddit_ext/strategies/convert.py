@@ -42,13 +42,24 @@ def as_strategy(
         raise TypeError(f"schedule must be a strategy such as Forecast(speedup=2), got the text {schedule!r}")
     beside = {"scales": DEFAULT_SCALES, "quantile": DEFAULT_QUANTILE, "protect": (0, 0)} | given
     if checks.is_whole(schedule) or checks.is_sequence(schedule):
-        checks.number("quantile", beside.pop("quantile"), 0.0, 1.0)
-        return Fixed(schedule, **beside)
+        del beside["quantile"]
+        made: Strategy = Fixed(schedule, **beside)
+    else:
+        made = Own(_policy(schedule), **beside)
+    if quantile is not None and made.source != "latents":
+        raise ValueError(
+            f"quantile={quantile!r} is for scores of the latents, at which this schedule does not look: leave it out"
+        )
+    return made
+
+
+def _policy(schedule: Any) -> Any:
+    """A policy object, or the callable as one; TypeError for anything else."""
     known = isinstance(schedule, RunPolicy) or callable(getattr(schedule, "start", None))
     if known or all(callable(getattr(schedule, name, None)) for name in ("begin", "decide")):
-        return Own(schedule, **beside)
+        return schedule
     if callable(schedule):
-        return Own(Function(schedule), **beside)
+        return Function(schedule)
     raise TypeError(
         "schedule must be None, an int, a list of one scale a step, a callable(step) -> scale, a strategy such as "
         f"Forecast or Threshold, or an object with begin and decide, got {type(schedule).__name__}"

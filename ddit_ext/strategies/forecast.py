@@ -12,8 +12,6 @@ from .sized import Sized
 
 TARGETS = ("run", "exact")
 MOST_GROWTH = 4.0
-FEWEST = 2
-"""A speed leaves so many computed steps at least: a forecast is a line, which needs two."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,10 +91,14 @@ class Forecast(Sized):
         return self.computed.start(times)
 
     def computed_scales(self, steps: int) -> list[int] | None:
-        calls = int(steps / self.speedup + 1e-9) if self.calls is None else self.calls
-        return self.computed.computed_scales(calls)
+        return self.computed.computed_scales(self._calls_of(steps))
 
     def check_split(self) -> None:
+        if self.sizes is None:
+            raise ValueError(
+                f"batch='split': {self!r} computes the same steps at scale 1 for all samples: leave batch out, or give "
+                "it sizes that follow the scores"
+            )
         self.computed.check_split()
 
     def check_length(self, total: int) -> None:
@@ -106,5 +108,11 @@ class Forecast(Sized):
         calls = f"{self.calls}" if self.calls is not None else f"1 of {self.speedup:.3g}"
         given = {"growth": self.growth, "slope": self.slope, "corrector": self.corrector}
         shown = ", ".join(f"{name} {value:.3g}" for name, value in given.items() if value is not None)
-        sizes = "" if self.sizes is None else f"; the computed ones: {self.sizes.words(self.calls or steps)}"
+        sizes = (
+            "" if self.sizes is None else f"; the computed ones: {self.sizes.words(self._calls_of(steps))}"
+        )
         return f"{steps} steps, {calls} computed, the others forecast{f' ({shown})' if shown else ''}{sizes}"
+
+    def _calls_of(self, steps: int) -> int:
+        """How many of `steps` call the model."""
+        return int(steps / self.speedup + 1e-9) if self.calls is None else self.calls

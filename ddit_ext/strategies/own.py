@@ -134,13 +134,9 @@ class _Checked(Policy):
     def __init__(self, strategy: Own, policy: Any) -> None:
         self._strategy, self._policy = strategy, policy
         self._total = 0
-        if isinstance(policy, Policy):
-            self.skip, self.estimate, self.observe = policy.skip, policy.estimate, policy.observe
-            self.warning = policy.warning
-        else:  # what it lacks has an empty body
-            for name in ("estimate", "observe"):
-                if callable(getattr(policy, name, None)):
-                    setattr(self, name, getattr(policy, name))
+        for name in ("estimate", "observe", "warning"):  # what it lacks has an empty body
+            if callable(getattr(policy, name, None)):
+                setattr(self, name, getattr(policy, name))
 
     def begin(self, total_steps: int) -> None:
         self._total = total_steps

@@ -22,11 +22,14 @@ class Sized(Strategy):
     sizes: Any
 
     def _inner(self) -> Strategy | None:
-        """`sizes` as a strategy; ValueError for one that skips steps itself."""
+        """`sizes` as a strategy; TypeError or ValueError for what is none, or skips steps itself."""
         if self.sizes is None:
             return None
         listed = checks.is_whole(self.sizes) or checks.is_sequence(self.sizes)
-        checked = Fixed(self.sizes) if listed else as_strategy(self.sizes)
+        try:
+            checked = Fixed(self.sizes) if listed else as_strategy(self.sizes)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"sizes of {type(self).__name__}: {error}") from error
         if checked.skips or checked.source == "input" or isinstance(checked, Sized):
             raise ValueError(
                 f"sizes of {type(self).__name__} must not skip steps themselves, got {checked!r}"

@@ -60,10 +60,8 @@ class TeaCache(Sized):
         return _Skipping(self, self.sizes.start(times))
 
     def words(self, steps: int) -> str:
-        computed = "" if self.sizes is None else f"; the others: {self.sizes.words(steps)}"
-        return (
-            f"{steps} steps, skipped while the input has changed by less than {self.threshold:#.2g}{computed}"
-        )
+        unskipped = self.computed.words(steps)
+        return f"{unskipped}, skipped while the input has changed by less than {self.threshold:#.2g}"
 
     def _rule(self) -> TeaCachePolicy:
         return TeaCachePolicy(
@@ -94,6 +92,7 @@ class _Skipping(Policy):
         self._sizes.begin(total_steps)
 
     def skip(self, step: int, changes: Scores) -> bool:
+        """Whether a step is skipped by the changes of the model's input, before it is scored."""
         protected = protects(self._protect, step, self._total)
         answer = self._rule.decide(step, None if protected else changes)
         return not protected and answer == 0

@@ -76,6 +76,17 @@ def test_an_adapter_may_be_given():
     ddit_ext.patch(pipe, adapter, preset=preset).unpatch()
 
 
+def test_a_forecast_is_no_full_run():
+    pipe = make_pipeline()
+    own = pipe.scheduler
+    pipe.scheduler = ddit_ext.ForecastScheduler.from_scheduler(own, calls=3)
+    with pytest.raises(ValueError, match="pipe.scheduler is a ForecastScheduler.*= pipe.scheduler.base"):
+        calibrate(pipe, 10, 2.0)
+    pipe.scheduler = pipe.scheduler.base
+    assert type(pipe.scheduler) is type(own)
+    assert calibrate(pipe, 10, 2.0).full_steps == 10
+
+
 def test_a_model_of_few_steps_has_nothing_left_to_try():
     with pytest.raises(ValueError, match=r"at most 1.00 can, with 4 steps; a model of 4 steps keeps them"):
         calibrate(make_pipeline(), 4, 1.5)

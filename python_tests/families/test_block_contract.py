@@ -92,6 +92,32 @@ def test_larger_patches_of_a_family_without_a_file_raise():
     assert case.run(pipe, 1, steps=2).isfinite().all()
 
 
+def test_a_lora_keeps_its_strength_when_a_forward_is_ended_early():
+    """A forward that scales LoRAs down, and up again at its end alone, as in diffusers 0.35."""
+    scaled = []
+
+    class Scaling(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList([torch.nn.Linear(4, 4)])
+            self.norm_out = torch.nn.LayerNorm(4)
+            self.embed = torch.nn.Linear(4, 4)
+
+        def forward(self, hidden_states, timestep, attention_kwargs=None):
+            scale = attention_kwargs.get("scale", 1.0)
+            scaled.append(scale)
+            hidden_states = self.norm_out(self.layers[0](self.embed(hidden_states)))
+            scaled.append(1 / scale)
+            return hidden_states
+
+    register_blocks("Scaling", "Scaling", ("layers",))
+    given = {"scale": 0.5, "else": 1}
+    arguments = {"hidden_states": torch.rand(2, 3, 4), "timestep": torch.ones(1), "attention_kwargs": given}
+    family = family_for(model := Scaling())
+    assert torch.equal(family.first_input(arguments), model.embed(arguments["hidden_states"]))
+    assert scaled == [1.0] and given == {"scale": 0.5, "else": 1}
+
+
 def test_a_model_of_the_users_own_is_registered():
     class Stack(torch.nn.Module):
         def __init__(self):

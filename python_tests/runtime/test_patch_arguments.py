@@ -5,7 +5,7 @@ import torch
 from flux_pipelines import make_call, make_pipeline, make_transformer, run
 
 import ddit_ext
-from ddit_ext import Forecast, Threshold
+from ddit_ext import Forecast, TeaCache, Threshold
 from ddit_ext.coarse import Adapter
 from ddit_ext.families import FluxFamily
 from ddit_ext.policies import PatchScheduler
@@ -55,6 +55,9 @@ def assert_untouched(pipe):
         (dict(quantile=1.5), ValueError, r"quantile.*\[0, 1\].*1.5"),
         (dict(quantile=float("nan")), ValueError, "quantile.*NaN"),
         (dict(quantile="0.4"), TypeError, "quantile.*'0.4'"),
+        (dict(quantile=0.7, schedule=[1, 2]), ValueError, "quantile=0.7 is for scores .* leave it out"),
+        (dict(quantile=0.7, schedule=2), ValueError, "quantile=0.7 is for scores"),
+        (dict(quantile=0.7, schedule=lambda step: 1), ValueError, "quantile=0.7 is for scores"),
         (dict(schedule=3), ValueError, r"schedule.*\(1, 2, 4\).*3"),
         (dict(schedule=0), ValueError, "schedule.*0"),
         (dict(schedule=True), TypeError, "schedule.*bool"),
@@ -82,6 +85,11 @@ def assert_untouched(pipe):
         (dict(target_speedup=2.0, threshold=0.1), ValueError, "target_speedup or threshold"),
         (dict(target_speedup=2.0, batch="split"), ValueError, "target_speedup or batch, not both"),
         (dict(schedule=ddit_ext.Budget(2), batch="split"), ValueError, "needs batch='finest'"),
+        (
+            dict(schedule=Forecast(calls=3), batch="split"),
+            ValueError,
+            r"batch='split': Forecast\(calls=3\) computes the same steps .* leave batch out",
+        ),
         (dict(preset="fast.json", quantile=0.4), ValueError, "give preset or quantile, not both"),
         (
             dict(forcast=0.5),
@@ -161,6 +169,29 @@ def test_what_stands_for_which_strategy(pipe, arguments, strategy):
         assert repr(handle) == f"<ddit_ext.Handle: FluxPipeline, {strategy!r}>"
     assert repr(handle).endswith(", unpatched>")
     assert_untouched(pipe)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "warned"),
+    [
+        (dict(target_speedup=3), True),
+        (dict(schedule=Forecast(calls=3)), True),
+        (dict(schedule=Forecast(calls=3, sizes=1)), True),
+        (dict(schedule=TeaCache(0.1)), True),
+        (dict(scales=(1,)), True),
+        (dict(), False),
+        (dict(schedule=1), False),
+        (dict(schedule=lambda step: 1), False),
+        (dict(schedule=PAPER), False),
+        (dict(schedule=Forecast(calls=3, sizes=[2, 1, 1])), False),
+        (dict(schedule=TeaCache(0.1, sizes=Threshold())), False),
+    ],
+)
+def test_an_adapter_that_no_step_uses(pipe, recwarn, arguments, warned):
+    ddit_ext.patch(pipe, Adapter.training_free(pipe.transformer), **arguments).unpatch()
+    found = [str(w.message) for w in recwarn if "the adapter is not used" in str(w.message)]
+    assert len(found) == warned
+    assert all(r"has no coarse step; Forecast(..., sizes=...)" in text for text in found)
 
 
 def test_a_handle_unpatches_after_an_error(pipe):

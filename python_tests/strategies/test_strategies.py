@@ -96,6 +96,11 @@ def test_at_the_top_level():
         (lambda: Forecast(calls=2, growth=5), ValueError, r"growth must be in \[1, 4\], got 5"),
         (lambda: Forecast(calls=2, slope=-1), ValueError, r"slope must be in \[0, 1\], got -1"),
         (lambda: Forecast(calls=2, corrector=True), TypeError, "corrector must be a number, got True"),
+        (lambda: Budget(2, reference=5), TypeError, "reference must be a sequence, got 5"),
+        (lambda: Forecast(calls=2, sizes=[1, 0.5]), TypeError, "sizes of Forecast: sizes must be a whole"),
+        (lambda: Forecast(calls=2, sizes=[]), ValueError, "sizes of Forecast: .* an empty list"),
+        (lambda: Forecast(calls=2, sizes="2"), TypeError, "sizes of Forecast: .* got the text '2'"),
+        (lambda: TeaCache(1, sizes=Threshold), TypeError, "sizes of TeaCache: .* got the class Threshold"),
         (lambda: Forecast(calls=2, sizes=TeaCache(1)), ValueError, "sizes of Forecast must not skip steps"),
         (lambda: TeaCache(1, sizes=[1, 0]), ValueError, "sizes of TeaCache must not skip steps"),
         (lambda: TeaCache(1, coefficients=[]), ValueError, "coefficients"),
@@ -126,6 +131,37 @@ def test_at_the_top_level():
 def test_bad_values_are_named(make, error, text):
     with pytest.raises(error, match=text):
         make()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "text"),
+    [
+        (Forecast(speedup=2), "28 steps, 1 of 2 computed, the others forecast"),
+        (
+            Forecast(speedup=2, sizes=[2] * 4 + [1] * 10),
+            "28 steps, 1 of 2 computed, the others forecast; the computed ones: 14 steps: 4 at scale 2, 10 at scale 1",
+        ),
+        (
+            Forecast(speedup=2.5, sizes=2),
+            "28 steps, 1 of 2.5 computed, the others forecast; the computed ones: 11 steps at scale 2",
+        ),
+        (
+            Forecast(calls=9, sizes=2),
+            "28 steps, 9 computed, the others forecast; the computed ones: 9 steps at scale 2",
+        ),
+        (TeaCache(0.25), "28 steps, skipped while the input has changed by less than 0.25"),
+        (
+            TeaCache(0.25, sizes=2),
+            "28 steps at scale 2, skipped while the input has changed by less than 0.25",
+        ),
+        (
+            TeaCache(0.25, sizes=Threshold(0.5)),
+            "28 steps, scales by scores against 0.5, skipped while the input has changed by less than 0.25",
+        ),
+    ],
+)
+def test_words_of_strategies_that_leave_steps_out(strategy, text):
+    assert strategy.words(28) == text
 
 
 def scales_of(strategy, total, scores=None):
@@ -207,6 +243,13 @@ def test_an_object_of_ones_own():
     assert own.seen == [1, 2, 3]
     with pytest.raises(TypeError, match="a policy of your own is no data"):
         strategy.to_dict()
+
+
+def test_what_an_object_of_ones_own_has_to_tell_is_told():
+    own = Own()
+    assert as_strategy(own).start(StepTimes()).warning() is None
+    own.warning = lambda: "too short"
+    assert as_strategy(own).start(StepTimes()).warning() == "too short"
 
 
 class Asks(Policy):
