@@ -94,6 +94,9 @@ def calibrate(
         TypeError: an argument of another type. RuntimeError: the pipeline is patched.
     """
     speedups = _targets(target_speedup)
+    checks.whole("seed", seed, -(2**63))
+    if "num_inference_steps" in call:
+        call["num_inference_steps"] = checks.whole("num_inference_steps", call["num_inference_steps"])
     checks.one_of("target", target, ("run", "exact"))
     compare = None if measure is None else Measure(measure)
     calls = _calls(prompts, batch_size, call)
@@ -162,8 +165,7 @@ def _calls(prompts: Any, batch_size: int, call: Mapping[str, Any]) -> list[dict[
         raise TypeError(f"{expected}; got {type(prompts).__name__}")
     if not prompts:
         raise ValueError(f"{expected}; got none")
-    if type(batch_size) is not int or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    checks.whole("batch_size", batch_size)
     for name in OWN:
         if name in call:
             raise ValueError(
