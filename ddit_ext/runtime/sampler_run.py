@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..families import Family
+from .callers import in_a_call
 from .history import History
 from .watched_sampler import plain_class
 
@@ -24,7 +25,7 @@ class Run:
         self, scheduler: Any, timesteps: Any, shape: torch.Size, levels: list[float], family: Family
     ) -> None:
         self.read = family.told  # σ of a call's timestep
-        self.scheduler = scheduler
+        self._sampler = None if scheduler is None else self._seen(scheduler)
         self.timesteps = timesteps
         self.shape = shape
         self.total = len(levels)
@@ -53,28 +54,40 @@ class Run:
         assert self.timestep is not None
         return self.read(self.timestep)
 
-    def seen_alive(self, kind: str, result: Any) -> None:
-        """What a loop has just been given, a model's "output" or a sampler's "latent": it holds one of them at least.
+    @property
+    def scheduler(self) -> Any:
+        """The sampler of the run; None without one, or once nobody else holds it."""
+        return self._sampler and self._sampler()
 
-        When both are gone without another call, the loop was left: what its steps would have needed is freed. Before the
-        sampler's first step nothing follows from a lost output: guidance makes another tensor of it.
+    def seen_alive(self, kind: str, result: Any) -> None:
+        """What a loop has just been given, a model's "output" or a sampler's "latent".
+
+        A pipeline whose method holds neither any more was left, and so was a loop of the user's own whose sampler is gone:
+        what its steps would have needed is freed. Such a loop may well hold neither tensor: it may have cast both.
         """
         tensor = _first_tensor(result)
-        if tensor is None:
-            return
+        if tensor is not None:
+            self._holders[kind] = self._seen(tensor)
+
+    def _seen(self, held: Any) -> weakref.ref[Any]:
+        """A reference to what a loop holds; with it a run that was left ends."""
         run = weakref.ref(self)
 
-        def gone(ref: weakref.ref[Tensor]) -> None:
+        def gone(ref: weakref.ref[Any]) -> None:
             left = run()
-            if (
-                left is not None
-                and left.state is not None
-                and "latent" in left._holders
-                and all(r() is None for r in left._holders.values())
-            ):
+            if left is not None and left.state is not None and left._was_left:
                 left.state.clear()
 
-        self._holders[kind] = weakref.ref(tensor, gone)
+        return weakref.ref(held, gone)
+
+    @property
+    def _was_left(self) -> bool:
+        sampler = self.scheduler
+        if sampler is None:
+            return self._sampler is not None
+        # Before the sampler's first step nothing follows from a lost output: guidance makes another tensor of it.
+        holds = "latent" not in self._holders or any(ref() is not None for ref in self._holders.values())
+        return self.by_pipeline and not holds and not in_a_call(sampler)
 
     def noise_level_of(self, step: int) -> float | None:
         """σ in [0, 1] of a step as the sampler has it; None where only the timestep is known."""

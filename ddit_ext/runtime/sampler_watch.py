@@ -107,8 +107,8 @@ class SamplerWatch:
         return GivenRun(self, total, sampler)
 
     def follow(self, sampler: Any) -> Line | None:
-        """Watch a sampler from now on; None for what is none."""
-        if not callable(getattr(sampler, "step", None)):
+        """Watch a sampler from now on; None for what is none, and once the patch is off."""
+        if self.removed or not callable(getattr(sampler, "step", None)):
             return None
         if sampler not in self._lines:
             watch_sampler(sampler, self)
@@ -287,7 +287,8 @@ class SamplerWatch:
             return None
         # None: the pipeline tells its transformer other noise levels than its sampler has; where it entered is seen later.
         levels = [] if first is None else noise_levels(sampler, sampler.timesteps)[first:]
-        run = Run(sampler, sampler.timesteps, latents.shape, levels, family)
+        timesteps = sampler.timesteps.data  # a ForecastScheduler's own would keep it alive
+        run = Run(sampler, timesteps, latents.shape, levels, family)
         run.offset = abs(levels[0] - told) if levels else math.inf
         return run
 

@@ -67,6 +67,42 @@ def test_a_loop_with_the_pipelines_sampler():
         assert [step["noise_level"] for step in steps] == pytest.approx(expected, abs=1e-5)
 
 
+class Casting(Loop):
+    """A loop that holds neither what the model gives nor what the sampler does, as `.float()` makes it."""
+
+    def step(self, transformer, sampler, t):
+        timestep = torch.full((len(self.latents),), float(t) / 1000)
+        velocity = transformer(hidden_states=self.latents, timestep=timestep, **self.arguments)[0] * 1.0
+        self.latents = sampler.step(velocity, t, self.latents, return_dict=False)[0] * 1.0
+
+
+class CastingPipeline:
+    """The same as a pipeline's own method."""
+
+    def __init__(self, pipe):
+        self.transformer, self.scheduler, self.loop = pipe.transformer, pipe.scheduler, Casting(pipe)
+
+    def __call__(self):
+        for t in self.scheduler.timesteps:
+            self.loop.step(lambda **arguments: self.transformer(**arguments), self.scheduler, t)
+
+
+@pytest.mark.parametrize("owner", ["loop", "pipeline"])
+@torch.no_grad()
+def test_a_loop_that_casts_what_it_is_given_was_not_left(owner):
+    pipe = make_pipeline()
+    handle = ddit_ext.patch(pipe, schedule=[1, 0, 1, 0])
+    pipe.scheduler.set_timesteps(4, mu=0.7)
+    if owner == "pipeline":
+        CastingPipeline(pipe)()
+    else:
+        loop = Casting(pipe)
+        for t in pipe.scheduler.timesteps:
+            loop.step(pipe.transformer, pipe.scheduler, t)
+    data = handle.report().to_dict()
+    assert [step["scale"] for step in data["steps"]] == [1, 0, 1, 0] and not data["warnings"]
+
+
 def test_last_steps_cannot_be_protected_in_a_loop_without_a_sampler():
     pipe = make_pipeline()
     for schedule in (None, 2):

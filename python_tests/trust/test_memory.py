@@ -1,11 +1,13 @@
 """State and memory end with the run, however it ends; a handle keeps no pipeline."""
 
+import copy
 import gc
 import weakref
 
 import pytest
 import torch
 from flux_pipelines import make_call, make_pipeline, run
+from loops import Loop
 
 import ddit_ext
 from ddit_ext.runtime.patched_call import find_hook
@@ -75,6 +77,49 @@ def test_what_skipped_steps_need_is_freed_when_a_run_is_left(callback):
     except InterruptedError:
         pass
     assert kept and all(ref() is None for ref in kept)
+
+
+def test_what_skipped_steps_need_is_freed_with_the_sampler_of_a_loop_that_was_left():
+    pipe, kept = make_pipeline(), []
+    handle = ddit_ext.patch(pipe, **SKIP)
+
+    def loop():
+        mine, sampler = Loop(pipe), copy.deepcopy(pipe.scheduler)
+        sampler.set_timesteps(6, mu=0.7)
+        with handle.run(sampler=sampler):
+            for index, t in enumerate(sampler.timesteps):
+                velocity = mine.call(float(t) / 1000) * 1.0
+                mine.latents = sampler.step(velocity, t, mine.latents, return_dict=False)[0] * 1.0
+                residuals = find_hook(pipe.transformer).watch.run.state.residuals._residuals
+                kept[:] = [weakref.ref(tensor) for tensor in residuals.values()]
+                assert kept
+                if index == 3:
+                    raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        loop()
+    gc.collect()
+    assert all(ref() is None for ref in kept)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SKIP,
+        dict(threshold=1e9),
+        *(dict(schedule=ddit_ext.Forecast(calls=3, sizes=sizes)) for sizes in (None, 1)),
+    ],
+)
+def test_nothing_is_kept_of_a_request_with_a_sampler_of_its_own(settings):
+    pipe = make_pipeline()
+    ddit_ext.patch(pipe, **settings)
+    request = copy.copy(pipe)
+    request.scheduler = copy.deepcopy(pipe.scheduler)
+    run(request, make_call(steps=6))
+    gone = weakref.ref(request.scheduler)
+    del request
+    gc.collect()
+    assert gone() is None
 
 
 def test_patches_are_flat():
