@@ -50,25 +50,29 @@ class PatchedCall:
         if hook is None:
             return plain(*args, **kwargs)
         with hook.lock:
+            if self.hook is not hook:  # taken off while this call waited
+                return plain(*args, **kwargs)
             changes = Changes()
             try:
                 try:
-                    call = self._begin(changes, args, kwargs)
+                    call = self._begin(hook, changes, args, kwargs)
                     if call is None:
                         return plain(*args, **kwargs)
                     for scale in call.scales:
                         arguments = self._enter(call, scale)
                         output = plain(*args, **kwargs) if arguments is None else plain(**arguments)
                         self._leave(call, scale, output)
-                    return self._end(call)
+                    return self._end(hook, call)
                 finally:
                     self._undo(changes)
             finally:  # once more: the interrupt may have come while that was done
                 self._undo(changes)
 
     @outside_of_graphs
-    def _begin(self, changes: Changes, args: tuple, kwargs: dict[str, Any]) -> SizedCall | None:
-        return self.hook.begin_call(changes, self._part, args, kwargs)
+    def _begin(
+        self, hook: PatchHook, changes: Changes, args: tuple, kwargs: dict[str, Any]
+    ) -> SizedCall | None:
+        return hook.begin_call(changes, self._part, args, kwargs)
 
     @outside_of_graphs
     def _enter(self, call: SizedCall, scale: int) -> dict[str, Any] | None:
@@ -78,10 +82,11 @@ class PatchedCall:
     def _leave(self, call: SizedCall, scale: int, output: Any) -> None:
         call.leave(scale, output)
 
+    @staticmethod
     @outside_of_graphs
-    def _end(self, call: SizedCall) -> Any:
+    def _end(hook: PatchHook, call: SizedCall) -> Any:
         output = call.output()
-        self.hook.end_call(call, output)
+        hook.end_call(call, output)
         return output
 
     @staticmethod

@@ -147,6 +147,42 @@ def test_two_threads_with_one_sampler_are_refused():
     assert torch.equal(run(pipe, make_call(steps=4, seed=1)), want)
 
 
+class Announced:
+    """A lock that tells when a thread wants it other than the one that made it."""
+
+    def __init__(self, lock):
+        self.lock, self.owner, self.wanted = lock, threading.get_ident(), threading.Event()
+
+    def __enter__(self):
+        if threading.get_ident() != self.owner:
+            self.wanted.set()
+        return self.lock.__enter__()
+
+    def __exit__(self, *error):
+        return self.lock.__exit__(*error)
+
+
+@pytest.mark.parametrize("name", ["coarse", "forecast"])
+def test_unpatching_while_a_call_of_another_thread_waits(name):
+    """That call is made as it is, and no sampler is watched anew."""
+    pipe = make_pipeline()
+    handle = ddit_ext.patch(pipe, **STRATEGIES[name])
+    hook, sampler, outputs = handle._hook, pipe.scheduler, []
+    sampler.set_timesteps(STEPS, mu=0.7)
+    level = float(sampler.sigmas[0])
+    holder = hook.watch if name == "forecast" else hook  # where a forecast's calls wait, too
+    holder.lock = lock = Announced(holder.lock)
+    other = threading.Thread(target=lambda: outputs.append(Loop(pipe).call(level)))
+    with lock:
+        other.start()
+        assert lock.wanted.wait(60)
+        handle.unpatch()
+    other.join()
+    assert torch.equal(outputs[0], Loop(pipe).call(level))
+    assert not hook.watch._lines and type(sampler) is plain_class(type(sampler))
+    assert handle.report().to_dict()["steps"] == [] or name == "forecast"
+
+
 @pytest.mark.parametrize("name", ["skipped", "coarse", "threshold"])
 def test_runs_that_take_turns_in_one_thread(name):
     """Requests interleaved step by step, each with its own sampler."""
