@@ -10,6 +10,9 @@ from ..schedulers import ForecastScheduler
 from ..strategies import SKIP
 from .callers import in_a_call
 
+ALL_STEPS = {"speedup": 1.0, "slope": 0.0, "corrector": 0.0}
+"""Settings of a ForecastScheduler that computes every step as the sampler it wraps does."""
+
 
 class ForecastSampler:
     """Puts the sampler into the pipeline and takes it out again. What is saved meanwhile is the pipeline's own.
@@ -29,19 +32,20 @@ class ForecastSampler:
 
     def check_free(self) -> None:
         """RuntimeError in the middle of a run, of which the pipeline's own sampler knows nothing. A run that was left is none."""
-        plan = self.scheduler.plan
-        begun = plan is not None and len(self.scheduler.computed) < len(plan.calls)
-        if begun and self.in_place and in_a_call(self.scheduler):
+        if not is_over(self.scheduler) and self.in_place and in_a_call(self.scheduler):
             raise RuntimeError(
                 "unpatch: the pipeline is in the middle of a run, and its own sampler can't take over: unpatch when the "
                 "run is over, or end it early with pipe._interrupt = True"
             )
 
     def remove(self) -> None:
-        """The pipeline has its own sampler again, unless the user has put another one there."""
+        """The pipeline has its own sampler again, unless the user has put another one there.
+
+        Pipelines that were made from it hold this one, which computes every step from their next run on.
+        """
         if self.in_place:
             _put(self._pipe(), self._own)
-        self.scheduler.stands_for = None
+        self.scheduler.register_to_config(calls=None, **ALL_STEPS)
 
     @property
     def in_place(self) -> bool:
@@ -53,6 +57,11 @@ class ForecastSampler:
 def _put(pipe: Any, scheduler: Any) -> None:
     """Give a pipeline its sampler; diffusers' own way would write its class into what is saved as model_index.json."""
     object.__setattr__(pipe, "scheduler", scheduler)
+
+
+def is_over(scheduler: ForecastScheduler) -> bool:
+    """Whether all model calls of its run are made, or there was no run."""
+    return scheduler.plan is None or len(scheduler.computed) >= len(scheduler.plan.calls)
 
 
 def total_steps(scheduler: ForecastScheduler) -> int:

@@ -21,7 +21,7 @@ from ..reports.report import Report
 from ..strategies import Fixed, Forecast, Policy, Strategy, Threshold, as_strategy, checks
 from .denoisers import Part, find_denoisers, find_parts, give_weights, known_family
 from .few_steps import few_steps
-from .forecast_sampler import ForecastSampler
+from .forecast_sampler import ALL_STEPS, ForecastSampler
 from .hook import PatchHook
 from .patched_call import find_hook
 from .run_check import RunCheck
@@ -30,8 +30,6 @@ from .step_clock import HostMarks, marks_of
 
 Schedule = int | Sequence[int] | Callable[[int], int] | Strategy | Policy | None
 BATCH = ("finest", "split")
-ALL_STEPS = {"speedup": 1.0, "slope": 0.0, "corrector": 0.0}
-"""A sampler that computes every step as the pipeline's own does."""
 
 ELSEWHERE = {
     "forecast": "schedule=Forecast(calls=..., slope=...)",
@@ -189,6 +187,9 @@ def patch(
             "pipe is already patched (or shares its transformer with a pipeline that is): take that off first, with "
             "ddit_ext.unpatch(pipe)"
         )
+    few = few_steps(pipe, denoisers)
+    if few is not None:
+        warnings.warn(f"ddit_ext: {few}", stacklevel=2)
     hook = _hook(pipe, adapter, strategy, batch == "split", preset)
     # A preset asks for its adapter, and a Fixed says each step's scale: nobody is surprised there.
     if adapter is not None and preset is None and not (strategy.coarse or isinstance(strategy, Fixed)):
@@ -200,9 +201,6 @@ def patch(
     if strategy.target_speedup is not None:
         hook.marks = marks_of(torch.device(device_of(pipe)))
     hook.install()
-    few = few_steps(pipe, denoisers)
-    if few is not None:
-        warnings.warn(f"ddit_ext: {few}", stacklevel=2)
     return Handle(pipe, hook, strategy)
 
 

@@ -18,7 +18,7 @@ from ..reports.report import RunRecord, StepRecord
 from ..schedulers import ForecastScheduler
 from ..strategies import Strategy
 from .base_hook import Hook
-from .forecast_sampler import ForecastSampler, next_sigma
+from .forecast_sampler import ForecastSampler, is_over, next_sigma
 from .run_check import RunCheck
 from .sampler_watch import SamplerWatch
 from .step_clock import Marks, StepClock
@@ -70,7 +70,7 @@ class SamplerHook(Hook):
                 scheduler = self.sampler.scheduler
             if not self.forecasts(scheduler):
                 return
-            if scheduler.plan is None or len(scheduler.computed) == len(scheduler.timesteps):
+            if is_over(scheduler):
                 if by_pipeline or self.watch.given():
                     self.warn(None, "nothing is forecast: the pipeline's sampler takes no part in this run")
                 return
@@ -96,7 +96,7 @@ class SamplerHook(Hook):
             return  # a sampler's step without a call of the transformer
         notes.ended = self.marks.mark()
         notes.clock.lasted(notes.record.steps[-1], notes.started, notes.ended, over=True)
-        notes.clock.read(wait=len(scheduler.computed) == len(scheduler.timesteps))
+        notes.clock.read(wait=is_over(scheduler))
         notes.open = False
         self.add_forecast_steps(scheduler, notes.record)
 

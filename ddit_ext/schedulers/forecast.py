@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from dataclasses import replace
 from typing import Any
 
@@ -292,7 +293,7 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
     def __reduce_ex__(self, protocol: int) -> Any:
         if self.stands_for is None:
             return super().__reduce_ex__(protocol)
-        return self.stands_for.__reduce_ex__(protocol)
+        return operator.getitem, ([self.stands_for], 0)  # itself, said with nothing of ddit_ext
 
     def __reduce__(self) -> tuple:
         return _blank, (bases.plain_class(type(self.base)),), self.__dict__

@@ -7,7 +7,7 @@ import wan_pipelines
 from skip_cases import ByScore
 
 import ddit_ext
-from ddit_ext import Budget, TeaCache, Threshold, ops
+from ddit_ext import Budget, Forecast, TeaCache, Threshold, ops
 from ddit_ext.reports.report import StepRecord
 from ddit_ext.runtime import history
 from ddit_ext.runtime.answer import Answer
@@ -163,3 +163,13 @@ def test_a_budget_by_a_devices_clock_waits_once_a_run():
     # The first mark, two of each step (after the call, after the sampler's step), and what was still open at the end.
     assert cuda.log == ["recorded"] * (1 + 2 * STEPS) + ["waited for"] * cuda.log.count("waited for")
     assert all(step["seconds"] == 2.0 for step in handle.report().to_dict()["steps"])
+
+
+def test_a_forecast_that_begins_in_the_middle_is_timed_to_its_end_by_a_devices_clock():
+    cuda = Cuda()
+    pipe = flux_pipelines.make_pipeline("img2img")
+    handle = ddit_ext.patch(pipe, schedule=Forecast(calls=5))
+    handle._hook.marks = DeviceMarks(torch.device("cuda"), cuda)
+    flux_pipelines.run(pipe, flux_pipelines.make_call("img2img", steps=10) | {"strength": 0.6})
+    computed = [step for step in handle.report().to_dict()["steps"] if step["scale"]]
+    assert len(computed) == 3 and all(step["seconds"] for step in computed)

@@ -1,5 +1,7 @@
 """Bad input to patch(): an error that names the argument and what came, and nothing half patched."""
 
+import warnings
+
 import pytest
 import torch
 from flux_pipelines import make_call, make_pipeline, make_transformer, run
@@ -277,6 +279,19 @@ def test_the_training_free_message_only_where_a_step_can_be_coarse(pipe, recwarn
     assert not [w for w in recwarn if "adapter" in str(w.message)]
     with pytest.warns(UserWarning, match="no adapter was given"):
         ddit_ext.patch(pipe, threshold=1e-3).unpatch()
+
+
+@pytest.mark.parametrize(("settings", "text"), [({}, "distilled"), ({"schedule": 2}, "no adapter was given")])
+def test_a_warning_that_is_an_error_leaves_nothing(settings, text):
+    pipe = make_pipeline()
+    sampler, kind = pipe.scheduler, type(pipe.scheduler)
+    if text == "distilled":
+        pipe.transformer.register_to_config(_name_or_path="x/FLUX.1-schnell")
+    with warnings.catch_warnings(), pytest.raises(UserWarning, match=text):
+        warnings.simplefilter("error")
+        ddit_ext.patch(pipe, **settings)
+    assert_untouched(pipe)
+    assert pipe.scheduler is sampler and type(sampler) is kind
 
 
 def test_family_names_what_is_wrong():

@@ -1,5 +1,6 @@
 """patch(pipe, schedule=Forecast(...)): the bare scheduler's picture, its report, and what is left behind."""
 
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -150,6 +151,26 @@ def test_a_pipeline_that_is_made_from_it_shares_the_forecast():
         assert torch.equal(run_flux(second, call), expected)
         with pytest.raises(RuntimeError, match="already patched"):
             ddit_ext.patch(second)
+        assert scales(handle).count(1) == 4
+
+
+@pytest.mark.parametrize("leave", ["handle", "first", "second"])
+@pytest.mark.parametrize("sizes", [None, 1])
+def test_unpatching_takes_the_forecast_off_those_that_were_made_from_it(leave, sizes):
+    pipe, call = make_pipeline(), make_call(steps=8)
+    plain = run_flux(pipe, call)
+    handle = ddit_ext.patch(pipe, schedule=Forecast(calls=4, sizes=sizes))
+    second = type(pipe)(**pipe.components)
+    second.set_progress_bar_config(disable=True)
+    assert not torch.equal(run_flux(second, call), plain)
+    if leave == "handle":
+        handle.unpatch()
+    else:
+        ddit_ext.unpatch(pipe if leave == "first" else second)
+    assert torch.equal(run_flux(second, call), plain) and torch.equal(run_flux(pipe, call), plain)
+    assert b"ddit_ext" not in pickle.dumps(second.scheduler)
+    with ddit_ext.patch(second, schedule=Forecast(calls=4)) as handle:
+        run_flux(second, call)
         assert scales(handle).count(1) == 4
 
 

@@ -36,6 +36,15 @@ def test_before_between_and_after_runs(strategy=STRATEGIES["skipped"]):
         assert torch.equal(probes(pipe), want)
 
 
+def test_after_a_forecast_that_began_in_the_middle():
+    pipe = make_pipeline("img2img")
+    handle = ddit_ext.patch(pipe, **STRATEGIES["forecast"])
+    run(pipe, make_call("img2img", steps=10) | {"strength": 0.6})
+    steps = handle.report().to_dict()["steps"]
+    probes(pipe)
+    assert handle.report().to_dict()["steps"] == steps
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_within_a_run(name):
     """A callback that calls the transformer, also at the noise level of the step that follows."""
