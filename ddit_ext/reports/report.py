@@ -82,13 +82,13 @@ class RunRecord:
         )
 
     def count_tokens(self, family: Family, arguments: Mapping[str, Any]) -> None:
-        """Read grid and tokens from the arguments of a call."""
-        self.text_tokens, self.token_cost = family.block_cost(arguments)
-        self.fine_tokens = family.tokens(arguments, 1)
+        """Read grid and tokens from the arguments of a call; unknown is what it has no count or grid for."""
         try:
+            self.fine_tokens = family.tokens(arguments, 1)
+            self.text_tokens, self.token_cost = family.block_cost(arguments)
             grid = family.grid(arguments)
         except (TypeError, ValueError):
-            return  # positions that are no grid
+            return  # pictures of several sizes, or positions that are no grid
         self.grid = grid.frames, grid.rows, grid.columns
 
     def arithmetic(self, tokens: int) -> float:

@@ -132,4 +132,6 @@ class Hook:
     def add_forecast_steps(scheduler: Any, record: RunRecord) -> None:
         """Write down the steps between the last one that `scheduler` computed and the next."""
         if isinstance(scheduler, ForecastScheduler):
-            record.steps += forecast_steps(scheduler, len(record.steps), len(record.steps[-1].scales))
+            steps = forecast_steps(scheduler, len(record.steps), len(record.steps[-1].scales))
+            record.steps += steps
+            record.forecasts = record.forecasts or bool(steps)  # of a sampler of the user's own, too

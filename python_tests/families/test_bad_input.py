@@ -72,5 +72,20 @@ def test_lists_of_z_image(given, monkeypatch):
         assert case.run(pipe, 2, steps=4).isfinite().all()
 
 
+@torch.no_grad()
+def test_a_forecast_does_not_mind_the_lists_of_z_image():
+    """No call is changed; tokens of pictures of several sizes are not known."""
+    case = captured(BY_NAME["Z-Image"])
+    pipe, arguments = BY_NAME["Z-Image"].build(), case.arguments
+    arguments["x"] = [x[..., : 4 + 4 * (place % 2)] for place, x in enumerate(arguments["x"])]
+    plain = pipe.transformer(**arguments)[0]
+    with ddit_ext.patch(pipe, schedule=ddit_ext.Forecast(calls=2)) as handle:
+        pipe.scheduler.set_timesteps(4)
+        output = pipe.transformer(**arguments)[0]
+        (step,) = handle.report().to_dict()["steps"]
+    assert all(torch.equal(*pair) for pair in zip(output, plain, strict=True))
+    assert step["scale"] == 1 and step["tokens"] is None
+
+
 def test_other_patches_of_z_image():
     refused(captured(BY_NAME["Z-Image"], 1), NotImplementedError, "patch_size=4: ", patch_size=4)

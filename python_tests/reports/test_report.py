@@ -39,6 +39,20 @@ def test_data(handle):
     assert data["speedup_estimate"] == pytest.approx(6 * fine / (3 * fine + 3 * coarse))
 
 
+def test_a_forecast_of_the_users_own_under_another_patch():
+    pipe = make_pipeline()
+    pipe.scheduler = ddit_ext.ForecastScheduler.from_scheduler(pipe.scheduler, calls=4)
+    with ddit_ext.patch(pipe, schedule=1) as handle:
+        run(pipe, make_call(steps=8))
+    data = handle.report().to_dict()
+    assert data["uncomputed"] == "forecast" and data["steps_per_scale"] == {
+        1: 4,
+        0: 4,
+        **dict.fromkeys(data["scales"][1:], 0),
+    }
+    assert str(handle.report()).count("  forecast  ") == 4
+
+
 def test_before_any_run():
     report = ddit_ext.patch(make_pipeline()).report()
     assert str(report) == "no run yet: call the pipeline, then ask for the report"
