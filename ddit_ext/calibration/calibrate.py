@@ -94,7 +94,7 @@ def calibrate(
         TypeError: an argument of another type. RuntimeError: the pipeline is patched.
     """
     speedups = _targets(target_speedup)
-    checks.whole("seed", seed, -(2**63))
+    checks.whole("seed", seed, -(2**63), 2**63 - 1)
     if "num_inference_steps" in call:
         call["num_inference_steps"] = checks.whole("num_inference_steps", call["num_inference_steps"])
     checks.one_of("target", target, ("run", "exact"))
@@ -117,7 +117,7 @@ def calibrate(
     missed: list[str] = []
     with quiet(pipe), tqdm(desc="calibrating", unit="run", disable=not progress) as bar:
         runner = Runner(pipe, weights, calls, seed, clock, bar.update)
-        first = runner.run(0, Setting(None, dense(target)))
+        first = runner.run(0, Setting(None, dense(target)), reference=True)
         steps = _steps(pipe, call, len(first.steps))
         reference = Reference(runner, steps, target, max(speedups), measure=compare)
         reference.runs[0] = first

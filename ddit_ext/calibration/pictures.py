@@ -11,8 +11,11 @@ SHOWN = 4
 """So many samples are kept as pictures, for a page."""
 
 
-def as_uint8(output: Any) -> np.ndarray:
-    """uint8 [n, …, H, W, 3] of a pipeline's output with output_type="np": values in [0, 1] under images or frames."""
+def as_uint8(output: Any, whole: bool = False) -> np.ndarray:
+    """uint8 [n, …, H, W, 3] of a pipeline's output with output_type="np": values in [0, 1] under images or frames.
+
+    NaN is black; with `whole` a ValueError.
+    """
     values = next(
         (getattr(output, name) for name in ("images", "frames") if getattr(output, name, None) is not None),
         None,
@@ -22,6 +25,11 @@ def as_uint8(output: Any) -> np.ndarray:
             f"pipe must return images or frames, as diffusers pipelines do; got {type(output).__name__}"
         )
     array = np.asarray(values)
+    if whole and not np.isfinite(array).all():
+        raise ValueError(
+            "pipe: the full run's pictures hold NaN, so nothing can be compared with them; float16 may be too narrow for "
+            "the model or its VAE: load it in bfloat16 or float32"
+        )
     return np.uint8(np.rint(np.nan_to_num(array) * 255).clip(0, 255))
 
 

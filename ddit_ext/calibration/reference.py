@@ -43,7 +43,9 @@ class Reference:
     def run(self, number: int) -> Measured:
         """The dense run of call `number`."""
         if number not in self.runs:
-            self.runs[number] = self.runner.run(number, Setting(self.steps, dense(self.target)))
+            self.runs[number] = self.runner.run(
+                number, Setting(self.steps, dense(self.target)), reference=True
+            )
         return self.runs[number]
 
     @property

@@ -92,8 +92,10 @@ class Runner:
         self.pipe, self.adapter, self.calls = pipe, adapter, list(calls)
         self._seed, self._clock, self._ran = seed, clock, ran
 
-    def run(self, number: int, setting: Setting, *, pictures: bool = True) -> Measured:
-        """Call `number` by a setting."""
+    def run(
+        self, number: int, setting: Setting, *, pictures: bool = True, reference: bool = False
+    ) -> Measured:
+        """Call `number` by a setting. reference: others are compared with it; ValueError where pictures hold NaN."""
         arguments = dict(self.calls[number])
         arguments["generator"] = torch.Generator().manual_seed(self._seed + number)
         arguments["output_type"] = "np" if pictures else "latent"
@@ -110,7 +112,7 @@ class Runner:
             raise ValueError("pipe: the call did no denoising step")
         self._ran()
         seconds = sum(step["seconds"] for step in report["steps"])
-        drawn = as_uint8(output) if pictures else None
+        drawn = as_uint8(output, reference) if pictures else None
         measured = Measured(drawn, seconds, report["steps"], report["grid"])
         # What is tried next follows from these, and ranks that share the tokens have to try the same.
         family = known_family(next(iter(find_denoisers(self.pipe).values())))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..presets import Candidate
-from ..strategies import Fixed
+from ..strategies import Fixed, Forecast
 from . import fixed
+from .forecasts import FEWEST
 from .reference import Reference
+from .runner import Setting
 
 
 class NotReached(ValueError):
@@ -16,7 +18,11 @@ class NotReached(ValueError):
 
 def check_reach(reference: Reference, device: str) -> None:
     """ValueError, before any search, where even the fastest run is too slow by the step times on `device`."""
-    best = fixed.fastest(reference.steps, reference.seconds)
+    steps = reference.steps
+    settings = [fixed.fastest(steps, reference.seconds)]
+    if not reference.few:
+        settings.append(Setting(steps, Forecast(calls=FEWEST)))
+    best = max(settings, key=reference.speed)
     speed = reference.speed(best)
     if reference.reached(speed):
         return
@@ -25,8 +31,8 @@ def check_reach(reference: Reference, device: str) -> None:
         for scale, seconds in reference.seconds.items()
         if scale > 1
     )
-    steps = reference.steps
-    why = f"a model of {steps} steps keeps them" if reference.few else f"at least {best.steps} steps are left"
+    computed = len(best.strategy.computed_scales(best.steps))
+    why = f"a model of {steps} steps keeps them" if reference.few else f"at least {computed} are computed"
     text = f"target_speedup={reference.speedup:g} can't be reached: at most {speed:.2f} can, with {best.words()}; {why}"
     if costs:
         text += f", and the last stays at scale 1. On {device}, in full-size steps, {costs}"

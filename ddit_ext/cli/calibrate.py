@@ -77,6 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
     for path in (arguments.out, arguments.html):
         if path is not None and not path.resolve().parent.is_dir():
             raise ValueError(f"there is no folder {path.resolve().parent} to write {path.name} into")
+        if path is not None and path.is_dir():
+            raise ValueError(f"--out and --html must be files, got the folder {path}")
     pipe, adapter = load(arguments)
     names = {
         "steps": "num_inference_steps",
@@ -129,7 +131,10 @@ def load(arguments: argparse.Namespace) -> tuple[Any, str | Path | None]:
     model = arguments.model
     adapter: str | Path | None = None if arguments.adapter == "none" else arguments.adapter
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if arguments.offload and (not torch.cuda.is_available() or torch.device(device).type != "cuda"):
+    cuda = torch.device(device).type == "cuda"
+    if cuda and not torch.cuda.is_available():
+        raise ValueError(f"--device {device}: this torch finds no CUDA device here")
+    if arguments.offload and not cuda:
         raise ValueError(f"--offload needs a CUDA device to bring models to, got --device {device}")
     name = arguments.dtype or ("float32" if device == "cpu" or model.startswith(EMBEDDED) else "bfloat16")
     dtype = getattr(torch, name)

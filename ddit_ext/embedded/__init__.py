@@ -96,8 +96,6 @@ class Embedded:
         from .classifier import frechet_distance
 
         judged = self.judge(pictures, prompts)
-        if not len(prompts):
-            raise ValueError("pictures must hold at least one picture, got none")
         distance = (
             frechet_distance(judged.features, self.real_features()) if len(prompts) > 1 else float("nan")
         )
@@ -107,13 +105,15 @@ class Embedded:
         """What :meth:`score` averages, picture by picture."""
         from .classifier import found
 
+        if not len(pictures):
+            raise ValueError("pictures must hold at least one picture, got none")
         array = _as_uint8(pictures, self._kind.shape)
         if len(array) != len(prompts):
             raise ValueError(
                 f"prompts must name one prompt a picture: {len(array)} pictures, {len(prompts)} prompts"
             )
         looked = _look(_parts(self._folder.name) / "classifier.safetensors", array)
-        frames = len(looked.objects) // max(1, len(array))
+        frames = len(looked.objects) // len(array)
         asked = [prompt for prompt in prompts for _ in range(frames)]
         shares = found(looked, asked).reshape(len(array), -1).mean(axis=1)
         return Judgement(shares, looked.features.reshape(len(array), frames, -1).mean(axis=1))

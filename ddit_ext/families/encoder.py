@@ -41,7 +41,7 @@ class Encoder(ABC):
         """Arguments of the transformer, one row a caption, of one length for all captions."""
 
     def rows(self, text: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The first row of each argument that a call was made with, on the CPU, as `text` would have it."""
+        """The prompt's row of each argument that a call was made with, the first, on the CPU, as `text` would have it."""
         return self.fixed(text, 1)
 
     def fixed(self, text: Mapping[str, Any], count: int) -> dict[str, Tensor]:

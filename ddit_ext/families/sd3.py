@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -41,6 +42,10 @@ class SD3Encoder(Encoder):
             max_sequence_length=self.max_sequence_length,
         )
         return {"encoder_hidden_states": embeds, "pooled_projections": pooled}
+
+    def rows(self, text: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The last row: a call with guidance has the negative prompt's first."""
+        return super().rows({name: value[-1:] for name, value in text.items()})
 
     def latents(self, pixels: Tensor) -> Tensor:
         return self.shifted(self.moments(self.picture(pixels)))

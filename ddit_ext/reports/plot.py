@@ -19,6 +19,8 @@ def draw(data: dict[str, Any], path: Path) -> None:
         raise ImportError("report.plot needs matplotlib: pip install matplotlib") from error
 
     charts = list(run_charts(data).values())
+    if not charts:
+        raise ValueError("report: there is nothing to plot: no step of this run came to its end")
     heights = [chart.height for chart in charts]
     figure = Figure(figsize=(8, 0.9 + sum(heights) / 75), layout="constrained")
     FigureCanvasAgg(figure)

@@ -66,11 +66,11 @@ def _strips(steps: list[dict[str, Any]], scales: list[int], uncomputed: str) -> 
 def _fidelity(compared: TemporalFidelity | None) -> str:
     if compared is None:
         return ""
-    frames = compared.frame_psnr.shape[1]
+    frames, moving = compared.frame_psnr.shape[1], compared.motion[np.isfinite(compared.motion)]
     numbers = {
         "PSNR of a frame, mean": f"{compared.frame_psnr.mean():.1f} dB",
         "flicker, of 255 grey levels": f"{compared.flicker.mean():.2f}",
-        "motion, of the references'": f"{np.nanmean(compared.motion):.2f}×" if frames > 1 else "–",
+        "motion, of the references'": f"{moving.mean():.2f}×" if moving.size else "–",
     }
     chart = Chart("PSNR of each frame", "frame", "dB", height=150, steps=frames)
     for index, value in enumerate(compared.frame_psnr.mean(axis=0)):

@@ -38,12 +38,14 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """An int of at least `least`."""
+def whole(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
+    """An int of at least `least`, and at most `most`."""
     if not is_whole(value):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}, got {value!r}")
     return int(value)
 
 

@@ -193,10 +193,11 @@ class TrainSettings:
     training: DistillConfig = field(default_factory=DistillConfig)
 
     def __post_init__(self):
-        training = self.training
-        unknown = sorted({*training.noise_range, *(training.scale_shares or {})} - set(self.adapter.scales))
+        training, adapter = self.training, self.adapter
+        named = {*training.noise_range, *(training.scale_shares or {}), *(adapter.detail_variance or {})}
+        unknown = sorted(named - set(adapter.scales))
         if unknown:
             raise ValueError(
-                f"noise_range and scale_shares must name scales of the adapter, {list(self.adapter.scales)}, "
-                f"got {unknown}"
+                "noise_range, scale_shares and detail_variance must name scales of the adapter, "
+                f"{list(adapter.scales)}, got {unknown}"
             )

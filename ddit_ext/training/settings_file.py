@@ -113,8 +113,8 @@ def _plain(value: Any, kind: type, key: str) -> Any:
 
 def _override(tree: dict[str, Any], text: str) -> None:
     key, separator, value = text.partition("=")
-    parts = key.strip().split(".")
-    if not separator or not all(parts):
+    parts = [int(part) if part.isdecimal() else part for part in key.strip().split(".")]  # 4: a scale
+    if not separator or "" in parts:
         raise SettingsError(f"--set takes section.key=value, got {text!r}")
     branch = tree
     for part in parts[:-1]:

@@ -275,6 +275,7 @@ def test_training_free_is_told(pipe):
         (dict(batch_size=0), ValueError, "batch_size.*0"),
         (dict(batch_size=1.5), TypeError, "batch_size must be a whole number, got 1.5"),
         (dict(seed="5"), TypeError, "seed must be a whole number, got '5'"),
+        (dict(seed=2**64), ValueError, f"seed must be at most {2**63 - 1}, got {2**64}"),
         (dict(num_inference_steps=0), ValueError, "num_inference_steps must be at least 1, got 0"),
         (dict(num_inference_steps=8.0), TypeError, "num_inference_steps must be a whole number, got 8.0"),
         (dict(prompts=[{"prompt": "a"}], batch_size=2), ValueError, "batch_size is for texts"),

@@ -87,6 +87,23 @@ def test_a_forecast_is_no_full_run():
     assert calibrate(pipe, 10, 2.0).full_steps == 10
 
 
+def test_two_computed_steps_are_the_fewest():
+    pipe = make_pipeline()
+    assert calibrate(pipe, 10, 4.0).strategy.calls == 2
+    with pytest.raises(
+        ValueError, match="at most 5.00 can, with 10 steps, 2 computed.*; at least 2 are computed"
+    ):
+        calibrate(pipe, 10, 6.0)
+
+
+def test_pictures_that_are_no_numbers_are_nothing_to_compare_with(monkeypatch):
+    pipe = make_pipeline()
+    decode = pipe.vae.decode
+    monkeypatch.setattr(pipe.vae, "decode", lambda *args, **more: (decode(*args, **more)[0] * float("nan"),))
+    with pytest.raises(ValueError, match="the full run's pictures hold NaN.*float16.*bfloat16 or float32"):
+        calibrate(pipe, 10, 2.0)
+
+
 def test_a_model_of_few_steps_has_nothing_left_to_try():
     with pytest.raises(ValueError, match=r"at most 1.00 can, with 4 steps; a model of 4 steps keeps them"):
         calibrate(make_pipeline(), 4, 1.5)

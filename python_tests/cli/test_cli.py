@@ -74,15 +74,19 @@ def test_prompts(prompts, tmp_path):
             {"--device": "cpu", "--offload": None},
             "--offload needs a CUDA device to bring models to, got --device cpu",
         ),
+        ({"--device": "cuda:0"}, "--device cuda:0: this torch finds no CUDA device here"),
         (
             {"--prompts": "no/such/file"},
             "--prompts must be a text file with one prompt a line, got no/such/file",
         ),
         ({"--out": "no/such/folder/preset.json"}, "there is no folder .*no/such/folder"),
         ({"--html": "no/such/folder/page.html"}, "there is no folder"),
+        ({"--out": str(Path(__file__).parent)}, "--out and --html must be files, got the folder .*cli"),
     ],
 )
-def test_errors_go_to_stderr_before_anything_runs(prompts, tmp_path, changes, text, capsys):
+def test_errors_go_to_stderr_before_anything_runs(prompts, tmp_path, changes, text, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(calibration, "calibrate", lambda *args, **settings: pytest.fail("it ran"))
     given = {
         "model": "embedded:flux",
         "--prompts": str(prompts),

@@ -82,6 +82,9 @@ def test_score_names_what_does_not_fit(model):
         model.score(pictures, prompts[:1])
     with pytest.raises(ValueError, match=r"pictures must be uint8 of shape \[n, 64, 64, 3\], got float64"):
         model.score(pictures / 255, prompts)
+    for nothing in ([], pictures[:0]):
+        with pytest.raises(ValueError, match="pictures must hold at least one picture, got none"):
+            model.score(nothing, [])
 
 
 def test_pictures_that_cannot_be_written_to_are_judged_without_a_warning(model, recwarn):

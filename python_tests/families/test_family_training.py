@@ -52,14 +52,16 @@ def rows(count, *shape, seed=1):
 
 
 def encoded(name, count):
-    """What encode_prompt of a family's pipeline returns."""
+    """What encode_prompt of a family's pipeline returns; seed 2 for a negative prompt beside it."""
     masks = torch.ones(count, TEXT, dtype=torch.long)
     return {
         "FLUX.1": lambda: (rows(count, TEXT, 32), rows(count, 32), torch.zeros(TEXT, 3)),
         "FLUX.2": lambda: (rows(count, TEXT, 16), torch.zeros(count, TEXT, 4)),
         "Qwen-Image": lambda: (rows(count, TEXT, 16), None),
-        "Z-Image": lambda: 2 * ([rows(1, TEXT - i, 16)[0] for i in range(count)],),
-        "Stable Diffusion 3": lambda: 2 * (rows(count, TEXT, 32),) + 2 * (rows(count, 32),),
+        "Z-Image": lambda: tuple([rows(1, TEXT - i, 16, seed=s)[0] for i in range(count)] for s in (1, 2)),
+        "Stable Diffusion 3": lambda: tuple(
+            rows(count, *shape, seed=seed) for shape in ((TEXT, 32), (32,)) for seed in (1, 2)
+        ),
         "HunyuanVideo 1.5": lambda: (rows(count, TEXT, 16), masks, rows(count, TEXT, 16, seed=2), masks),
     }[name]()
 
@@ -151,6 +153,8 @@ def test_the_bases_own_runs_become_data(named):
     states = run_states(encoder, "a cat", settings, seed=3)
     latents, levels = states.pop("latents"), states.pop("noise_level")
     assert latents.shape[0] == 2 and bool((levels > 0).all())
+    for key, value in encoder.text(["a cat"]).items():
+        assert torch.equal(states[key], value), "the prompt's, not the negative prompt's"
     conditions = {key: value.repeat_interleave(2, 0) for key, value in states.items()}
     if _told(pipe):
         conditions["guidance"] = torch.ones(2)

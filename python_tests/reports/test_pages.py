@@ -95,6 +95,12 @@ def test_page_with_pictures(handle, tmp_path):
     assert len(read(path)[1].addresses) == 1
 
 
+def test_clips_whose_references_stand_still(handle, tmp_path):
+    still = np.zeros((1, 3, 8, 8, 3), np.uint8)
+    handle.report().html(tmp_path / "run.html", clips=still, references=still)
+    assert "nan" not in read(tmp_path / "run.html")[0]
+
+
 @pytest.mark.parametrize(
     ("picture", "error", "text"),
     [

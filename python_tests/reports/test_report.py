@@ -140,6 +140,16 @@ def test_plot_of_a_run_without_scores(tmp_path):
     handle = ddit_ext.patch(pipe, schedule=[1, 2])
     with pytest.raises(ValueError, match="no run"):
         handle.report().plot(tmp_path / "report.png")
+
+    def fail(module, args):
+        raise ArithmeticError("broken")
+
+    hook = pipe.transformer.single_transformer_blocks[0].register_forward_pre_hook(fail)
+    with pytest.raises(ArithmeticError):
+        run(pipe, make_call(steps=2))
+    hook.remove()
+    with pytest.raises(ValueError, match="nothing to plot: no step of this run came to its end"):
+        handle.report().plot(tmp_path / "report.png")
     run(pipe, make_call(steps=2))
     handle.report().plot(str(tmp_path / "report.png"))
     assert (tmp_path / "report.png").stat().st_size > 1000

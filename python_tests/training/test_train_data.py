@@ -157,6 +157,15 @@ def test_metadata_names_files_and_captions(tmp_path):
     (folder / "metadata.jsonl").write_text('{"file_name": "20.png"}\n{"file": "x"}\n')
     with pytest.raises(DataError, match="metadata.jsonl, line 2: expected"):
         read_records(folder)
+    (tmp_path / "else.png").write_bytes(picture(50))
+    outside = [{"file_name": str(tmp_path / "else.png"), "text": "x"}, {"file_name": "../else.png"}]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in outside))
+    assert [(r.name, r.read()) for r in read_records(folder)[0]] == [
+        (entry["file_name"], picture(50)) for entry in outside
+    ]
+    (folder / "metadata.jsonl").write_text('{"file_name": "20.png", "text": 5}')
+    with pytest.raises(DataError, match="metadata.jsonl, line 1: expected"):
+        read_records(folder)
 
 
 def test_tar_shards(tmp_path):
@@ -170,18 +179,24 @@ def test_tar_shards(tmp_path):
             ("sub/three.json", b'{"text": "third"}'),
             ("sub/four.png", picture(40)),
             ("sub/four.json", b"{"),
+            ("five.png", picture(50)),
+            ("five.json", b'{"text": ["one", "two"]}'),
         ):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     whole = (tmp_path / "data" / "a.tar").read_bytes()
     (tmp_path / "data" / "b.tar").write_bytes(b"x" * 700)
+    with tarfile.open(tmp_path / "data" / "c.tar", "w:gz") as archive:
+        archive.add(tmp_path / "data" / "a.tar", "one.png")
     records, broken = read_records(tmp_path / "data")
     assert [(r.name, r.caption) for r in records] == [
         ("a.tar/one.png", "first"),
         ("a.tar/sub/three.png", "third"),
     ]
-    assert [b.name for b in broken] == ["a.tar/sub/four.png", "b.tar"]
+    assert [b.name for b in broken] == ["a.tar/sub/four.png", "a.tar/five.png", "b.tar", "c.tar"]
+    assert broken[1].reason == "its caption can't be read: text must be a text, got ['one', 'two']"
+    assert "must not be compressed" in broken[3].reason
     assert read_pixels(records[1], [(4, 4)]).mean() == pytest.approx(30 / 127.5 - 1, abs=1e-6)
     (tmp_path / "data" / "a.tar").write_bytes(whole[:1200])
     with pytest.raises(DataError, match="no pictures in .*b.tar"):
@@ -200,6 +215,12 @@ def test_pictures_are_cropped_and_clips_cut(tmp_path):
     assert clip.mean((0, 2, 3)).diff().gt(0.2).all()
     with pytest.raises(DataError, match="3 frames, 5 are needed"):
         read_pixels(records["clip.webp"], [(8, 8)], frames=5)
+
+
+def test_grey_of_16_bits_keeps_its_levels(tmp_path):
+    Image.fromarray(np.array([[0, 30000, 65535]], np.uint16)).save(tmp_path / "grey.png")
+    pixels = read_pixels(read_records(tmp_path)[0][0], [(1, 3)])
+    assert ((pixels + 1) * 127.5)[:, 0, 0].round().tolist() == [[0, 30000 // 256, 255]] * 3
 
 
 def test_nothing_usable_is_an_error(tmp_path, encoder):

@@ -261,10 +261,15 @@ def test_the_card_carries_the_licence_of_the_base(tmp_path):
     assert all(card.licence_of(name)["license"] != "unknown" for name in published())
 
 
-def test_a_failed_upload_says_where_the_adapter_is(tmp_path, monkeypatch):
+class TransportError(Exception):
+    """As httpx has it: neither an OSError nor a ValueError."""
+
+
+@pytest.mark.parametrize("kind", [OSError, TransportError])
+def test_a_failed_upload_says_where_the_adapter_is(tmp_path, monkeypatch, kind):
     class Unreachable(FakeHub):
         def create_repo(self, repository, **arguments):
-            raise OSError("no route to host")
+            raise kind("no route to host")
 
     monkeypatch.setattr("huggingface_hub.HfApi", Unreachable)
     with pytest.raises(RuntimeError, match=f"someone/x could not be uploaded: no route.*is in {tmp_path}"):

@@ -50,6 +50,8 @@ def test_overrides_win_over_the_file(tmp_path):
     assert settings.training.lr == 3e-4 and settings.adapter.scales == (2,)
     assert settings.data.generate.steps == 9 and settings.output.trackers == ("wandb",)
     assert read_settings(path).output.trackers == "auto"
+    ranges = ["training.noise_range={2: [0.1, 0.9]}", "training.noise_range.4=[0.7, 1]"]
+    assert read_settings(path, ranges).training.noise_range == {2: (0.1, 0.9), 4: (0.7, 1.0)}
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,7 @@ def test_overrides_win_over_the_file(tmp_path):
         ("training.betas=[0.9]", r"training.betas must be a list of 2, got 1: \[0.9\]"),
         ("training.noise_range={2: [0.9, 0.1]}", r"training: noise_range\[2\] must be \(low, high\)"),
         ("training.noise_range={8: [0.1, 0.9]}", r"must name scales of the adapter, \[2, 4\], got \[8\]"),
+        ("adapter.detail_variance={8: 0.1}", r"must name scales of the adapter, \[2, 4\], got \[8\]"),
         ("training.noise_range={two: [0.1, 0.9]}", "training.noise_range must be a whole number, got 'two'"),
         ("adapter.scales=2", "adapter.scales must be a list, got 2"),
         ("adapter.scales=[1, 2]", r"adapter: scales must be distinct and above 1, got \[1, 2\]"),

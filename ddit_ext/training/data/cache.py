@@ -1,6 +1,6 @@
 """Latents and text embeddings on disk: computed once, in safetensors shards, and read from there ever after.
 
-A cache lies in a folder named by a digest of everything that it depends on. Each shard is written whole or not at
+A cache lies in a folder named by a digest of what it depends on (docs/train.md). Each shard is written whole or not at
 all, and is made independently of the others: a run that was cut short goes on with the missing ones, and several
 processes make one each.
 """
@@ -27,7 +27,7 @@ from ..processes import Processes
 from .order import Order
 from .records import Broken, DataError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 EMPTY = "empty.safetensors"
 OPEN_FILES = 64  # shards that are kept open; systems allow a process some hundred
 Maker = Callable[[int], "Shard"]

@@ -27,8 +27,8 @@ def call_of(encoder: Encoder, settings: DataSettings, steps: int, seed: int) -> 
 def run_states(encoder: Encoder, prompt: str, settings: DataSettings, seed: int) -> dict[str, Tensor]:
     """Run the encoder's pipeline once and keep ``generate.states`` of its states, one in each of so many equal stretches.
 
-    Returns ``latents`` [n, ...], ``noise_level`` [n] and the text arguments, one row each. A step's first call is the
-    one with the prompt; a second one, for guidance, has the same latents.
+    Returns ``latents`` [n, ...], ``noise_level`` [n] and the text arguments, one row each. A step's first call has
+    the prompt; a second one, for guidance, has the same latents.
     """
     generate, pipe = settings.generate, encoder.pipe
     chosen = _stretches(generate.steps, generate.states, seed)

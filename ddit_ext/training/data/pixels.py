@@ -34,7 +34,7 @@ def read_pixels(record: Record, sizes: Sequence[Size], frames: int = 1) -> Tenso
             with Image.open(io.BytesIO(data)) as file:
                 sequence = ImageSequence.Iterator(file)
                 upright = map(ImageOps.exif_transpose, islice(sequence, frames))
-                pictures = [frame.convert("RGB") for frame in upright]
+                pictures = [_rgb(frame) for frame in upright]
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
             raise DataError(f"no readable picture: {error}") from error
     if len(pictures) < frames:
@@ -43,6 +43,12 @@ def read_pixels(record: Record, sizes: Sequence[Size], frames: int = 1) -> Tenso
     fitted = [ImageOps.fit(p, (width, height), Image.Resampling.LANCZOS) for p in pictures]
     stacked = torch.from_numpy(np.stack([np.asarray(picture) for picture in fitted]))
     return stacked.permute(3, 0, 1, 2).float() / 127.5 - 1
+
+
+def _rgb(frame: Image.Image) -> Image.Image:
+    if frame.mode.startswith("I;16"):  # PIL would clip these grey levels at 255
+        frame = Image.fromarray((np.asarray(frame) >> 8).astype(np.uint8))
+    return frame.convert("RGB")
 
 
 def _video(data: bytes, record: Record, frames: int) -> list[Image.Image]:

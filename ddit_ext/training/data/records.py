@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 CLIPS = (".gif", ".webp", ".mp4", ".webm", ".mov", ".mkv")
@@ -43,8 +44,8 @@ def read_records(path: str | Path) -> tuple[list[Record], list[Broken]]:
     Args:
         path: a folder; a .tar file; or a pattern of them ("shards/*.tar"). A folder that holds metadata.jsonl has
             its captions there, a line {"file_name": ..., "text": ...} each. Without one, every picture in it and
-            below is taken, its caption from the .txt file of the same name. In a shard, files of one name belong
-            together: the picture, and .txt or .json ("text" or "caption") with the caption.
+            below is taken, its caption from the .txt file of the same name. In a shard, which is not compressed, files
+            of one name belong together: the picture, and .txt or .json ("text" or "caption") with the caption.
 
     Raises:
         DataError: there is nothing, or metadata.jsonl is not as above (the line is named).
@@ -69,14 +70,14 @@ def _from_folder(folder: Path) -> list[Record | Broken]:
     metadata = folder / "metadata.jsonl"
     if metadata.is_file():
         return [
-            _record(folder, folder / name, caption)
+            _record(name, folder / name, caption)
             if (folder / name).is_file()
             else Broken(name, "no such file")
             for name, caption in _metadata(metadata)
         ]
     wanted = {*PICTURES, *CLIPS}
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in wanted)
-    return [_record(folder, file, _caption_beside(file)) for file in files]
+    return [_record(str(file.relative_to(folder)), file, _caption_beside(file)) for file in files]
 
 
 def _metadata(path: Path) -> Iterator[tuple[str, str]]:
@@ -85,18 +86,25 @@ def _metadata(path: Path) -> Iterator[tuple[str, str]]:
             continue
         try:
             entry = json.loads(line)
-            name, caption = entry["file_name"], entry.get("text", entry.get("caption")) or ""
+            name, caption = entry["file_name"], _caption_in(entry)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f'{path}, line {number}: expected {{"file_name": ..., "text": ...}}, got {line[:80]!r}'
             ) from error
-        if not isinstance(name, str) or not isinstance(caption, str):
-            raise DataError(f"{path}, line {number}: file_name and text must be texts, got {line[:80]!r}")
+        if not isinstance(name, str):
+            raise DataError(f"{path}, line {number}: file_name must be a text, got {line[:80]!r}")
         yield name, caption
 
 
-def _record(folder: Path, file: Path, caption: str) -> Record:
-    return Record(str(file.relative_to(folder)), caption, file.stat().st_size, file.read_bytes)
+def _record(name: str, file: Path, caption: str) -> Record:
+    return Record(name, caption, file.stat().st_size, file.read_bytes)
+
+
+def _caption_in(entry: Any) -> str:
+    caption = entry.get("text", entry.get("caption"))
+    if not isinstance(caption, str | None):
+        raise TypeError(f"text must be a text, got {caption!r}")
+    return caption or ""
 
 
 def _caption_beside(file: Path) -> str:
@@ -109,7 +117,7 @@ def _from_shards(shards: list[Path]) -> list[Record | Broken]:
     for shard in shards:
         samples: dict[str, dict[str, tuple[int, int]]] = {}
         try:
-            with tarfile.open(shard) as archive:
+            with tarfile.open(shard, "r:") as archive:  # records are read from where they lie
                 for member in archive:
                     if member.isfile():
                         folder, slash, base = member.name.rpartition("/")
@@ -117,7 +125,8 @@ def _from_shards(shards: list[Path]) -> list[Record | Broken]:
                         parts = samples.setdefault(folder + slash + key, {})
                         parts[f".{extension.lower()}"] = (member.offset_data, member.size)
         except (tarfile.TarError, OSError, EOFError) as error:
-            found.append(Broken(shard.name, f"the archive can't be read to its end: {error}"))
+            reason = f"the archive, which must not be compressed, can't be read to its end: {error}"
+            found.append(Broken(shard.name, reason))
         for key, parts in samples.items():
             extension = next((end for end in parts if end in (*PICTURES, *CLIPS)), None)
             if extension is not None:
@@ -132,9 +141,8 @@ def _in_shard(shard: Path, key: str, parts: dict[str, tuple[int, int]], extensio
         if ".txt" in parts:
             caption = _slice(shard, *parts[".txt"]).decode("utf-8", errors="replace").strip()
         elif ".json" in parts:
-            entry = json.loads(_slice(shard, *parts[".json"]))
-            caption = entry.get("text", entry.get("caption")) or ""
-    except (ValueError, AttributeError) as error:
+            caption = _caption_in(json.loads(_slice(shard, *parts[".json"])))
+    except (ValueError, TypeError, AttributeError) as error:
         return Broken(name, f"its caption can't be read: {error}")
     offset, size = parts[extension]
     return Record(name, caption, size, partial(_slice, shard, offset, size))
