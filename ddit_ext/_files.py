@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,15 @@ from ._version import __version__
 
 
 def replace_file(path: Path, write_to: Callable[[str], Any]) -> None:
-    """Write beside ``path``, flush to disk, then take its place: readers see the old file or the new."""
-    temporary = path.with_name(f".{path.name}.partial")  # what a kill leaves behind, the next save replaces
+    """Write beside ``path``, flush to disk, then take its place: readers see the old file or the new.
+
+    Several processes may do so at once. What a killed one left behind, the next one on its machine removes.
+    """
+    here = f".{path.name}.{platform.node()}."
+    for left in path.parent.glob(f"{glob.escape(here)}[0-9]*.partial"):
+        if not _runs(int(left.name.split(".")[-2])):
+            left.unlink(missing_ok=True)
+    temporary = path.with_name(f"{here}{os.getpid()}.partial")
     try:
         write_to(str(temporary))
         with open(temporary, "rb+") as file:
@@ -25,6 +34,16 @@ def replace_file(path: Path, write_to: Callable[[str], Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    return True
 
 
 def replace_text(path: Path, text: str) -> None:

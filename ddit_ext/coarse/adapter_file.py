@@ -43,12 +43,9 @@ def write(adapter: Adapter, folder: Path, dtype: torch.dtype | None) -> Path:
     for name, parameter in named_parameters(adapter).items():
         small = dtype is not None and parameter.ndim > 1 and not name.endswith("knots")
         tensors[name] = parameter.detach().to("cpu", dtype if small else parameter.dtype).contiguous()
-    folder.mkdir(parents=True, exist_ok=True)
-    metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION)}
-    replace_file(folder / TENSORS, lambda path: save_file(tensors, path, metadata))
     # From every size: one of rank 0 has none of the layers that another has.
     lora = {name: low for weights in adapter.sizes.values() for name, low in weights.lora.items()}
-    description = {
+    description: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "ddit_ext": __version__,
@@ -56,10 +53,14 @@ def write(adapter: Adapter, folder: Path, dtype: torch.dtype | None) -> Path:
         "scales": [asdict(weights.spec) for weights in adapter.sizes.values()],
         "lora_layers": {name: [low.a.shape[1], low.b.shape[0]] for name, low in lora.items()},
         "training": adapter.training_record,
-        "tensors": {"bytes": (folder / TENSORS).stat().st_size, "sha256": _digest(folder / TENSORS)},
     }
-    text = json.dumps(description, indent=1, allow_nan=False) + "\n"
-    replace_text(folder / DESCRIPTION, text)
+    json.dumps(description, allow_nan=False)  # raises while the old files are still there
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION)}
+    replace_file(folder / TENSORS, lambda path: save_file(tensors, path, metadata))
+    size = (folder / TENSORS).stat().st_size
+    description["tensors"] = {"bytes": size, "sha256": _digest(folder / TENSORS)}
+    replace_text(folder / DESCRIPTION, json.dumps(description, indent=1, allow_nan=False) + "\n")
     return folder
 
 

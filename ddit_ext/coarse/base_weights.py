@@ -120,7 +120,7 @@ def feed_forward_layers(transformer: nn.Module) -> dict[str, tuple[int, int]]:
 def fingerprint(transformer: nn.Module) -> dict[str, Any]:
     """What identifies the base model: its class, some of its config and a sample of its weights.
 
-    The sample is compared with a tolerance (see :func:`check_fingerprint`), so that the same model is
+    The sample is compared with a tolerance (see :func:`compare_fingerprints`), so that the same model is
     recognised in another precision. Layers that cannot be read as numbers, and those of four bits, whose errors
     are as large as the tolerance, are left out.
     """
@@ -140,13 +140,17 @@ def fingerprint(transformer: nn.Module) -> dict[str, Any]:
     return {"family": layers.family, "config": identity, "weights": samples}
 
 
-def check_fingerprint(expected: dict[str, Any], transformer: nn.Module, tolerance: float = 0.1) -> None:
-    """Raise :class:`AdapterError` unless ``transformer`` is the model that ``expected`` was taken from.
+def check_fingerprint(expected: dict[str, Any], transformer: nn.Module) -> None:
+    """:func:`compare_fingerprints` with that of ``transformer``."""
+    compare_fingerprints(expected, fingerprint(transformer))
+
+
+def compare_fingerprints(expected: dict[str, Any], actual: dict[str, Any], tolerance: float = 0.1) -> None:
+    """Raise :class:`AdapterError` unless both were taken from the same model.
 
     Weights may differ by ``tolerance`` of their size, in root mean square over a layer's sample: enough for
     fp8 storage or a merged LoRA, far less than between two models.
     """
-    actual = fingerprint(transformer)
     if expected["family"] != actual["family"]:
         raise AdapterError(
             f"adapter was made for the family {expected['family']!r}, this model is {actual['family']!r}"

@@ -23,6 +23,7 @@ from torch import Tensor
 from .._files import replace_file
 from ..coarse.adapter import Adapter, AdapterError
 from ..coarse.adapter_file import named_parameters
+from ..coarse.base_weights import compare_fingerprints
 
 FORMAT = "ddit_ext.distill"
 FORMAT_VERSION = 2
@@ -49,7 +50,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(folder: Path, state: RunState, step: int, keep: int = 1) -> Path:
-    """Write the state after ``step`` finished steps; then drop all but the ``keep`` newest.
+    """Write the state after ``step`` finished steps; then keep ``keep``, this one and those before it.
 
     Raises:
         SaveFailed: the disk is full, or another error of the file system.
@@ -87,7 +88,8 @@ def save_checkpoint(folder: Path, state: RunState, step: int, keep: int = 1) -> 
         replace_file(path, lambda to: save_file(contents, to, metadata))
     except (OSError, SafetensorError) as error:
         raise SaveFailed(f"checkpoint {path} could not be written: {error}") from error
-    for old in checkpoints(folder)[keep:]:
+    found = checkpoints(folder)  # newer ones than this were damaged
+    for old in found[found.index(path) + keep :]:
         old.unlink(missing_ok=True)
     return path
 
@@ -127,26 +129,29 @@ def load_checkpoint(path: Path, state: RunState) -> int:
     adapter, optimizer = state.adapter, state.optimizer
     description, tensors = _read(path)
     scales = [asdict(weights.spec) for weights in adapter.sizes.values()]
-    if description["scales"] != json.loads(json.dumps(scales)) or description["base"] != adapter.base:
+    if description["scales"] != json.loads(json.dumps(scales)):
         raise AdapterError(
-            f"{path} belongs to another adapter: expected {scales} for {adapter.base['config']}, "
-            f"got {description['scales']} for {description['base']['config']}"
+            f"{path} belongs to another adapter: expected {scales}, got {description['scales']}"
         )
+    try:
+        compare_fingerprints(description["base"], adapter.base)
+    except AdapterError as error:
+        raise AdapterError(f"{path} belongs to another adapter: {error}") from error
     if description["optimizer"] != type(optimizer).__name__:
         raise AdapterError(
             f"{path} belongs to another optimizer: expected {type(optimizer).__name__}, "
             f"got {description['optimizer']}"
         )
     parameters = named_parameters(adapter)
-    wanted = {f"adapter.{name}" for name in parameters} | {f"average.{name}" for name in state.average}
-    missing = sorted((wanted | {"level_means", "random.cpu"}) - tensors.keys())
+    wanted = {f"adapter.{name}" for name in parameters} | {"level_means", "random.cpu"}
+    missing = sorted(wanted - tensors.keys())
     if missing:
         raise AdapterError(f"{path} lacks {missing[:5]}")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"adapter.{name}"])
-            if name in state.average:
-                state.average[name].copy_(tensors[f"average.{name}"])
+            if name in state.average:  # without one until now (ema 0) it starts from the weights
+                state.average[name].copy_(tensors.get(f"average.{name}", tensors[f"adapter.{name}"]))
         state.level_means.copy_(tensors["level_means"])
     optimizer.state.clear()
     for name, tensor in tensors.items():

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..coarse.adapter import Adapter, AdapterError
 from ..coarse.quantised import REPACKED, four_bit_layers, is_repacked
-from .checkpoint import SaveFailed
+from .checkpoint import SaveFailed, checkpoints
 from .config import DistillConfig
 from .interrupt import Interrupted, Stop
 from .log import TrainingLog
@@ -67,7 +67,7 @@ def distill(
             read past.
         config: see :class:`DistillConfig`.
         out_dir: receives ``checkpoints/``, ``log.jsonl`` and ``adapter/``; None: nothing is written.
-        resume: continue from the newest checkpoint in ``out_dir``, if there is one.
+        resume: continue from the newest checkpoint in ``out_dir``, if there is one. False: refuse such a folder.
         progress: show a progress bar.
         accelerator: of a run with several processes (``accelerate launch``).
         observers: are told about steps and log lines.
@@ -83,17 +83,24 @@ def distill(
         Interrupted: ``stop`` has received a signal. The state after that step has been saved.
         SaveFailed: the end of the run could not be written. A checkpoint on the way that can't be written is a
             warning: the run goes on and tries again at the next one.
-        ValueError: an iterator that ended too early, or arguments that don't fit.
+        ValueError: an iterator that ended too early, fewer steps than are done, or arguments that don't fit.
         AdapterError: a transformer that can't be trained through.
     """
     config = config or DistillConfig()
     processes = Processes(accelerator)
     folder = Path(out_dir) if out_dir is not None else None
+    if not resume and folder is not None and checkpoints(folder):
+        raise ValueError(
+            f"out_dir: {folder} holds checkpoints of an earlier run: continue it with resume=True, or name another "
+            "folder"
+        )
     device = accelerator.device if accelerator is not None else None
     where = Path(adapter_dir) if adapter_dir is not None else None
     trainer = Trainer(transformer, adapter, config, folder, processes, device, where)
     trainer.observers = observers
-    first = trainer.resume() if resume else 0
+    first = trainer.resume()
+    if first > config.steps:
+        raise ValueError(f"steps must be at least {first}, those done in {folder}, got {config.steps}")
     supply = _supply(batches)
     log = TrainingLog(folder / "log.jsonl" if folder is not None and processes.main else None, first)
     hidden = not (progress and processes.main)

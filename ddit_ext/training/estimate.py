@@ -6,7 +6,8 @@ The model, stated in full:
   of the real model at the real token count, 2 FLOPs a multiplication. Texts are as long as they are padded.
 * A step is, for each sample, one teacher forward at scale 1, and for each patch size a student forward at its token count,
   as much again for the gradients of its activations (the base's weights take none), and once more where blocks are
-  run again (gradient checkpointing). The adapter's own products are not counted.
+  run again (gradient checkpointing); with one patch size a step, their mean by how often each comes up. The adapter's
+  own products are not counted.
 * Of several picture sizes, all samples are counted as of the largest.
 * Hours are those FLOPs at a sustained rate a GPU, assumed by kind of GPU or stated (``--tflops``).
 * The cache holds the latents and text embeddings in the model's dtype.
@@ -91,9 +92,10 @@ def estimate(settings: TrainSettings, gpus: int, tflops: float | None, sharded: 
         flops[scale] = float(short.flops(call))
     training, model = settings.training, settings.model
     passes = 3 if model.gradient_checkpointing else 2
-    coarse = [flops[scale] for scale in settings.adapter.scales]
-    shared = training.share_teacher and training.scale_shares is None
-    student = sum(coarse) if shared else sum(coarse) / len(coarse)
+    shares = training.scale_shares or dict.fromkeys(settings.adapter.scales, 1.0)
+    student = sum(share * flops[scale] for scale, share in shares.items())
+    if training.scale_shares is not None or not training.share_teacher:
+        student /= sum(shares.values())
     base = sum(p.numel() for p in transformer.parameters())
     trained = sum(p.numel() for p in adapter.parameters())
     size = torch.finfo(getattr(torch, model.dtype)).bits // 8

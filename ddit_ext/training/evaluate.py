@@ -29,19 +29,24 @@ def evaluate_coarse_error(
     Args:
         transformer: the base model.
         adapter: training-free or trained; its mode is left as it is.
-        batches: a finite iterable of pairs as :func:`distill` takes them.
+        batches: a finite iterable of pairs as :func:`distill` takes them, but of clean latents.
         scale: the patch size to measure.
         sigmas: noise levels in [0, 1].
         seed: of the noise, the same for every level.
 
     Returns:
         noise level -> summed squared error over summed square of the base's velocity.
+
+    Raises:
+        ValueError: no batch, or one of noisy latents.
     """
     family = family_for(transformer)
     device = next(transformer.parameters()).device
     totals = {sigma: [0.0, 0.0] for sigma in sigmas}
     count = 0
     for latents, conditions in batches:
+        if "noise_level" in conditions:
+            raise ValueError("batches must be of clean latents, got some with noise_level")
         latents = latents.to(device)
         conditions = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in conditions.items()}
         clean = family.training_call(latents, conditions)

@@ -11,6 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 
+from .._files import replace_text
 from ..coarse.adapter import Adapter
 from ..families import encoder_for
 from .base import Base, load_base
@@ -19,7 +20,7 @@ from .checkpoint import checkpoints
 from .config import DistillConfig
 from .data.prepare import Plan, report
 from .distill import DistillResult, distill
-from .interrupt import Interrupted, Stop
+from .interrupt import Stop
 from .observer import Observer
 from .pair import HIGH, LOW, config_of
 from .processes import Processes, shard
@@ -89,17 +90,16 @@ def train(settings: TrainSettings, *, resume: bool = False) -> DistillResult:
     if processes.main:
         folder.mkdir(parents=True, exist_ok=True)
         written = json.dumps(asdict(settings), indent=1)
-        (folder / "settings.json").write_text(written + "\n", encoding="utf-8")
+        replace_text(folder / "settings.json", written + "\n")
     try:
-        for name in list(base.transformers):
-            config = config_of(name, training, settings.adapter.scales, base.boundary)
-            result = _distil_one(settings, base, name, config, plan, prompts, accelerator, resume)
-            if base.boundary is not None:
-                base.drop(name)
-    except Interrupted:
+        with Stop() as stop:  # of a pair, a signal at the end of the first ends the second after a step
+            for name in list(base.transformers):
+                config = config_of(name, training, settings.adapter.scales, base.boundary)
+                result = _distil_one(settings, base, name, config, plan, prompts, accelerator, resume, stop)
+                if base.boundary is not None:
+                    base.drop(name)
+    finally:
         accelerator.end_training()
-        raise
-    accelerator.end_training()
     if settings.output.push_to_hub is not None and processes.main:
         where = push(folder / "adapter", settings.output.push_to_hub, settings.output.private)
         accelerator.print(f"uploaded: {where}")
@@ -116,6 +116,7 @@ def _distil_one(
     prompts: list[dict[str, Any]],
     accelerator: Accelerator,
     resume: bool,
+    stop: Stop,
 ) -> DistillResult:
     """Train the adapter of the transformer ``name``; one of two has folders of its own."""
     folder, within = Path(settings.output.folder), "" if base.boundary is None else name
@@ -132,19 +133,18 @@ def _distil_one(
     if prompts:
         encoder = encoder_for(base.pipeline(), settings.data.max_sequence_length)
         observers.append(Samples(encoder, prompts, settings, accelerator))
-    with Stop() as stop:
-        return distill(
-            transformer,
-            adapter,
-            data,
-            config,
-            out_dir=folder / within,
-            resume=resume,
-            accelerator=accelerator,
-            observers=observers,
-            stop=stop,
-            adapter_dir=folder / "adapter" / within,
-        )
+    return distill(
+        transformer,
+        adapter,
+        data,
+        config,
+        out_dir=folder / within,
+        resume=resume,
+        accelerator=accelerator,
+        observers=observers,
+        stop=stop,
+        adapter_dir=folder / "adapter" / within,
+    )
 
 
 def _precision(settings: TrainSettings, accelerator: Accelerator) -> DistillConfig:

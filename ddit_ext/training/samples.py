@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .._files import replace_file
 from ..calibration.pictures import as_uint8, first_frames
 from ..families.encoder import Encoder
 from ..runtime.patch import patch
@@ -67,7 +68,7 @@ class Samples(Observer):
             path = Path(output.folder) / "samples" / f"step-{done:08d}.png"
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(sheet).save(path)
+                replace_file(path, lambda to: Image.fromarray(sheet).save(to, "png"))
             except OSError as error:  # pictures are no reason to end a run
                 warnings.warn(f"sample {path} could not be written: {error}", stacklevel=2)
             for tracker in self._accelerator.trackers:

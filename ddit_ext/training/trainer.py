@@ -28,7 +28,7 @@ from .processes import Processes
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss or its gradient is not finite; the last sound state has been saved."""
+    """The loss, its gradient or the weights are not finite; the last sound state has been saved."""
 
 
 @dataclass(frozen=True)
@@ -190,14 +190,16 @@ class Trainer:
         return StepOutcome(value, scale, sigma, torch.cat(so_far.error), norm)
 
     def save(self, step: int) -> None:
-        """Checkpoint and adapter files after ``step`` steps, unless the weights are not finite.
+        """Checkpoint and adapter files after ``step`` steps.
 
         Raises:
             SaveFailed: a file could not be written.
+            TrainingDiverged: weights that are not finite; what is on disk stays.
         """
-        if self.folder is None or not all(bool(p.isfinite().all()) for p in self.parameters.values()):
-            return
-        if self.processes.main:
+        if not all(bool(p.isfinite().all()) for p in self.parameters.values()):
+            kept = f"; what was saved before is in {self.folder}" if self.folder is not None else ""
+            raise TrainingDiverged(f"weights are not finite after step {step}{kept}")
+        if self.folder is not None and self.processes.main:
             save_checkpoint(self.folder, self._state, step, self.config.keep_checkpoints)
             with self._averaged():
                 self._record(step)

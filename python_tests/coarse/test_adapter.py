@@ -226,6 +226,15 @@ def test_a_failed_save_leaves_the_old_files(saved, transformer, monkeypatch):
     assert {name: (saved / name).read_bytes() for name in os.listdir(saved)} == before
 
 
+def test_a_record_that_is_no_json_costs_nothing(saved, transformer):
+    before = {name: (saved / name).read_bytes() for name in os.listdir(saved)}
+    adapter = randomised(Adapter.create(transformer))
+    adapter.training_record["note"] = float("nan")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        adapter.save(saved)
+    assert {name: (saved / name).read_bytes() for name in os.listdir(saved)} == before
+
+
 def test_a_save_cut_between_the_two_files_is_detected(saved, transformer):
     old = (saved / "adapter.json").read_text()
     randomised(randomised(Adapter.load(saved, transformer))).save(saved)

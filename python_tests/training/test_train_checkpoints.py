@@ -1,25 +1,29 @@
 """Checkpoints: the last few are kept, a damaged one is named and passed over, a full disk loses nothing."""
 
 import json
+import os
+import platform
 import resource
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from tiny_flux import tiny_flux, training_batch
 
+from ddit_ext._files import replace_file, replace_text
 from ddit_ext.coarse import Adapter, AdapterError
-from ddit_ext.training import DistillConfig, SaveFailed, distill
+from ddit_ext.training import DistillConfig, SaveFailed, TrainingDiverged, distill
 from ddit_ext.training.checkpoint import checkpoints
 
 SETTINGS = {"lr": 3e-3, "warmup": 2, "log_every": 1, "checkpoint_every": 1, "ema": 0.9}
 
 
-def run(folder, batches=training_batch, **changes):
-    transformer = tiny_flux()
+def run(folder, batches=training_batch, transformer=None, resume=True, **changes):
+    transformer = transformer or tiny_flux()
     config = DistillConfig(**(SETTINGS | changes))
     adapter = Adapter.create(transformer, rank=2)
-    return distill(transformer, adapter, batches, config, out_dir=folder, progress=False)
+    return distill(transformer, adapter, batches, config, out_dir=folder, progress=False, resume=resume)
 
 
 @contextmanager
@@ -47,6 +51,69 @@ def test_the_last_few_are_kept_and_a_damaged_one_is_passed_over(tmp_path):
     with pytest.warns(UserWarning, match=f"{paths[0].name} is damaged.*before it"):
         resumed = run(tmp_path / "a", steps=4)
     assert same(through.adapter, resumed.adapter)
+
+
+def test_the_state_just_saved_stays_beside_a_damaged_newer_one(tmp_path):
+    run(tmp_path, steps=3, keep_checkpoints=2)
+    newest = checkpoints(tmp_path)[0]
+    newest.write_bytes(newest.read_bytes()[:-10])
+    two = iter([training_batch(0), training_batch(1)])
+    with pytest.warns(UserWarning, match="step-00000003"), pytest.raises(ValueError, match="ended after 2"):
+        run(tmp_path, two, steps=4, keep_checkpoints=1)
+    with pytest.warns(UserWarning, match="step-00000003"):
+        assert [line["step"] for line in run(tmp_path, steps=4).log] == [1, 2, 3, 4]
+
+
+def test_what_an_earlier_run_has_done_is_neither_mixed_with_nor_shortened(tmp_path):
+    run(tmp_path, steps=2)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    with pytest.raises(ValueError, match=f"out_dir: {tmp_path} holds checkpoints.*resume=True"):
+        run(tmp_path, steps=3, resume=False)
+    with pytest.raises(ValueError, match="steps must be at least 2, those done in .*, got 1"):
+        run(tmp_path, steps=1)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == files
+
+
+def test_a_run_goes_on_with_an_average_and_in_another_precision(tmp_path):
+    before = run(tmp_path, steps=2, ema=0.0)
+    low = tiny_flux().to(torch.bfloat16)
+    again = run(tmp_path, transformer=low, steps=2, ema=0.9, autocast="bfloat16")
+    assert same(before.adapter, again.adapter)
+    with pytest.raises(AdapterError, match="belongs to another adapter: .*weights of x_embedder differ by"):
+        run(tmp_path, transformer=tiny_flux(seed=1), steps=3)
+
+
+def test_weights_that_are_not_finite_at_the_end_are_no_result(tmp_path, monkeypatch):
+    def overflow(self):
+        self.param_groups[0]["params"][0].data.fill_(torch.inf)
+
+    run(tmp_path, steps=1)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    monkeypatch.setattr(torch.optim.AdamW, "step", overflow)
+    with pytest.raises(
+        TrainingDiverged, match=f"not finite after step 2; what was saved before is in {tmp_path}"
+    ):
+        run(tmp_path, steps=2)
+    with pytest.raises(TrainingDiverged, match="not finite after step 1$"):
+        run(None, steps=1)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == files
+
+
+def test_two_writers_of_a_file_and_what_a_killed_one_left(tmp_path, monkeypatch):
+    path = tmp_path / "shard"
+    dead, alive = (tmp_path / f".shard.{platform.node()}.{process}.partial" for process in (999_999_999, 1))
+    dead.write_text("half")
+
+    def write(to):
+        Path(to).write_text("ours")
+        with monkeypatch.context() as other:
+            other.setattr(os, "getpid", lambda: 1)
+            replace_text(path, "theirs")
+        assert path.read_text() == "theirs"
+        alive.write_text("half")
+
+    replace_file(path, write)
+    assert path.read_text() == "ours" and alive.exists() and not dead.exists()
 
 
 def test_a_full_disk_on_the_way_is_named_and_the_run_goes_on(tmp_path):

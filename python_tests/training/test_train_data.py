@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,7 @@ from wan_pipelines import size as wan_size
 from ddit_ext.coarse import Adapter
 from ddit_ext.families.wan import WanEncoder
 from ddit_ext.training import DistillConfig, distill
-from ddit_ext.training.data import prepare
+from ddit_ext.training.data import cache, prepare
 from ddit_ext.training.data.cache import CachedData
 from ddit_ext.training.data.generate import run_states
 from ddit_ext.training.data.pixels import read_pixels
@@ -126,6 +127,17 @@ def test_a_damaged_shard_is_made_again(tmp_path, encoder):
         made.prepare(lambda: None, Processes())
     assert encoder.captions == ["ten", ""]
     assert torch.equal(made.open(tiny_flux())(0)[0], wanted)
+
+
+def test_a_damaged_shard_may_be_gone_by_then(tmp_path, monkeypatch):
+    def other_run_first(path, **_):
+        Path(path).unlink()
+        raise OSError("damaged")
+
+    (tmp_path / cache.EMPTY).write_bytes(b"none")
+    monkeypatch.setattr(cache, "safe_open", other_run_first)
+    with pytest.warns(UserWarning, match="is damaged and is made again"):
+        assert not cache.complete(tmp_path, 1)
 
 
 def test_two_processes_make_the_shards_between_them(tmp_path, encoder):

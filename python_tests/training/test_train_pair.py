@@ -1,6 +1,8 @@
 """Wan 2.2's two transformers: each over its own noise levels, one folder that `patch` reads."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from ddit_ext.coarse import Adapter
 from ddit_ext.training import DistillConfig
 from ddit_ext.training.checkpoint import checkpoints
 from ddit_ext.training.pair import config_of
+from ddit_ext.training.trainer import Trainer
 
 
 def test_ranges_are_cut_to_what_each_transformer_is_used_at():
@@ -78,6 +81,20 @@ def test_a_pair_is_trained_and_read_as_one_folder(tmp_path, model, capsys):
     assert main(["train", str(path), "--resume", "--set", "training.steps=3"]) == 0
     for name in ("transformer", "transformer_2"):
         assert checkpoints(out / name)[0].name == "step-00000003.safetensors"
+
+
+def test_a_signal_in_the_last_step_of_the_first_ends_the_second_too(tmp_path, model, monkeypatch):
+    step = Trainer.step
+
+    def interrupted(self, number, batches):
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, number, batches)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    assert main(["train", str(config(tmp_path, model))]) == 143
+    last = [checkpoints(tmp_path / "out" / name)[0].name for name in ("transformer", "transformer_2")]
+    assert last == ["step-00000002.safetensors", "step-00000001.safetensors"]
 
 
 def test_what_a_pair_cannot_have_is_said(tmp_path, model, capsys):

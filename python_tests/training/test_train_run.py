@@ -1,11 +1,14 @@
 """`ddit train` from its file to the adapter, on the embedded FLUX; what it costs, its card and its upload."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from PIL import Image
 from tiny_flux import tiny_flux
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,7 +17,7 @@ import ddit_ext
 from ddit_ext.cli import main
 from ddit_ext.coarse import Adapter
 from ddit_ext.families import published
-from ddit_ext.training import card
+from ddit_ext.training import TrainingDiverged, card
 from ddit_ext.training.card import write_card
 from ddit_ext.training.estimate import estimate
 from ddit_ext.training.samples import coarse_first
@@ -57,6 +60,8 @@ def config(tmp_path, **changes):
 def test_a_run_from_file_to_adapter(tmp_path, monkeypatch, capsys):
     FakeHub.calls = []
     monkeypatch.setattr("huggingface_hub.HfApi", FakeHub)
+    replaced, move = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (replaced.append(Path(b).name), move(a, b)))
     path = config(
         tmp_path,
         output__sample_prompts=["a cat on plain gray"],
@@ -68,6 +73,7 @@ def test_a_run_from_file_to_adapter(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     said = capsys.readouterr().out
     assert "data: 4 samples" in said and "uploaded: https://example.org/commit" in said
+    assert {"settings.json", "step-00000002.png", "adapter.json", "README.md"} < set(replaced)
     sheet = Image.open(out / "samples" / "step-00000002.png")
     assert sheet.size == (128, 64)
     pipe = ddit_ext.embedded.load("flux").pipeline
@@ -103,6 +109,17 @@ def test_a_run_that_was_done_is_not_begun_again_but_resumed(tmp_path, capsys):
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.safetensors")} == shards
     lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
+
+
+def test_a_run_that_fails_ends_its_trackers(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise TrainingDiverged("loss is nan")
+
+    ended = []
+    monkeypatch.setattr("ddit_ext.training.run.distill", fail)
+    monkeypatch.setattr(Accelerator, "end_training", lambda self: ended.append(True))
+    assert main(["train", str(config(tmp_path))]) == 1
+    assert ended == [True]
 
 
 def test_tensorboard_gets_the_log(tmp_path):
@@ -159,6 +176,15 @@ def test_the_estimate_counts_the_real_models_parameters():
     assert flux.cache_bytes == 2 * (
         16 * 128**2 + settings_for("flux_dev_80gb").data.max_sequence_length * 4096 + 768
     )
+
+
+def test_the_estimate_weighs_scales_by_how_often_they_come_up():
+    settings = settings_for("embedded_flux")
+    chosen = replace(settings.training, scale_shares={2: 3.0, 4: 1.0})
+    figures = estimate(replace(settings, training=chosen), 1, None, False)
+    passes = 3 if settings.model.gradient_checkpointing else 2
+    wanted = figures.flops[1] + passes * (0.75 * figures.flops[2] + 0.25 * figures.flops[4])
+    assert figures.flops_per_sample == pytest.approx(wanted)
 
 
 def test_the_estimate_of_wan():

@@ -229,7 +229,10 @@ def test_scales_that_the_adapter_lacks_are_named():
         run(transformer, new_adapter(transformer), steps=1, noise_range={8: (0.5, 1.0)})
 
 
-def test_evaluation_needs_a_batch():
+def test_evaluation_needs_a_batch_of_clean_latents():
     transformer = tiny_flux()
     with pytest.raises(ValueError, match="at least one batch"):
         evaluate_coarse_error(transformer, Adapter.training_free(transformer), [], 2, [0.5])
+    noisy = [(smooth_latents(2), conditions(2) | {"noise_level": torch.full((2,), 0.5)})]
+    with pytest.raises(ValueError, match="clean latents.* got some with noise_level"):
+        evaluate_coarse_error(transformer, Adapter.training_free(transformer), noisy, 2, [0.5])

@@ -185,7 +185,7 @@ def _header(path: Path) -> dict[str, Any] | None:
             return json.loads((file.metadata() or {})["note"])
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         warnings.warn(f"cache {path} is damaged and is made again: {error}", stacklevel=3)
-        path.unlink()
+        path.unlink(missing_ok=True)  # another run may have been first
         return None
 
 
