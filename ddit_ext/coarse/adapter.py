@@ -172,7 +172,7 @@ class Adapter(nn.Module):
             return own
         key = (scale, like.device, like.dtype)
         if key not in self._cache:
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():  # may be called in any mode later
                 cast = copy.deepcopy(own).requires_grad_(False).to(like.device, like.dtype)
                 if own.refinement is not None:  # 48 scalars that multiply whole velocities: kept in float32
                     cast.refinement.knots = nn.Parameter(

@@ -43,7 +43,7 @@ class MergedLinear(nn.Linear):
     def __init__(self, base: nn.Linear, low_rank: LowRank):
         super().__init__(base.in_features, base.out_features, bias=False, device="meta")
         exact = torch.promote_types(base.weight.dtype, torch.float32)
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # may be called in any mode later
             a, b = (factor.to(base.weight.device, exact) for factor in (low_rank.a, low_rank.b))
             weight = torch.addmm(base.weight.to(exact), b, a, alpha=low_rank.scale).to(base.weight.dtype)
         self.weight = nn.Parameter(weight, requires_grad=False)

@@ -273,6 +273,23 @@ def test_the_transformer_is_left_alone():
     assert not storages & {value.data_ptr() for value in adapter.parameters()}
 
 
+def test_weights_cast_under_inference_mode_serve_gradients():
+    transformer = tiny_flux().bfloat16().requires_grad_(False)
+    adapter = Adapter.create(transformer, (2,), rank=2).eval()
+    call = noisy_call(4, 4, [0.5])
+    call = {
+        name: value.bfloat16() if isinstance(value, torch.Tensor) else value for name, value in call.items()
+    }
+    latents = call["hidden_states"]
+    with torch.inference_mode():
+        weights = adapter.weights(2, latents)
+    with FluxFamily(transformer).coarse(
+        call | {"hidden_states": latents.requires_grad_()}, weights, call["timestep"].float()
+    ) as coarse:
+        transformer(**coarse)[0].float().square().sum().backward()
+    assert adapter.weights(2, latents) is weights and latents.grad.abs().sum() > 0
+
+
 def test_weights_are_cast_once_and_again_after_a_change(transformer):
     adapter = randomised(Adapter.create(transformer, [2], rank=2))
     like = torch.zeros(1, dtype=torch.bfloat16)

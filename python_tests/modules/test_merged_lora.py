@@ -237,6 +237,14 @@ def test_under_inference_mode_and_compiled():
         assert len(graphs) == 3
 
 
+def test_made_under_inference_mode_it_serves_gradients():
+    with torch.inference_mode():
+        merged = MergedLinear(nn.Linear(4, 6), addition(4, 6))
+    x = torch.randn(3, 4, requires_grad=True)
+    merged(x).sum().backward()
+    torch.testing.assert_close(x.grad, merged.weight.sum(0).expand(3, 4))
+
+
 def test_a_loaded_adapter_says_how(tmp_path):
     pipe = make_pipeline()
     trained_adapter(pipe.transformer).save(tmp_path)
