@@ -179,7 +179,8 @@ class ModelFamily:
 
     def told(self, timestep: Tensor) -> float:
         """σ in [0, 1] as a call's timestep states it, the highest of the call; on a GPU this waits for it."""
-        return self.sigma_of(float(timestep.detach().reshape(-1)[0]))
+        timestep = timestep.detach()  # where tokens have one each, given frames are clean
+        return self.sigma_of(float(timestep.amax() if self.TIMESTEP > self.CLEAN else timestep.amin()))
 
     def sigma_of(self, timestep: Any) -> Any:
         """σ of a number or tensor on the scale of a call's timestep."""

@@ -114,10 +114,6 @@ class WanFamily(LatentFamily):
         if patch != (1, PATCH, PATCH):
             raise ValueError(f"transformer: patch_size must be (1, {PATCH}, {PATCH}), got {patch}")
 
-    def told(self, timestep: Tensor) -> float:
-        """As `ModelFamily.told`; where each token has a timestep, given frames are at 0."""
-        return float(timestep.detach().amax()) / self.TIMESTEP
-
     def noise_level(self, arguments: dict[str, Any], level: float | None = None) -> Tensor:
         """As `ModelFamily.noise_level`; [B, F] where each token has a timestep (`expand_timesteps`).
 

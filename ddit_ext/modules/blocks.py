@@ -10,7 +10,7 @@ Several ranks may share the tokens. Each keeps what was added to its own; where 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -107,16 +107,18 @@ def _own_blocks(transformer: weakref.ref[nn.Module]) -> str:
 
 
 def seen(
-    transformer: nn.Module, blocks: Sequence[str], norm: str, own: Own = None
+    transformer: nn.Module, blocks: Sequence[str], norm: str, own: Own = None, unused: Collection[int] = ()
 ) -> tuple[AfterBlocks, dict[str, nn.Module]]:
     """`added` of the first is, after a call with the second in place, what the blocks added in it.
 
     blocks: names of the transformer's lists of blocks, in the order of their calls; norm: the name of what it calls
-    once, on the output of its last block.
+    once, on the output of its last block; unused: blocks of the first list that the call does not run.
     """
-    first = FirstBlock(transformer.get_submodule(f"{blocks[0]}.0"), own)
+    count = len(transformer.get_submodule(blocks[0]))
+    name = f"{blocks[0]}.{next((index for index in range(count) if index not in unused), 0)}"
+    first = FirstBlock(transformer.get_submodule(name), own)
     after = AfterBlocks(transformer.get_submodule(norm), first, transformer)
-    return after, {f"{blocks[0]}.0": first, norm: after}
+    return after, {name: first, norm: after}
 
 
 def left_out(

@@ -63,7 +63,8 @@ class SizedCall:
         arguments = self._at_size(scale, self._arguments[scale])
         if self._residuals is not None:
             # After the size's own modules, some of which stand inside of the first block.
-            self._seen = self._residuals.enter(self._changes, self._part, self._number, self._skipped)
+            unused = arguments.get("skip_layers") or ()  # Stable Diffusion 3's skip-layer guidance
+            self._seen = self._residuals.enter(self._changes, self._part, self._number, self._skipped, unused)
         return None if scale == 1 and len(self._groups) == 1 else arguments
 
     def leave(self, scale: int, output: Any) -> None:

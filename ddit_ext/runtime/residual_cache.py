@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import Tensor
 
 from ..modules import blocks
@@ -42,14 +44,19 @@ class ResidualCache:
         self._part = None
         self._residuals.clear()
 
-    def enter(self, changes: Changes, part: Part, number: int, skipped: bool) -> AfterBlocks | None:
-        """Before call `number` of the step under way: its blocks are left out, or what is returned sees them."""
+    def enter(
+        self, changes: Changes, part: Part, number: int, skipped: bool, unused: Collection[int] = ()
+    ) -> AfterBlocks | None:
+        """Before call `number` of the step under way: its blocks are left out, or what is returned sees them.
+
+        unused: blocks that the call itself does not run, as `blocks.seen` has them.
+        """
         family = part.family
         transformer, names, own = family.transformer, (family.BLOCKS, family.NORM), family.own_tokens
         if skipped:
             changes.swap(transformer, blocks.left_out(transformer, *names, self._residuals[number], own))
             return None
-        after, replacements = blocks.seen(transformer, *names, own)
+        after, replacements = blocks.seen(transformer, *names, own, unused)
         changes.swap(transformer, replacements)
         return after
 

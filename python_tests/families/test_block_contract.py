@@ -1,5 +1,7 @@
 """TeaCache's rule by the contract of blocks: for every family, most of them without a file."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from family_cases import BY_NAME, captured
@@ -52,6 +54,49 @@ def test_a_run_skips_steps_whose_input_hardly_changes(name, supports):
     assert skipped.isfinite().all() and not torch.equal(skipped, before)
     assert torch.equal(case.run(pipe, batch, steps=6), before)
     supports(name, case.pipeline, "TeaCache")
+
+
+def test_where_tokens_have_a_timestep_each_a_run_is_at_the_highest():
+    """LTX image-to-video tells its given frame, which comes first, timestep 0."""
+    text = BY_NAME["LTX-Video"]
+
+    def arguments(batch):
+        latents = torch.randn(batch, 8, 8, generator=torch.Generator().manual_seed(1))
+        return text.arguments(batch) | {"image": None, "latents": latents, "num_frames": 9}
+
+    case = replace(text, pipeline="LTXImageToVideoPipeline", arguments=arguments)
+    pipe = case.build()
+    with ddit_ext.patch(pipe, schedule=TeaCache(1e9)) as handle:
+        case.run(pipe, steps=5)
+    steps = handle.report().to_dict()["steps"]
+    assert [step["scale"] for step in steps] == [1, 0, 0, 0, 1]
+    assert [step["noise_level"] for step in steps] == pytest.approx(pipe.scheduler.sigmas.tolist()[:-1])
+    # Z-Image counts timesteps from the clean end.
+    assert captured(BY_NAME["Z-Image"]).family.told(torch.tensor([1.0, 0.25])) == 0.75
+
+
+def test_a_call_that_leaves_its_first_block_out_skips_steps_too():
+    """Skip-layer guidance of Stable Diffusion 3: the residual is of the blocks that its own call runs."""
+    case = BY_NAME["Stable Diffusion 3"]
+    case = replace(case, model=(case.model[0], case.model[1] | {"num_layers": 3}))
+    guided = {"skip_guidance_layers": [0], "skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 1.0}
+    pipe = case.build()
+    plain = case.run(pipe, steps=4, **guided)
+    with ddit_ext.patch(pipe, schedule=TeaCache(0.0)):
+        assert torch.equal(case.run(pipe, steps=4, **guided), plain)
+    counts = [0, 0, 0]
+    for place, block in enumerate(pipe.transformer.transformer_blocks):
+        block.register_forward_hook(lambda *_, place=place: counts.__setitem__(place, counts[place] + 1))
+    with ddit_ext.patch(pipe, schedule=[1, 1, 0, 1]) as handle:
+        case.run(pipe, steps=4, **guided)
+    assert counts == [3, 5, 5] and not handle.report().to_dict()["warnings"]
+    call = captured(case)
+    family, model = call.family, call.transformer
+    after, watching = blocks.seen(model, family.BLOCKS, family.NORM, unused=[0])
+    with swapped(model, watching):
+        whole = call.call(skip_layers=[0])
+    with swapped(model, blocks.left_out(model, family.BLOCKS, family.NORM, after.added)):
+        torch.testing.assert_close(call.call(skip_layers=[0]), whole, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", [family.name for family in FAMILIES])
