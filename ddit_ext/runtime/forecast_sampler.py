@@ -71,8 +71,7 @@ def total_steps(scheduler: ForecastScheduler) -> int:
 
 def next_sigma(scheduler: ForecastScheduler) -> float:
     """Sigma of its next computed step."""
-    index = scheduler.step_index
-    return float(scheduler.sigmas[(scheduler.begin_index or 0) if index is None else index])
+    return scheduler.plan.calls[len(scheduler.computed)].sigma
 
 
 def forecast_steps(scheduler: ForecastScheduler, first: int, samples: int) -> list[StepRecord]:

@@ -327,7 +327,9 @@ class SamplerWatch:
         if run is None or run.finished or run.index < run.done:
             return  # the transformer has not been called at this step
         if not _same_list(run.timesteps, sampler.timesteps):
-            return
+            if run.done:
+                return
+            run.timesteps = sampler.timesteps.data  # a ForecastScheduler knows only now which cut it was
         run.seen_alive("latent", result)
         if not run.sampled:
             run.take_over()

@@ -200,7 +200,7 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
             raise RuntimeError("ForecastScheduler.step: call set_timesteps first.")
         if self._run.places.rewritten:
             self._steps, self._cuts = self._steps.ending_at(self._run.places.sigmas[-1]), {}
-            self._run = Run(self.base, self.places(self._begin_index or 0), self._begin_index)
+            self._run = Run(self.base, self.places(self._run.places.begin), self._begin_index)
         if self._run.index is None or not self._run.takes(sample):
             self._run = Run(self.base, self._places_of(timestep), self._begin_index)
         new = self._run.step(model_output, timestep, sample, extra)
@@ -236,7 +236,9 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def begin_index(self) -> int | None:
-        """As set_begin_index set it."""
+        """As set_begin_index set it, or a cut of `timesteps` before the run; None where neither did."""
+        if self._begin_index is None and self._run is not None:
+            return self._run.places.begin or None
         return self._begin_index
 
     @property
@@ -259,6 +261,11 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         if begin not in self._cuts:
             self._cuts[begin] = self._steps.places(begin)
         return self._cuts[begin]
+
+    def cut(self, begin: int) -> torch.Tensor:
+        """What `timesteps[begin:]` is before a run, which is expected to begin there from now on."""
+        self._run = Run(self.base, self.places(begin))
+        return self._run.places.timesteps[begin:]
 
     def __len__(self) -> int:
         return len(self.base)

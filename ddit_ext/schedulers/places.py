@@ -94,7 +94,7 @@ class Steps:
 
 
 class Timesteps(torch.Tensor):
-    """The timesteps of the computed steps. `timesteps[begin:]` gives the places of a run that begins there.
+    """The timesteps of the computed steps. `timesteps[begin:]` says that the run begins there.
 
     img2img and inpainting pipelines cut the list by `strength`; the steps that are left then get places of their own.
     Once a run has begun, by set_begin_index or its first step, a cut is one of any tensor. A loop that looks ahead before
@@ -111,9 +111,9 @@ class Timesteps(torch.Tensor):
         return view
 
     def __getitem__(self, key: Any) -> torch.Tensor:
-        cut = isinstance(key, slice) and key.stop is None and key.step is None and (key.start or 0) > 0
-        if cut and key.start < self.scheduler.entries and self.scheduler.step_index is None:
-            return self.scheduler.places(key.start).timesteps[key.start :]
+        cut = isinstance(key, slice) and key.start is not None and key.stop is None and key.step is None
+        if cut and 0 <= key.start < self.scheduler.entries and self.scheduler.step_index is None:
+            return self.scheduler.cut(key.start)
         return self._plain()[key]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:

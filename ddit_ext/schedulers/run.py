@@ -81,7 +81,7 @@ class Run:
 
     def _check_order(self, timestep: Any) -> None:
         if self.index is None:
-            self.index = entry_of(timestep, self.places.timesteps)
+            self.index = max(entry_of(timestep, self.places.timesteps), self.places.begin)
         if self.index >= len(self.places.levels):
             raise RuntimeError(
                 f"ForecastScheduler.step: the run's {len(self.computed)} calls are done. "

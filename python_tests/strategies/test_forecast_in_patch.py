@@ -1,15 +1,19 @@
 """patch(pipe, schedule=Forecast(...)): the bare scheduler's picture, its report, and what is left behind."""
 
 import pickle
+import warnings
+from itertools import zip_longest
 from types import SimpleNamespace
 
 import pytest
 import torch
+import wan_pipelines
 from cache_cases import arguments, make, run
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 from flow_families import FAMILIES
 from flux_pipelines import make_call, make_pipeline
 from flux_pipelines import run as run_flux
+from loops import Loop
 
 import ddit_ext
 from ddit_ext import Fixed, Forecast, ForecastScheduler, Threshold
@@ -140,6 +144,34 @@ def test_img2img_reports_the_steps_that_are_left():
         run_flux(pipe, call)
         assert [step["noise_level"] for step in handle.report().to_dict()["steps"]] == pytest.approx(levels)
         assert scales(handle).count(1) == 3
+
+
+@pytest.mark.parametrize("sizes", [None, [4, 2, 1, 1]])
+def test_video_to_video_is_one_run_of_the_steps_that_are_left(sizes):
+    """It cuts the sampler's timesteps and never says set_begin_index."""
+    pipe = wan_pipelines.make_pipeline("v2v", scheduler="euler")
+    call = wan_pipelines.make_call("v2v", rows=4, columns=4, steps=12)
+    with ddit_ext.patch(pipe, schedule=1) as handle:
+        wan_pipelines.run(pipe, call)
+        levels = [step["noise_level"] for step in handle.report().to_dict()["steps"]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", "ddit_ext: no adapter")
+        with ddit_ext.patch(pipe, schedule=Forecast(calls=6, sizes=sizes)) as handle:
+            wan_pipelines.run(pipe, call)
+    assert [step["noise_level"] for step in handle.report().to_dict()["steps"]] == pytest.approx(levels)
+    assert [scale for scale in scales(handle) if scale] == (sizes or [1] * 4)
+
+
+def test_a_loop_that_looks_ahead_is_one_run():
+    """Its slice says that a run begins at the second step; the first step shows that it does not."""
+    pipe = make_pipeline()
+    with ddit_ext.patch(pipe, schedule=Forecast(calls=6, sizes=1)) as handle:
+        scheduler, loop = pipe.scheduler, Loop(pipe)
+        scheduler.set_timesteps(12, mu=0.5)
+        for t, _ in zip_longest(scheduler.timesteps, scheduler.timesteps[1:]):
+            loop.latents = scheduler.step(loop.call(float(t) / 1000), t, loop.latents).prev_sample
+    assert len(scales(handle)) == 12 and scales(handle).count(1) == 6
 
 
 def test_a_pipeline_that_is_made_from_it_shares_the_forecast():
