@@ -235,7 +235,13 @@ def _unscaled(name: str, value: Any) -> Any:
 
 
 def check_here(transformer: nn.Module, layer: nn.Module, tensor: Tensor) -> None:
-    """ValueError where an offloaded layer's weights do not lie where `tensor` does, and no hook of its own moves them."""
+    """ValueError where an offloaded layer's weights do not lie where `tensor` does, and no hook of its own moves them.
+
+    A model that is offloaded as a whole is brought there, as the call would do next.
+    """
+    offload = vars(transformer).get("_hf_hook")
+    if type(offload).__name__ == "CpuOffload":
+        offload.pre_forward(transformer)
     devices = {parameter.device for parameter in layer.parameters()}
     if waits_on_disk(transformer, layer):
         where = "disk until then (group offloading by blocks)"

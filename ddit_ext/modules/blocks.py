@@ -46,7 +46,7 @@ class FirstBlock(StandIn):
 class AfterBlocks(StandIn):
     """Stands in the norm after the last block: keeps the blocks' residual, in the dtype of their input.
 
-    NotImplementedError where the forward has called blocks of its own in the place of the model's.
+    NotImplementedError where the forward has called blocks of its own in the place of the model's, or tokens were left out.
     """
 
     def __init__(self, base: nn.Module, first: FirstBlock, transformer: nn.Module) -> None:
@@ -59,6 +59,12 @@ class AfterBlocks(StandIn):
         entered, self.first.entered = self.first.entered, None
         if entered is None:
             raise NotImplementedError(self._why_not())
+        if entered.shape != hidden_states.shape:
+            raise NotImplementedError(
+                f"steps can't be skipped: {entered.shape[1]} tokens went into the blocks and {hidden_states.shape[1]} came "
+                "out, as where references are cached in a run's first step (Flux2KleinKVPipeline); use a strategy that "
+                "skips no step"
+            )
         self.added = hidden_states.detach().to(entered.dtype) - entered.to(hidden_states.device)
         return self.base(hidden_states, *args, **kwargs)
 

@@ -118,6 +118,13 @@ def test_a_cache_of_references_raises():
             pytest.raises(NotImplementedError, match="kv_cache_mode='(extract|cached)'.*Flux2KleinPipeline"),
         ):
             case.run(pipe, 1, steps=4)
+    for schedule in ([1, 0, 0, 1], TeaCache(1e9)):
+        with (
+            ddit_ext.patch(pipe, schedule=schedule),
+            pytest.raises(NotImplementedError, match="48 tokens went into the blocks and 16 came out"),
+        ):
+            case.run(pipe, 1, steps=4)
+    assert torch.equal(case.run(pipe, 1, steps=4), before)
 
 
 def _without_guidance(case, batch):

@@ -193,6 +193,11 @@ def test_weights_that_come_with_the_call_leave_a_step_without_a_signal(monkeypat
         check_here(away, away, torch.zeros(1))
     here = torch.nn.Linear(2, 2)
     check_here(here, here, torch.zeros(1))
+    accelerate.cpu_offload_with_hook(
+        whole := torch.nn.Sequential(torch.nn.Linear(2, 2)), torch.device("meta")
+    )
+    check_here(whole, whole[0], torch.zeros(1, device="meta"))
+    assert whole[0].weight.is_meta
     pipe = make("flux")
     handle = ddit_ext.patch(pipe, schedule=TeaCache(math.inf))
     original, calls = handle._hook.parts[0].family.first_input, [0]
