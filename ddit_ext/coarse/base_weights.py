@@ -6,6 +6,7 @@ Reads only, and copies what it reads: a transformer may be offloaded, compiled, 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,13 +122,23 @@ def fingerprint(transformer: nn.Module) -> dict[str, Any]:
     """What identifies the base model: its class, some of its config and a sample of its weights.
 
     The sample is compared with a tolerance (see :func:`compare_fingerprints`), so that the same model is
-    recognised in another precision. Layers that cannot be read as numbers, and those of four bits, whose errors
-    are as large as the tolerance, are left out.
+    recognised in another precision.
     """
     layers = layers_of(transformer)
     config = unwrap(transformer).config
+    samples = weight_samples(transformer, (layers.embedding, layers.output, *layers.samples))
+    identity = {key: _plain(getattr(config, key, None)) for key in layers.identity}
+    return {"family": layers.family, "config": identity, "weights": samples}
+
+
+def weight_samples(transformer: nn.Module, names: Iterable[str]) -> dict[str, list[float]]:
+    """Some numbers of each layer's weight.
+
+    Layers that cannot be read as numbers, and those of four bits, whose errors are as large as the tolerance of
+    :func:`compare_fingerprints`, are left out.
+    """
     samples = {}
-    for name in (layers.embedding, layers.output, *layers.samples):
+    for name in names:
         try:
             if type(unwrapped_layer(transformer, name).weight).__name__ == FOUR_BITS:
                 continue
@@ -136,8 +147,7 @@ def fingerprint(transformer: nn.Module) -> dict[str, Any]:
             continue
         flat = weight.flatten()
         samples[name] = [round(value, 6) for value in flat[:: max(1, flat.numel() // 16)][:16].tolist()]
-    identity = {key: _plain(getattr(config, key, None)) for key in layers.identity}
-    return {"family": layers.family, "config": identity, "weights": samples}
+    return samples
 
 
 def check_fingerprint(expected: dict[str, Any], transformer: nn.Module) -> None:

@@ -59,16 +59,16 @@ class CoarseStep:
         return tokens if self._frames is None else tokens.unflatten(0, (-1, self._frames)).flatten(1, 2)
 
     def velocity(self, tokens: Tensor) -> Tensor:
-        """The velocity as cells [B, F, h, w, C_out, p, p] in the latents' dtype.
+        """The velocity as cells [B, F, h, w, C_out, p, p] in the latents' dtype and on their device.
 
         Args:
-            tokens: [B, N_s, D], what would have gone into the output projection.
+            tokens: [B, N_s, D], what would have gone into the output projection, on any device.
         """
         weights, cells, levels = self._weights, self._cells, self._levels
         grid = list(cells.shape[1:4])
         if self._frames is not None:
             tokens = tokens.unflatten(1, (self._frames, -1)).flatten(0, 1)
-        tokens = tokens.to(self._dtype)
+        tokens = tokens.to(cells.device, self._dtype)
         coarse = ops.patch_deembed(
             tokens,
             weights.deembed_weight.to(self._dtype),

@@ -66,7 +66,6 @@ class Family(ModelFamily, ABC):
         self.patch_size = layers.patch  # latent pixels along a side of a base patch
         self.replaced: tuple[str, ...] = (layers.embedding, layers.output)
         self.sign = layers.sign
-        self._merged = {name: _adapter_state(transformer, name) for name in self.replaced}
         self._view: partial[Tensor] | None = None
         self._kept: tuple[nn.Module, Grid, dict[tuple, Any]] | None = None
         embedding, output = (unwrapped_layer(transformer, name) for name in self.replaced)
@@ -216,10 +215,9 @@ class Family(ModelFamily, ABC):
         transformer = self.transformer
         if self.ranks is not None:
             check_inference(weights)
-        for name, before in self._merged.items():
-            now = _adapter_state(transformer, name)
-            if now == "active" or now != before:
-                adapters = getattr(transformer.get_submodule(name), "active_adapters", None) or ["unnamed"]
+        for name in self.replaced:
+            adapters = _active_adapters(transformer.get_submodule(name))
+            if adapters:
                 raise NotImplementedError(
                     f"a PEFT adapter ({', '.join(adapters)}) on {name}, which coarse patches "
                     "replace: fuse it before patching, or leave it off this layer"
@@ -295,12 +293,14 @@ def on_grid(cells: Tensor, grid: Grid, channels: int) -> Tensor:
     return cells
 
 
-def _adapter_state(transformer: nn.Module, name: str) -> str:
-    """What PEFT does to the module at `name`: "none", "active" or "merged"."""
-    module = transformer.get_submodule(name)
-    if not hasattr(module, "base_layer"):
-        return "none"
-    if getattr(module, "merged", False):
-        return "merged"
-    off = getattr(module, "disable_adapters", False) or not getattr(module, "active_adapters", True)
-    return "none" if off else "active"
+def _active_adapters(module: nn.Module) -> list[str]:
+    """The adapters that PEFT adds to what a layer gives; a layer's `active_adapters` may name some that it has not."""
+    if getattr(module, "disable_adapters", True) or module.merged:  # no attribute: not PEFT's
+        return []
+    held = [getattr(module, each) for each in module.adapter_layer_names]
+    scaling, variants = (getattr(module, each, {}) for each in ("scaling", "lora_variant"))  # DoRA is one
+    return [
+        name
+        for name in module.active_adapters
+        if any(name in layers for layers in held) and (scaling.get(name) != 0 or name in variants)
+    ]

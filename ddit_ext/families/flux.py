@@ -7,18 +7,18 @@ diffusers runs as it is, and returns the full fine shape.
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..coarse.coarse_step import CoarseStep
 from ..coarse.patch_layers import SHAPE, PatchLayers
 from ..coarse.scale_weights import ScaleWeights
 from .encoder import Encoder
 from .grid import Grid
-from .ids import IdsFamily, version_of
+from .ids import IdsFamily, flat, version_of
 from .latent import CoarsePositions
 from .model import CALL, ROWS, check_here, needed
 from .published import Published, non_commercial
@@ -100,8 +100,9 @@ class FluxFamily(IdsFamily):
 
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__(transformer)
-        # By scale: the text's ids, their version, the coarse ids, the module, and its tables at them.
-        self._tables: dict[int, tuple] = {}
+        # By the text's ids, of which each branch of guidance has its own, and scale: their version, the coarse ids, the
+        # module, and its tables at them.
+        self._tables: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def first_input(self, arguments: dict[str, Any]) -> Tensor:
         """[B, N, D]: the tokens as the first block's norm modulates them, references among them."""
@@ -126,12 +127,14 @@ class FluxFamily(IdsFamily):
 
     def _rotary(self, text: Tensor, ids: Tensor, scale: int) -> tuple[Tensor, Tensor]:
         """The model's own tables at the ids of text and merged cells, kept for the calls of one run."""
-        module, known = self.transformer.pos_embed, self._tables.get(scale)
-        if known is None or not (
-            known[0]() is text and known[1] == version_of(text) and known[2] is ids and known[3] is module
-        ):
-            own = text[0] if text.ndim == 3 else text
+        module, kept, version = (
+            self.transformer.pos_embed,
+            self._tables.setdefault(text, {}),
+            version_of(text),
+        )
+        known = kept.get(scale)
+        if known is None or not (known[0] == version and known[1] is ids and known[2] is module):
             with torch.inference_mode(False), torch.no_grad():  # may be read in any mode later
-                tables = module(torch.cat([own, ids]))
-            known = self._tables[scale] = (weakref.ref(text), version_of(text), ids, module, tables)
-        return known[4]
+                tables = module(torch.cat([flat(text), flat(ids)]))
+            known = kept[scale] = (version, ids, module, tables)
+        return known[3]

@@ -48,6 +48,13 @@ class HunyuanVideo15Family(LatentFamily):
     TIMESTEP = 1000.0
     ROWS = ROWS | set(TEXT.values()) | {"image_embeds", "timestep_r"}
 
+    ONLY = {
+        "timestep_r": (
+            None,
+            "a mean velocity (use_meanflow) has no larger patches: they tell another noise level",
+        )
+    }
+
     PATCHES = {
         "HunyuanVideo15Transformer3DModel": PatchLayers(
             family="hunyuan-video-1.5",

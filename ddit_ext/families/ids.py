@@ -44,13 +44,13 @@ class IdsFamily(PackedFamily):
         known = self._ids[-1]
         key = (weights.scale, weights.positions)
         if key not in known:
-            flat = ids[0] if ids.ndim == 3 else ids
             _, rows, columns = grid.coarse(weights.scale)
             own = torch.zeros(rows, columns, self.IDS, device=ids.device)
             own[..., 1] = (centres(rows, *key, ids.device) + grid.origin[0])[:, None]
             own[..., 2] = centres(columns, *key, ids.device) + grid.origin[1]
-            known[key] = torch.cat([own.flatten(0, 1), flat[grid.tokens :].float()])
-        return known[key] if ids.ndim == 2 else known[key][None]
+            merged = torch.cat([own.flatten(0, 1), flat(ids)[grid.tokens :].float()])
+            known[key] = merged if ids.ndim == 2 else merged[None]
+        return known[key]
 
     def _rewrite(
         self, arguments: dict[str, Any], weights: ScaleWeights, grid: Grid, step: CoarseStep
@@ -76,6 +76,11 @@ def version_of(ids: Tensor) -> int:
     return -1 if ids.is_inference() else ids._version
 
 
+def flat(ids: Tensor) -> Tensor:
+    """Ids [N, columns], also of a call that has them for a batch."""
+    return ids[0] if ids.ndim == 3 else ids
+
+
 def image_ids(rows: int, columns: int, width: int = 3) -> Tensor:
     """Position ids [rows·columns, width] of a picture."""
     ids = torch.zeros(rows, columns, width)
@@ -86,12 +91,12 @@ def image_ids(rows: int, columns: int, width: int = 3) -> Tensor:
 
 def read_grid(ids: Tensor, tokens: int, width: int) -> Grid:
     """Grid from ids [N, width] = (0, or else for a reference; row; column; …), the latent's tokens first."""
-    flat = ids[0] if ids.ndim == 3 else ids
-    if flat.ndim != 2 or flat.shape != (tokens, width):
+    own_ids = flat(ids)
+    if own_ids.ndim != 2 or own_ids.shape != (tokens, width):
         raise ValueError(
             f"img_ids must have shape ({tokens}, {width}), one row a token, got {tuple(ids.shape)}"
         )
-    host = flat.detach().cpu()
+    host = own_ids.detach().cpu()
     own = int((host[:, 0] == 0).sum())
     if own == 0 or bool((host[:own, 0] != 0).any()):
         raise ValueError("img_ids: the latent's tokens (first column 0) must stand before reference tokens")

@@ -54,7 +54,7 @@ class CoarseProjection(nn.Module):
         velocity = self.step.velocity(tokens)
         if self.fastest:
             velocity = velocity.permute(0, 1, 2, 3, 5, 6, 4)
-        return velocity.flatten(4).flatten(1, 3).to(tokens.dtype)
+        return velocity.flatten(4).flatten(1, 3).to(tokens)
 
 
 class WholeProjection(nn.Module):
@@ -68,7 +68,7 @@ class WholeProjection(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         velocity = self.sign * self.step.velocity(hidden[:, : self.tokens])
-        return velocity.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).to(hidden.dtype)
+        return velocity.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).to(hidden)
 
 
 class LatentFamily(Family):

@@ -34,7 +34,7 @@ class PackedEmbedding(Packed):
             return self.ranks.part(tokens, 1)
         if self.grid.references:
             base = self.base(hidden_states[:, self.grid.tokens :])
-            tokens = torch.cat([tokens.to(base.dtype), base], dim=1)
+            tokens = torch.cat([tokens.to(base), base], dim=1)
         return tokens
 
 
@@ -46,9 +46,9 @@ class PackedProjection(Packed):
             tokens = self.ranks.whole(tokens, 1)
         own = tokens.shape[1] - self.grid.references
         velocity = self.step.velocity(tokens[:, :own])
-        packed = velocity.flatten(4).flatten(1, 3).to(tokens.dtype)
+        packed = velocity.flatten(4).flatten(1, 3).to(tokens)
         if self.grid.references:
-            packed = torch.cat([packed, self.base(tokens[:, own:]).to(packed.dtype)], dim=1)
+            packed = torch.cat([packed, self.base(tokens[:, own:]).to(packed)], dim=1)
         return packed
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..coarse.base_weights import read_tensor
 from ..coarse.coarse_step import CoarseStep
 from ..coarse.patch_layers import SHAPE, PatchLayers
 from ..coarse.scale_weights import ScaleWeights
@@ -101,9 +102,11 @@ class SD3Family(LatentFamily):
         self, arguments: dict[str, Any], weights: ScaleWeights, grid: Grid, step: CoarseStep
     ) -> tuple[dict[str, Any], dict[str, nn.Module]]:
         changes = {"timestep": self.coarse_timestep(arguments, step)}
-        module = self.transformer.pos_embed
-        key = (weights.scale, weights.positions, module.pos_embed.device)
-        positions = self.kept(module, grid, key, lambda: self.positions(grid, weights))
+        device = self.latents(arguments).device
+        key = (weights.scale, weights.positions, device)
+        positions = self.kept(
+            self.transformer.pos_embed, grid, key, lambda: self.positions(grid, weights).to(device)
+        )
         replacements: dict[str, nn.Module] = {
             "pos_embed": SD3Embedding(step, positions),
             "proj_out": self.projection(step),
@@ -111,15 +114,19 @@ class SD3Family(LatentFamily):
         return changes | self.pooled(arguments, grid, weights.scale), replacements
 
     def positions(self, grid: Grid, weights: ScaleWeights) -> Tensor:
-        """[1, N_s, D]: the table of the base at the merged cells, bilinear between its entries as the paper has it."""
-        module, scale = self.transformer.pos_embed, weights.scale
-        side, device = module.pos_embed_max_size, module.pos_embed.device
-        table = module.pos_embed.view(side, side, -1).float()
+        """[1, N_s, D]: the table of the base at the merged cells, bilinear between its entries as the paper has it.
+
+        Offloading may bring the table to the device within the call, so it is read from where it is now.
+        """
+        side, scale = self.transformer.pos_embed.pos_embed_max_size, weights.scale
+        table = read_tensor(self.transformer, "pos_embed", "pos_embed").view(side, side, -1).float()
         for dim, (fine, count) in enumerate(
             zip((grid.rows, grid.columns), grid.coarse(scale)[1:], strict=True)
         ):
             shown = fine if weights.positions == "centre" else count
-            at = (centres(count, scale, weights.positions, device) + (side - shown) // 2).clamp(max=side - 1)
+            at = (centres(count, scale, weights.positions, table.device) + (side - shown) // 2).clamp(
+                max=side - 1
+            )
             low, high = at.floor().long(), at.ceil().long()
             table = (table.index_select(dim, low) + table.index_select(dim, high)) / 2
         return table.flatten(0, 1)[None]

@@ -7,13 +7,14 @@ the coarse latent, and conditions on the latent's grid are averaged. The forward
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..coarse.base_weights import read_tensor
 from ..coarse.coarse_step import CoarseStep
 from ..coarse.patch_layers import SHAPE, PatchLayers
 from ..coarse.scale_weights import ScaleWeights
@@ -189,20 +190,25 @@ class WanFamily(LatentFamily):
             rope,
             grid,
             (weights.scale, weights.positions, latents.device),
-            lambda: rotary_tables(
-                rope, latents, grid, weights.scale, weights.positions, whole=self.ranks is not None
-            ),
+            lambda: rotary_tables(self._here(latents), latents, grid, weights.scale, weights.positions),
         )
+
+    def _here(self, latents: Tensor) -> nn.Module:
+        """A copy of the model's `rope` whose tables lie where the latents do: offloading brings its own within the call."""
+        rope = copy.copy(self.transformer.rope)
+        rope._buffers = {
+            name: read_tensor(self.transformer, "rope", name).to(latents.device) for name in rope._buffers
+        }
+        return rope
 
 
 def rotary_tables(
-    rope: nn.Module, latents: Tensor, grid: Grid, scale: int, positions: str, whole: bool = False
+    rope: nn.Module, latents: Tensor, grid: Grid, scale: int, positions: str
 ) -> tuple[Tensor, Tensor]:
     """`merged_rotary` of Wan's own tables, [1, N_s, 1, head width]. ValueError beyond the model's table.
 
-    whole: call past the hook of context parallelism, which leaves only a rank's part.
+    It is called past its hooks: that of context parallelism leaves only a rank's part.
     """
-    table_of = partial(type(rope).forward, rope) if whole else rope
     longest = max(grid.coarse(scale)[1:]) * scale
     if positions == "centre" and longest > rope.max_seq_len:
         raise ValueError(
@@ -211,7 +217,9 @@ def rotary_tables(
 
     def tables(frames: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
         # A latent of so many cells that takes no memory: `rope` reads its shape alone.
-        return table_of(latents.new_empty(()).expand(1, 1, frames, rows * PATCH, columns * PATCH))
+        return type(rope).forward(
+            rope, latents.new_empty(()).expand(1, 1, frames, rows * PATCH, columns * PATCH)
+        )
 
     cos, sin = merged_rotary(tables, grid, scale, positions)
     return cos[None, :, None], sin[None, :, None]

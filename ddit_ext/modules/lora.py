@@ -58,10 +58,12 @@ class LowRank(nn.Module):
         return torch.addmm(rows, low, b, alpha=self.scale).view(y.shape)
 
     def _factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """a and b as a product with ``x`` takes them; under autocast they are cast by the product."""
-        if self.a.dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
-            return self.a, self.b
-        return self.a.to(x.dtype), self.b.to(x.dtype)
+        """a and b as a product with ``x`` takes them; under autocast they are cast by the product.
+
+        A transformer may be spread over several devices: they follow ``x``.
+        """
+        dtype = self.a.dtype if torch.is_autocast_enabled(x.device.type) else x.dtype
+        return self.a.to(x.device, dtype), self.b.to(x.device, dtype)
 
     def _scaled(self, low: Tensor) -> Tensor:
         """The scale is applied to the r numbers between the factors, the smallest tensor of the three."""
@@ -80,5 +82,6 @@ class LowRankLinear(StandIn):
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         y = self.base(x, *args, **kwargs)
-        # Whoever hooks the base may keep what it returned.
-        return self.low_rank.add_to(y, x, in_place=not self.base._forward_hooks)
+        # Whoever hooks the base may keep what it returned, such as TaylorSeer, whose hook is in a registry of diffusers.
+        hooked = self.base._forward_hooks or hasattr(self.base, "_diffusers_hook")
+        return self.low_rank.add_to(y, x, in_place=not hooked)

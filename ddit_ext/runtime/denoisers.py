@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from ..coarse import Adapter
-from ..coarse.base_weights import check_fingerprint
+from ..coarse.base_weights import check_fingerprint, weight_samples
+from ..coarse.patch_layers import unwrapped_layer
 from ..families import WITHOUT_SUPPORT, Family, class_of, family_for, supported
 from ..modules.compiled import unwrap
 from .caches import CacheContexts
@@ -37,9 +38,30 @@ class Part:
     family: Family
     adapter: Adapter | None = None
     caches: CacheContexts = field(init=False)
+    made_from: dict[str, tuple] = field(default_factory=dict)  # by the replaced layers
 
     def __post_init__(self) -> None:
         self.caches = CacheContexts(self.family)
+
+    def weights(self) -> dict[str, tuple]:
+        """How the weights of the layers that larger patches replace are stored, and a sample of each; waits for the device."""
+        transformer, found = self.family.transformer, {}
+        for name, numbers in weight_samples(transformer, self.family.replaced).items():
+            weight = unwrapped_layer(transformer, name).weight
+            found[name] = (type(weight), weight.dtype), numbers
+        return found
+
+    def check_weights(self) -> None:
+        """NotImplementedError where the weights that larger patches were made from are others now; waits for the device."""
+        now = self.weights()
+        for name, (stored, numbers) in now.items():
+            before = self.made_from.get(name, (None, None))
+            if before[0] == stored and before[1] != numbers:
+                raise NotImplementedError(
+                    f"the weights of {name} have changed since patching, as fuse_lora and unfuse_lora change them; coarse "
+                    "patches are made from what they were: unpatch, and patch again"
+                )
+        self.made_from = now  # cast ones are compared as they are from here on
 
     @property
     def compiled(self) -> bool:
@@ -48,8 +70,9 @@ class Part:
 
 
 def find_denoisers(pipe: Any) -> dict[str, nn.Module]:
-    """The modules that denoise in any pipeline, by component; TypeError for what is no pipeline with a sampler."""
-    found = {name: module for name in DENOISERS if isinstance(module := getattr(pipe, name, None), nn.Module)}
+    """The modules that denoise in any pipeline, each once, by component; TypeError for what is no pipeline with a sampler."""
+    held = {name: module for name in DENOISERS if isinstance(module := getattr(pipe, name, None), nn.Module)}
+    found = _each_once(held)
     if not found or isinstance(pipe, nn.Module):
         raise TypeError(
             f"pipe must be a diffusers pipeline with a transformer, got {type(pipe).__name__}: pass the pipeline itself, "
@@ -58,6 +81,12 @@ def find_denoisers(pipe: Any) -> dict[str, nn.Module]:
     if not hasattr(getattr(pipe, "scheduler", None), "step"):
         raise TypeError(f"pipe must have a scheduler; got {type(pipe).__name__} without")
     return found
+
+
+def _each_once(held: dict[str, Any]) -> dict[str, Any]:
+    """Without components that an earlier one is, too."""
+    first = {id(module): name for name, module in reversed(held.items())}
+    return {name: module for name, module in held.items() if first[id(module)] == name}
 
 
 def known_family(module: nn.Module) -> Family | None:
@@ -74,11 +103,11 @@ def find_parts(pipe: Any) -> list[Part]:
 
     ValueError for a transformer's config, NotImplementedError for one that is parallel otherwise than over its tokens.
     """
-    held = {name: getattr(pipe, name, None) for name in NAMES}
+    held = _each_once({name: getattr(pipe, name, None) for name in NAMES})
     models = {
         name: unwrap(module)
         for name, module in held.items()
-        if module is not None or (name == NAMES[0] and held[NAMES[1]] is None)
+        if module is not None or (name == NAMES[0] and held.get(NAMES[1]) is None)
     }
     for name, model in models.items():
         if class_of(type(model)) is None:
@@ -113,7 +142,7 @@ def give_weights(parts: Sequence[Part], adapter: Any, scales: Sequence[int]) -> 
         if missing:
             raise ValueError(f"scales: the adapter has weights for {weights.scales}, not for {missing}")
     for part, weights in zip(parts, found, strict=True):
-        part.adapter = weights
+        part.adapter, part.made_from = weights, part.weights()
         part.family.low_rank.merge = weights.lora == "merged"
 
 

@@ -150,6 +150,8 @@ class PatchHook(Hook):
         family = part.family
         if self.strategy.coarse:
             family.refuse(arguments)
+            for each in self.parts:
+                each.check_weights()
         record = RunRecord.of(self.strategy, split=self._split)
         record.count_tokens(family, arguments)
         used = [each.adapter for each in self.parts if each.adapter is not None]

@@ -1,13 +1,19 @@
 """A coarse step: what it computes before any training, and what training may change."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny_flux import noisy_call, tiny_flux
+from torch import nn
 
 from ddit_ext import cells as cell_views
 from ddit_ext.coarse import Adapter, AdapterError, ScaleSpec
 from ddit_ext.coarse.noise_match import detail_gain, noise_match
 from ddit_ext.families.flux import FluxFamily
+from ddit_ext.families.grid import Grid
+from ddit_ext.families.latent import CoarseProjection, WholeProjection
+from ddit_ext.families.packed import PackedProjection
 
 
 def coarse_velocity(transformer, adapter, scale, arguments):
@@ -204,3 +210,27 @@ def test_packed_and_latent_cells_give_the_same_tokens():
     torch.testing.assert_close(
         weights.prepare(strided, sigma).tokens(), weights.prepare(packed, sigma).tokens()
     )
+
+
+def test_tokens_may_come_from_another_device(monkeypatch):
+    """The last blocks of a transformer that is spread over several lie there; `meta` is another one."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # meta has none
+    transformer = tiny_flux()
+    weights = Adapter.training_free(transformer, [2]).own(2).to("meta")
+    step = weights.prepare(
+        torch.randn(1, 1, 4, 4, 4, 2, 2, device="meta"), torch.tensor([0.5], device="meta")
+    )
+    assert step.tokens().is_meta
+    assert step.velocity(torch.randn(1, 4, 32)).is_meta
+
+
+def test_the_output_is_on_the_device_of_the_last_block():
+    tokens, velocity = torch.empty(1, 4, 32, device="meta"), torch.zeros(1, 1, 4, 4, 4, 2, 2)
+    step = SimpleNamespace(velocity=lambda given: velocity)
+    for projection in (
+        CoarseProjection(step, False, None),
+        WholeProjection(step, 4, 1),
+        PackedProjection(step, nn.Linear(32, 16, device="meta"), Grid(1, 4, 4), None),
+        PackedProjection(step, nn.Linear(32, 16, device="meta"), Grid(1, 4, 4, references=2), None),
+    ):
+        assert projection(tokens).is_meta

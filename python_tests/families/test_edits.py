@@ -131,6 +131,18 @@ def _without_guidance(case, batch):
     return {name: value for name, value in case.arguments(batch).items() if "negative" not in name}
 
 
+def test_a_mean_velocity_raises():
+    """It is told two noise levels, of which larger patches know one."""
+    case = captured(BY_NAME["HunyuanVideo 1.5"], 1)
+    weights = Adapter.training_free(case.transformer, (2,)).own(2)
+    call = case.arguments | {"timestep_r": torch.zeros(1)}
+    with (
+        pytest.raises(NotImplementedError, match="timestep_r=.*use_meanflow"),
+        case.family.coarse(call, weights, case.family.noise_level(call)),
+    ):
+        pass
+
+
 def test_stable_diffusion_3_with_patches_of_one_pixel():
     """The convolution says the size of a patch."""
     case = BY_NAME["Stable Diffusion 3"]

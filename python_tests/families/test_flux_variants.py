@@ -163,3 +163,12 @@ def test_inpainting_fixed_pixels_do_not_lower_the_score():
     run(pipe, call)
     scores = [step["scores"] for step in handle.report().to_dict()["steps"] if step["scores"]]
     assert scores and all(value > 1e-6 for step in scores for value in step[0])
+
+
+def test_positions_are_made_once_a_run():
+    """Also with two branches of guidance, each of which has ids of its own for its text."""
+    pipe, asked = make_pipeline(), []
+    pipe.transformer.pos_embed.register_forward_hook(lambda *given: asked.append(1))
+    ddit_ext.patch(pipe, schedule=2)
+    run(pipe, make_call(steps=4, true_cfg=True))
+    assert len(asked) == 2

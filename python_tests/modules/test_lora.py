@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from diffusers.hooks import HookRegistry, ModelHook
 from peft import LoraConfig, get_peft_model
 from tiny_flux import tiny_flux
 from torch import Tensor, nn
@@ -144,6 +145,35 @@ def test_what_a_hook_on_the_base_keeps_is_not_overwritten():
         y = LowRankLinear(base, trained())(x)
     assert torch.equal(seen[0], nn.functional.linear(x, base.weight, base.bias))
     assert not torch.equal(seen[0], y)
+
+
+class Keeping(ModelHook):
+    """As TaylorSeer does."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = []
+
+    def post_forward(self, module, output):
+        self.kept.append(output)
+        return output
+
+
+def test_what_a_hook_of_diffusers_keeps_is_not_overwritten():
+    base, hook, x = nn.Linear(6, 5), Keeping(), torch.randn(3, 6)
+    HookRegistry.check_if_exists_or_initialize(base).register_hook(hook, "keeping")
+    with torch.no_grad():
+        y = LowRankLinear(base, trained())(x)
+    assert torch.equal(hook.kept[0], nn.functional.linear(x, base.weight, base.bias))
+    assert not torch.equal(hook.kept[0], y)
+
+
+def test_its_factors_follow_the_input_to_another_device(monkeypatch):
+    """A transformer may be spread over several; `meta` is another one."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # meta has none
+    base, addition, x = nn.Linear(6, 5, device="meta"), trained(), torch.randn(3, 6, device="meta")
+    a, b = addition._factors(x)
+    assert a.is_meta and b.is_meta and LowRankLinear(base, addition)(x).is_meta
 
 
 def test_its_gradients_are_those_of_the_sum():

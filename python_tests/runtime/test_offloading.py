@@ -5,6 +5,7 @@ import pytest
 import torch
 from adapters import trained_adapter
 from diffusers import FluxTransformer2DModel
+from family_cases import BY_NAME, captured
 from flux_pipelines import make_call, make_pipeline, run
 
 import ddit_ext
@@ -97,6 +98,43 @@ def test_group_offload_to_disk_before_patch(kind, lora, tmp_path):
     else:
         torch.testing.assert_close(again, skipped)
         assert [step["scale"] for step in report["steps"]] == scales
+
+
+@pytest.mark.parametrize("name", ["Wan 2.1", "Stable Diffusion 3", "Qwen-Image", "HunyuanVideo 1.5"])
+def test_positions_lie_where_the_latents_do(name, monkeypatch):
+    """Model offload brings the model's tables there within the call alone. `meta` is another device."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # meta has none
+    case = captured(BY_NAME[name], 1)
+    arguments = {
+        key: value.to("meta") if isinstance(value, torch.Tensor) else value
+        for key, value in case.arguments.items()
+    }
+    weights = Adapter.training_free(case.transformer, (2,)).own(2).to("meta")
+    with case.family.coarse(arguments, weights, torch.tensor([0.5], device="meta")):
+        stand_ins = [
+            each for each in case.transformer.modules() if type(each).__module__.startswith("ddit_ext")
+        ]
+    held = [each for one in stand_ins for each in vars(one).values() if isinstance(each, torch.Tensor)]
+    assert held and all(each.is_meta for each in held)
+
+
+@pytest.mark.parametrize("name", ["Wan 2.1", "Stable Diffusion 3"])
+def test_tables_of_positions_that_are_on_disk_until_a_call(name, tmp_path):
+    """What lies in memory in their place is not set."""
+    case = BY_NAME[name]
+    pipe = case.build()
+    with ddit_ext.patch(pipe, schedule=2):
+        expected = case.run(pipe, 1, steps=2)
+    cpu = torch.device("cpu")
+    pipe.transformer.enable_group_offload(
+        onload_device=cpu,
+        offload_device=cpu,
+        offload_type="block_level",
+        num_blocks_per_group=1,
+        offload_to_disk_path=str(tmp_path),
+    )
+    with ddit_ext.patch(pipe, schedule=2):
+        torch.testing.assert_close(case.run(pipe, 1, steps=2), expected)
 
 
 def every_second_on_disk(transformer):

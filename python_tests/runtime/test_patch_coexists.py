@@ -76,7 +76,8 @@ def test_positional_arguments():
     with handle.run():
         by_name = model(**call).sample
         by_place = model(*call.values(), return_dict=False)[0]
-    assert torch.equal(by_name, by_place)
+        in_batches = model(**call | {"img_ids": ids[None], "txt_ids": torch.zeros(1, TEXT, 3)}).sample
+    assert torch.equal(by_name, by_place) and torch.equal(in_batches, by_name)
     with pytest.raises(TypeError):
         model(*call.values(), hidden_states=call["hidden_states"])
     with pytest.raises(TypeError):
@@ -204,11 +205,38 @@ def test_a_lora_fused_into_a_replaced_layer(layer):
     config = LoraConfig(r=2, target_modules=f"^{layer}$", init_lora_weights=False)
     pipe.transformer.add_adapter(config, adapter_name="style")
     pipe.transformer.fuse_lora()
-    with pytest.raises(NotImplementedError, match=rf"style.* on {layer}"):
-        run(pipe, make_call(steps=1))
+    for _ in range(2):
+        with pytest.raises(NotImplementedError, match=f"weights of {layer} have changed since patching"):
+            run(pipe, make_call(steps=1))
+        pipe.transformer.unload_lora()  # what was fused stays
     handle.unpatch()
+    handle = ddit_ext.patch(pipe, schedule=2)
+    after = run(pipe, make_call(steps=1))
+    assert not torch.equal(after, before)
+    handle.unpatch()
+    pipe.transformer.add_adapter(config, adapter_name="style")
+    pipe.transformer.fuse_lora()
     ddit_ext.patch(pipe, schedule=2)
-    assert not torch.equal(run(pipe, make_call(steps=1)), before)
+    fused = run(pipe, make_call(steps=1))
+    pipe.transformer.unload_lora()
+    assert torch.equal(run(pipe, make_call(steps=1)), fused)
+
+
+def test_an_adapter_on_a_replaced_layer_that_is_not_active():
+    """A layer of PEFT names the active adapters, also those of which it has no weights."""
+    pipe, call = make_pipeline(), make_call(steps=2)
+    model = pipe.transformer
+    for name, layer in (("A", "x_embedder"), ("B", "context_embedder")):
+        model.add_adapter(LoraConfig(r=2, target_modules=[layer], init_lora_weights=False), adapter_name=name)
+    model.set_adapters(["B"])
+    assert model.x_embedder.active_adapters == ["B"]
+    ddit_ext.patch(pipe, schedule=2)
+    style = run(pipe, call)
+    model.set_adapters(["A", "B"], [0.0, 1.0])
+    assert torch.equal(run(pipe, call), style)
+    model.set_adapters(["A", "B"], [0.5, 1.0])
+    with pytest.raises(NotImplementedError, match=r"a PEFT adapter \(A\) on x_embedder"):
+        run(pipe, call)
 
 
 @pytest.mark.parametrize("patch_first", [True, False])

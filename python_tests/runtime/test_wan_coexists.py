@@ -225,3 +225,20 @@ def test_layerwise_casting(patch_first):
         ddit_ext.patch(pipe, adapter, schedule=[1, 2])
     assert pipe.transformer.blocks[0].ffn.net[2].weight.dtype == torch.float8_e4m3fn
     assert run(pipe, call).isfinite().all()
+
+
+def test_one_transformer_in_both_places():
+    """It is patched once, and left as it was."""
+    pipe, call = make_pipeline("two"), make_call("two", steps=5)
+    pipe.transformer_2 = copy.deepcopy(pipe.transformer)
+    with ddit_ext.patch(pipe, schedule=[1, 0, 2, 1, 0]):
+        expected = run(pipe, call)
+    pipe.transformer_2 = pipe.transformer
+    before = set(vars(pipe.transformer))
+    with ddit_ext.patch(pipe, {"transformer": trained_adapter(pipe.transformer)}, schedule=1):
+        pass
+    for schedule in ([1, 0, 2, 1, 0], ddit_ext.Forecast(calls=3)):
+        with ddit_ext.patch(pipe, schedule=schedule):
+            found = run(pipe, call)
+        assert torch.equal(found, expected) == isinstance(schedule, list)
+        assert set(vars(pipe.transformer)) == before
