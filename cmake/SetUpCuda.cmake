@@ -2,6 +2,10 @@
 set(DDIT_EXT_WITH_CUDA OFF)
 if(DDIT_EXT_CUDA STREQUAL "AUTO")
   include(CheckLanguage)
+  # A search that found nothing is kept, also past the day when nvcc is there.
+  if(NOT CMAKE_CUDA_COMPILER)
+    unset(CMAKE_CUDA_COMPILER CACHE)
+  endif()
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     set(DDIT_EXT_WITH_CUDA ON)

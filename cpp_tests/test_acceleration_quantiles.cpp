@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/acceleration_quantiles/cpu_plan.h"
 #include "kernels/acceleration_quantiles/params.h"
 #include "quantiles_reference.h"
 
@@ -77,18 +78,31 @@ TEST(AccelerationQuantiles, EveryLayoutAndRaggedGrid) {
 TEST(AccelerationQuantiles, ScalesInAnyOrderNestedOrNot) {
   const Shape sizes{1, 2, 11, 13, 6, 2, 2};
   const Latents<float> latents(sizes, kPlanarOrder);
-  for (const std::vector<int64_t>& scales : std::vector<std::vector<int64_t>>{{4, 2, 1},
-                                                                              {2, 2},
-                                                                              {3},
-                                                                              {2, 3},
-                                                                              {2, 3, 6},
-                                                                              {4, 6},
-                                                                              {5, 7, 10},
-                                                                              {11, 13},
-                                                                              {1000, 3, int64_t{1} << 62}}) {
+  for (const std::vector<int64_t>& scales :
+       std::vector<std::vector<int64_t>>{{4, 2, 1},
+                                         {2, 2},
+                                         {3},
+                                         {2, 3},
+                                         {2, 3, 6},
+                                         {4, 6},
+                                         {5, 7, 10},
+                                         {11, 13},
+                                         {1000, 3, int64_t{1} << 62},
+                                         {int64_t{1} << 32, int64_t{1} << 33}}) {
     SCOPED_TRACE(testing::PrintToString(scales));
     expect_as_reference(latents, sizes, kernel::DType::kFloat32, scales, 0.4);
   }
+}
+
+TEST(AccelerationQuantiles, ScalesBeyondTheFrameAreTheFrame) {
+  const std::vector<int64_t> scales{int64_t{1} << 32, 4, int64_t{1} << 33, 13};
+  kernel::Params params;
+  params.sizes = {1, 2, 11, 13, 6, 2, 2};
+  params.scales = scales.data();
+  params.num_scales = static_cast<int64_t>(scales.size());
+  const kernel::Plan plan = kernel::make_plan(params);
+  ASSERT_EQ(plan.levels.size(), 3u);
+  EXPECT_EQ(plan.levels.back().scale, 13);
 }
 
 TEST(AccelerationQuantiles, QuantilesBetweenAndAtTheEnds) {

@@ -139,6 +139,17 @@ TEST(LatentHistory, FeedsTheScheduler) {
   EXPECT_EQ(scheduler.decide(3, history.quantiles(scheduler.scales(), 0.4)), 4);
 }
 
+TEST(LatentHistory, SizesThatOverflowAreRefusedAndTheRunGoesOn) {
+  LatentHistory history;
+  for (int64_t step = 0; step < 4; ++step) push(history, step);
+  constexpr int64_t kLarge = int64_t{1} << 32;  // times itself, it is 0 in 64 bits
+  const std::vector<float> z = latent(0);
+  expect_error<std::invalid_argument>(
+      [&] { history.push(4, z.data(), {1, 1, kLarge, kLarge, 1, 1, 1}, Shape{}); },
+      "sizes must have fewer elements than 64 bits can count, got [1, 1, 4294967296, 4294967296, 1, 1, 1]");
+  EXPECT_TRUE(history.ready());
+}
+
 TEST(LatentHistory, NamesABadArgument) {
   LatentHistory history;
   const std::vector<float> z = latent(0);

@@ -17,6 +17,8 @@ def path() -> Path:
 def load() -> None:
     """ImportError where the library is missing or does not load, with what to do about it."""
     library = path()
+    if os.environ.get("DDIT_EXT_LIBRARY") and not library.exists():
+        raise ImportError(f"DDIT_EXT_LIBRARY is {library}, and there is no such file")
     checkout = Path(__file__).resolve().parents[1]
     if not library.exists() and (checkout / "CMakeLists.txt").is_file():
         raise ImportError(
@@ -35,3 +37,5 @@ def load() -> None:
             f"and met torch {torch.__version__}. "
             "To build it again: pip install --no-build-isolation --force-reinstall --no-deps ."
         ) from error
+    if not hasattr(torch.ops.ddit_ext, "patch_embed"):
+        raise ImportError(f"{library} holds no ops of ddit_ext: not libddit_ext.so, or of another version")

@@ -61,6 +61,8 @@ void print_errors() {
   print_error([&] { ddit::cells_from_packed(undefined, 1, 1); });
   print_error([&] { ddit::acceleration_quantiles(cells, cells, undefined, cells, {1}, 0.5); });
   print_error([&] { ddit::detail::check_versions("9.9.9", aoti_torch_abi_version()); });
+  const std::string minor = ddit::detail::minor_of(DDIT_EXT_VERSION);
+  print_error([&] { ddit::detail::check_versions(minor + ".99", aoti_torch_abi_version()); });
   print_error([&] { ddit::detail::check_versions(DDIT_EXT_VERSION, uint64_t{0x0209} << 48); });
   print_error([&] { ddit::load_adapter("/nowhere"); });
 }

@@ -1,9 +1,11 @@
-// Strides of cells that lie in memory one after the other.
+// Cells that lie in memory one after the other: their strides, and how many they are.
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <optional>
 
 namespace ddit::kernels {
 
@@ -17,6 +19,18 @@ std::array<int64_t, axes> contiguous_strides(const std::array<int64_t, axes>& si
     stride *= sizes[i] > 0 ? sizes[i] : 1;
   }
   return strides;
+}
+
+// The product of sizes, none of them negative; nothing where 64 bits can't count the bytes of so many floats.
+template <class Sizes>
+std::optional<int64_t> count_floats(const Sizes& sizes) {
+  int64_t all = 1;
+  for (const int64_t size : sizes) {
+    if (size > 0 && all > std::numeric_limits<int64_t>::max() / static_cast<int64_t>(sizeof(float)) / size)
+      return std::nullopt;
+    all *= size;
+  }
+  return all;
 }
 
 }  // namespace ddit::kernels

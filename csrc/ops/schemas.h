@@ -14,10 +14,11 @@ inline void define_schemas(torch::stable::detail::StableLibrary& m) {
       "float lora_scale, int scale, Tensor? input_scale=None) -> Tensor");
 
   // tokens [B, N, D], weight [C, s*p, s*p, D], bias [C, s*p, s*p], lora_a [r, D], lora_b [C, s*p, s*p, r],
-  // grid = [F, h, w] -> cells [B, F, h, w, C, p, p], contiguous
+  // grid = [F, h, w] -> cells [B, F, h, w, C, p, p], contiguous. SymInt: compiled, one graph serves every
+  // grid.
   m.def(
       "patch_deembed(Tensor tokens, Tensor weight, Tensor? bias, Tensor? lora_a, Tensor? lora_b, "
-      "float lora_scale, int scale, int[] grid) -> Tensor");
+      "float lora_scale, int scale, SymInt[] grid) -> Tensor");
 
   // z0 (newest) to z3: cells [B, F, h, w, C, p, p] -> [B, len(scales)] float32
   m.def(

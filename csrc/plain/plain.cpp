@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <initializer_list>
 #include <limits>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -33,14 +34,9 @@ std::string show(const Shape& values) {
 
 // The product of sizes, none of them negative; an overflow is the caller's mistake.
 int64_t product(const char* op, const char* name, std::initializer_list<int64_t> sizes) {
-  int64_t all = 1;
-  for (int64_t size : sizes) {
-    check(
-        size == 0 || all <= std::numeric_limits<int64_t>::max() / static_cast<int64_t>(sizeof(float)) / size,
-        op, ": ", name, " must have fewer elements than 64 bits can count");
-    all *= size;
-  }
-  return all;
+  const std::optional<int64_t> all = kernels::count_floats(sizes);
+  check(all.has_value(), op, ": ", name, " must have fewer elements than 64 bits can count");
+  return *all;
 }
 
 kernels::PatchGrid checked_grid(const char* op, const char* name, const Shape& sizes, int64_t scale) {

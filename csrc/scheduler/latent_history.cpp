@@ -45,6 +45,8 @@ void LatentHistory::push(int64_t step, const float* data, const Shape& sizes, co
     check(strides[i] >= 0, "strides must be 0 or more, got ", show(strides));
   }
   check(sizes[5] == sizes[6], "sizes must have square patches [B, F, h, w, C, p, p], got ", show(sizes));
+  check(kernels::count_floats(sizes).has_value(),
+        "sizes must have fewer elements than 64 bits can count, got ", show(sizes));
 
   const bool same_sizes = sizes == sizes_;
   if (count_ > 0 && same_sizes && step == last_step_) return;

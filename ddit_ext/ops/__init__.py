@@ -1,7 +1,8 @@
 """The ops of libddit_ext, one file each: `torch.ops.ddit_ext` with defaults,
 fake kernels, autograd and autocast.
 
-They compile (`torch.compile(fullgraph=True)`), and RuntimeErrors name the argument that does not fit.
+They compile (`torch.compile(fullgraph=True)`, one graph for every size with `dynamic=True`), and RuntimeErrors
+name the argument that does not fit.
 """
 
 from .acceleration_quantiles import acceleration_quantiles

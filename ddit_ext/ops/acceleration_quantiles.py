@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ._devices import check_one_device
+from ._checks import check, check_floating, check_kinds, check_shapes
 
 
 def acceleration_quantiles(
@@ -37,5 +37,16 @@ def acceleration_quantiles(
 
 @torch.library.register_fake("ddit_ext::acceleration_quantiles")
 def _fake(z0, z1, z2, z3, scales, quantile):
-    check_one_device("acceleration_quantiles", z0=z0, z1=z1, z2=z2, z3=z3)
+    op, latents = "acceleration_quantiles", {"z0": z0, "z1": z1, "z2": z2, "z3": z3}
+    check_shapes(op, {}, **{name: (z, "B F h w C p p") for name, z in latents.items()})
+    for attribute in ("device", "dtype"):
+        check_kinds(op, attribute, **latents)
+    check_floating(op, z0=z0)
+    check(op, min(scales, default=0) >= 1, f"scales must be at least 1, got {list(scales)}")
+    check(op, 0 <= quantile <= 1, f"quantile must be in [0, 1], got {quantile}")
     return z0.new_empty(z0.shape[0], len(scales), dtype=torch.float32)
+
+
+# Past autograd, which would mark the result as one with a gradient.
+_registered = torch.library.Library("ddit_ext", "FRAGMENT")
+_registered.impl("acceleration_quantiles", torch.library.fallthrough_kernel, "Autograd")

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ._autocast import register_lower_precision
-from ._devices import check_one_device
+from ._checks import check, check_floating, check_kinds, check_patches, check_shapes
 from ._linear import LinearGradients, linear_backward
-from ._patches import gather
+from ._patches import ceil_div, gather
 
 
 def patch_deembed(
@@ -31,6 +31,8 @@ def patch_deembed(
     returns cells [B, F, h, w, C, p, p], contiguous; viewed as [B, F*h*w, C*p*p] it is FLUX's packed layout
 
     float32, bfloat16, float16 and, on the CPU, float64; low precision is accumulated in float32.
+    On CUDA, and elsewhere with many tokens, W + lora_scale · B · A is made first. The sum is rounded to the weight's dtype:
+    additions below half a unit of it are lost. No caller in the package passes a LoRA.
     Differentiable once in all tensors; autocast casts as for linear.
     Raises RuntimeError, naming the argument, where shapes, dtypes or devices do not fit.
     The patch de-embedding of DDiT (arXiv 2602.16968), section 3.
@@ -42,7 +44,18 @@ def patch_deembed(
 
 @torch.library.register_fake("ddit_ext::patch_deembed")
 def _fake(tokens, weight, bias, lora_a, lora_b, lora_scale, scale, grid):
-    check_one_device("patch_deembed", tokens=tokens, weight=weight, bias=bias, lora_a=lora_a, lora_b=lora_b)
+    op = "patch_deembed"
+    check_floating(op, tokens=tokens)
+    check_patches(op, scale, lora_a, lora_b)
+    check(op, len(grid) == 3, f"grid must be [F, h, w], got {list(grid)}")
+    frames, h, w = grid
+    sizes = {"F*ceil(h/s)*ceil(w/s)": frames * ceil_div(h, scale) * ceil_div(w, scale)}
+    check_shapes(op, sizes, tokens=(tokens, "B F*ceil(h/s)*ceil(w/s) D"), weight=(weight, "C s*p s*p D"))
+    check_shapes(op, sizes, bias=(bias, "C s*p s*p"), lora_a=(lora_a, "r D"), lora_b=(lora_b, "C s*p s*p r"))
+    check(op, weight.shape[1] % scale == 0, f"weight must have sides of s*p, s = {scale}, got {weight.shape}")
+    tensors = {"tokens": tokens, "weight": weight, "bias": bias, "lora_a": lora_a, "lora_b": lora_b}
+    for attribute in ("device", "dtype"):
+        check_kinds(op, attribute, **tensors)
     p = weight.shape[1] // scale
     return tokens.new_empty(tokens.shape[0], *grid, weight.shape[0], p, p)
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ._autocast import register_lower_precision
-from ._devices import check_one_device
+from ._checks import check_floating, check_kinds, check_patches, check_shapes
 from ._linear import LinearGradients, linear_backward
 from ._patches import ceil_div, gather, scatter_add
 
@@ -30,6 +30,8 @@ def patch_embed(
 
     At a ragged edge the last pixel row and column are repeated.
     float32, bfloat16, float16 and, on the CPU, float64; low precision is accumulated in float32.
+    On CUDA, and elsewhere with many tokens, W + lora_scale · B · A is made first. The sum is rounded to the weight's dtype:
+    additions below half a unit of it are lost. No caller in the package passes a LoRA.
     With `input_scale`, cells may also be float32 where the weight is lower: they are multiplied in float32 and rounded
     to the weight's dtype once, as they are gathered.
     Differentiable once in all tensors; autocast casts as for linear, but neither `input_scale` nor the cells it scales.
@@ -41,8 +43,18 @@ def patch_embed(
 
 @torch.library.register_fake("ddit_ext::patch_embed")
 def _fake(cells, weight, bias, lora_a, lora_b, lora_scale, scale, input_scale=None):
-    tensors = {"bias": bias, "lora_a": lora_a, "lora_b": lora_b, "input_scale": input_scale}
-    check_one_device("patch_embed", cells=cells, weight=weight, **tensors)
+    op, sizes = "patch_embed", {}
+    check_floating(op, cells=cells)
+    check_patches(op, scale, lora_a, lora_b)
+    check_shapes(op, sizes, cells=(cells, "B F h w C p p"))
+    sizes["s*p"] = scale * sizes["p"]
+    check_shapes(op, sizes, weight=(weight, "D C s*p s*p"), bias=(bias, "D"))
+    check_shapes(op, sizes, lora_a=(lora_a, "r C s*p s*p"), lora_b=(lora_b, "D r"))
+    added = {"bias": bias, "lora_a": lora_a, "lora_b": lora_b}
+    check_kinds(op, "device", cells=cells, weight=weight, **added, input_scale=input_scale)
+    check_kinds(op, "dtype", weight=weight, **added)
+    if input_scale is None:
+        check_kinds(op, "dtype", cells=cells, weight=weight)
     batch, frames, h, w = cells.shape[:4]
     return weight.new_empty(batch, frames * ceil_div(h, scale) * ceil_div(w, scale), weight.shape[0])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.utils.cpp_extension
 
 import ddit_ext
 
@@ -65,8 +66,27 @@ def test_device_headers_have_a_twin_in_the_emulation():
     def names(folder: str) -> list[str]:
         return sorted(file.name for file in (ROOT / folder / "kernels" / "cuda").iterdir())
 
-    itself = {"launch.cuh"}  # host code, compiled over a runtime of the emulation's own
+    itself = {
+        "fast_div.cuh",
+        "launch.cuh",
+        "numbers.cuh",
+    }  # compiled as they are, over CUDA headers of its own
     assert sorted(set(names("csrc")) - itself) == names("cpp_tests/emulation/include")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("header", sorted(TENSOR_HEADERS))
+def test_headers_include_each_op_that_they_call(header):
+    """Alone, in a program that takes torch's ops one by one."""
+    folders = [str(PACKAGE / "include"), *torch.utils.cpp_extension.include_paths()]
+    result = subprocess.run(
+        ["g++", "-std=c++20", "-fsyntax-only", "-DAT_PER_OPERATOR_HEADERS", "-x", "c++", "-"]
+        + [f"-I{folder}" for folder in folders],
+        input=f"#include <ddit_ext/{header}>\n",
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
 
 
 def test_build_info():
@@ -135,6 +155,19 @@ def test_a_failed_load_says_why(tmp_path):
     assert "file too short" in message or "invalid ELF header" in message  # the loader's own reason
     assert f"built against torch {ddit_ext.build_info().torch_built}" in message
     assert f"met torch {torch.__version__}" in message
+
+
+@pytest.mark.parametrize(
+    "library, said",
+    [
+        ("/nowhere/libddit_ext.so", "DDIT_EXT_LIBRARY is /nowhere/libddit_ext.so, and there is no such file"),
+        (str(Path(torch.__file__).parent / "lib" / "libc10.so"), "libc10.so holds no ops of ddit_ext"),
+    ],
+    ids=["missing", "another"],
+)
+def test_a_wrong_choice_of_library_is_named(library, said):
+    result = run_python("import ddit_ext", DDIT_EXT_LIBRARY=library)
+    assert "ImportError: " in result.stderr and said in result.stderr
 
 
 def test_without_torch_the_build_names_the_commands(tmp_path):

@@ -124,6 +124,7 @@ def test_misfits_are_named_in_cpp(outside):
         "acceleration_quantiles: z2 must be a tensor, got an undefined one",
         f"ddit_ext: the program was compiled with the headers of ddit_ext {ddit_ext.__version__} "
         "and has loaded libddit_ext.so 9.9.9",
+        "no error",  # only the last number differs
         f"ddit_ext: the program was compiled with the headers of torch {torch_version} "
         "and has loaded libtorch 2.9",
         'adapter: there is no file or folder "/nowhere"',
@@ -131,13 +132,27 @@ def test_misfits_are_named_in_cpp(outside):
     assert run(f"{outside}/with_torch", "errors").splitlines() == expected
 
 
-def test_torch_that_is_too_old_is_refused_by_version(tmp_path):
-    old = tmp_path / "torch"
+def old_torch(folder: Path) -> Path:
+    old = folder / "torch"
     (old / "lib").mkdir(parents=True)
-    (old / "lib" / "libtorch.so").touch()
+    for name in ("libtorch.so", "libtorch_cpu.so"):
+        (old / "lib" / name).touch()
     headers = old / "include" / "torch" / "headeronly"
     headers.mkdir(parents=True)
     (headers / "version.h").write_text('#define TORCH_VERSION \\\n  "2.9.1"\n')
+    return old
+
+
+def test_torch_that_is_too_old_is_passed_over(tmp_path):
+    """The one that was built against comes after it."""
+    old = old_torch(tmp_path)
+    configure(PROJECT, tmp_path / "build", f"-DCMAKE_PREFIX_PATH={CMAKE_PREFIX_PATH};{old}")
+    found = (tmp_path / "build" / "CMakeCache.txt").read_text()
+    assert f"DDIT_EXT_TORCH_LIBRARY:FILEPATH={old}/lib/libtorch_cpu.so" in found
+
+
+def test_torch_that_is_too_old_is_refused_by_version(tmp_path):
+    old = old_torch(tmp_path)
     said = configure(
         PROJECT,
         tmp_path / "build",
@@ -148,6 +163,28 @@ def test_torch_that_is_too_old_is_refused_by_version(tmp_path):
     said = " ".join(said.split())
     assert f"built against torch {torch.__version__} and needs 2.10 or later" in said
     assert "is 2.9.1" in said
+
+
+def test_a_folder_outside_of_the_prefix_is_refused(tmp_path):
+    options = (
+        "-DDDIT_EXT_PYTHON=OFF",
+        "-DDDIT_EXT_TORCH=OFF",
+        "-DDDIT_EXT_CUDA=OFF",
+        "-DCMAKE_INSTALL_LIBDIR=/lib64",
+    )
+    said = configure(ROOT, tmp_path, *options, fails=True)
+    assert "CMAKE_INSTALL_LIBDIR must be relative to the prefix, got /lib64" in said
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+def test_nvcc_is_found_also_where_an_earlier_build_had_none(tmp_path):
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.22)\nproject(p CXX)\nset(DDIT_EXT_CUDA AUTO)\n"
+        f'include({ROOT}/cmake/SetUpCuda.cmake)\nmessage(STATUS "cuda: ${{DDIT_EXT_WITH_CUDA}}")\n'
+    )
+    without = run("cmake", "-S", str(tmp_path), "-B", str(tmp_path / "build"), CUDACXX="no-nvcc")
+    assert "cuda: OFF" in without
+    assert "cuda: ON" in configure(tmp_path, tmp_path / "build")
 
 
 def install_without_python(build: Path, prefix: Path, *options: str) -> None:

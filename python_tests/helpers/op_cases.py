@@ -82,6 +82,10 @@ def deembed_arguments(
     }
 
 
+def on_meta(arguments: dict) -> dict:
+    return {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+
+
 def non_contiguous(tensor: torch.Tensor | None) -> torch.Tensor | None:
     """The same values with permuted, gapped strides and a storage offset."""
     if tensor is None:

@@ -2,6 +2,7 @@
 
 import math
 
+import op_cases
 import pytest
 import torch
 
@@ -178,6 +179,17 @@ def test_bad_arguments(impl, change, message):
         impl.ops.acceleration_quantiles(*moved)
 
 
+# What is empty has a result all the same.
+META = sorted(BAD.keys() - {"no frame", "no row", "no pixel"})
+
+
+@pytest.mark.parametrize("name", META)
+def test_meta_tensors_are_refused_as_well(name):
+    arguments = {"z0": GOOD, "z1": GOOD, "z2": GOOD, "z3": GOOD, "scales": [1, 2], "quantile": 0.4}
+    with pytest.raises(RuntimeError, match=r"^acceleration_quantiles: \w+ must "):
+        ddit_ext.ops.acceleration_quantiles(**op_cases.on_meta({**arguments, **BAD[name][0]}))
+
+
 def test_one_latent_on_another_device():
     with pytest.raises(RuntimeError, match="z2 must be on the device of z0, cpu, got meta"):
         ddit_ext.ops.acceleration_quantiles(GOOD, GOOD, GOOD.to("meta"), GOOD)
@@ -203,6 +215,12 @@ def test_threads_agree(layout):
     finally:
         torch.set_num_threads(before)
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_the_result_has_no_gradient():
+    trained = [z.requires_grad_() for z in steps()]
+    assert not ddit_ext.ops.acceleration_quantiles(*trained).requires_grad
+    torch.library.opcheck(torch.ops.ddit_ext.acceleration_quantiles.default, (*trained, [1, 2, 4], 0.4))
 
 
 def test_opcheck():

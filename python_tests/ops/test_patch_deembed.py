@@ -1,7 +1,7 @@
 import op_cases
 import pytest
 import torch
-from op_cases import GRIDS, TOLERANCE, deembed_arguments
+from op_cases import GRIDS, TOLERANCE, deembed_arguments, embed_arguments
 
 import ddit_ext
 from ddit_ext import reference
@@ -154,6 +154,12 @@ def test_bad_arguments_are_named(impl, changed, message):
         call(impl, arguments)
 
 
+@pytest.mark.parametrize("changed", [changed for changed, _ in BAD.values()], ids=BAD.keys())
+def test_meta_tensors_are_refused_as_well(changed):
+    with pytest.raises(RuntimeError, match=r"^patch_deembed: \w+ (and \w+ )?must "):
+        ddit_ext.ops.patch_deembed(**op_cases.on_meta({**deembed_arguments(), **changed}))
+
+
 @pytest.mark.parametrize("name", ["weight", "bias", "lora_a", "lora_b"])
 def test_one_tensor_on_another_device(name):
     arguments = deembed_arguments()
@@ -204,6 +210,39 @@ def test_compile():
     torch.testing.assert_close(cells, reference.patch_deembed(**arguments))
     cells.sum().backward()
     assert all(v.grad is not None for v in arguments.values() if isinstance(v, torch.Tensor))
+
+
+class ThereAndBack(torch.nn.Module):
+    """Cells through both ops, with the grid that they have."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.deembed = embed_arguments(scale=2), deembed_arguments(scale=2)
+
+    def forward(self, cells):
+        tokens = ddit_ext.ops.patch_embed(**{**self.embed, "cells": cells})
+        return ddit_ext.ops.patch_deembed(
+            **{**self.deembed, "tokens": tokens, "grid": list(cells.shape[1:4])}
+        )
+
+
+def cells_of(h, w):
+    return torch.randn(1, 2, h, w, op_cases.CHANNELS, 2, 2)
+
+
+def test_one_graph_serves_every_size():
+    model = ThereAndBack()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for cells in (cells_of(h, w) for h in (5, 8, 12) for w in (6, 9, 13, 15)):
+            torch.testing.assert_close(compiled(cells), model(cells))
+
+
+def test_exports_with_free_sizes():
+    model, other = ThereAndBack(), cells_of(7, 12)
+    sizes = {2: torch.export.Dim("h", min=2, max=64), 3: torch.export.Dim("w", min=2, max=64)}
+    exported = torch.export.export(model, (cells_of(6, 9),), dynamic_shapes=(sizes,))
+    torch.testing.assert_close(exported.module()(other), model(other))
 
 
 @pytest.mark.parametrize("impl", ["cpu", "cuda"], indirect=True)  # the wrapper casts, not the kernel

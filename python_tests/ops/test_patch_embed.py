@@ -160,6 +160,12 @@ def test_bad_arguments_are_named(impl, changed, message):
         call(impl, arguments)
 
 
+@pytest.mark.parametrize("name", sorted(BAD.keys() - {"cells empty"}))
+def test_meta_tensors_are_refused_as_well(name):
+    with pytest.raises(RuntimeError, match=r"^patch_embed: \w+ (and \w+ )?must "):
+        ddit_ext.ops.patch_embed(**op_cases.on_meta({**embed_arguments(), **BAD[name][0]}))
+
+
 @pytest.mark.parametrize("name", ["cells", "weight", "bias", "lora_a", "lora_b"])
 def test_one_tensor_on_another_device(name):
     arguments = embed_arguments()
@@ -169,8 +175,7 @@ def test_one_tensor_on_another_device(name):
 
 
 def test_without_a_kernel_for_the_device():
-    arguments = {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in embed_arguments().items()}
-    assert ddit_ext.ops.patch_embed(**arguments).shape == (2, 16, op_cases.WIDTH)
+    assert ddit_ext.ops.patch_embed(**op_cases.on_meta(embed_arguments())).shape == (2, 16, op_cases.WIDTH)
     with pytest.raises(NotImplementedError, match="ddit_ext::patch_embed.*SparseCPU"):
         ddit_ext.ops.patch_embed(
             *(v.to_sparse() if k == "cells" else v for k, v in embed_arguments().items())

@@ -9,7 +9,9 @@
 #include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/lerp.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/ones_like.h>
+#include <ATen/ops/pow.h>
 #include <ATen/ops/replication_pad2d.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/where.h>

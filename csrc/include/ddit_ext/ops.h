@@ -41,9 +41,13 @@ inline void check_optional(const char* op, const char* name, const OptionalTenso
   if (tensor) check_tensor(op, name, *tensor, like_name, like);
 }
 
-// What was compiled together has to meet again: these headers and libddit_ext.so, at::Tensor and libtorch.
+// "0.2.1" -> "0.2"
+inline std::string minor_of(const std::string& version) { return version.substr(0, version.rfind('.')); }
+
+// What was compiled together has to meet again, in versions that differ in their last number at most: these
+// headers and libddit_ext.so, whose schemas stay the same that long; at::Tensor and libtorch.
 inline void check_versions(const std::string& library, uint64_t torch_met) {
-  if (library != DDIT_EXT_VERSION)
+  if (minor_of(library) != minor_of(DDIT_EXT_VERSION))
     throw std::runtime_error(
         "ddit_ext: the program was compiled with the headers of ddit_ext " DDIT_EXT_VERSION
         " and has loaded libddit_ext.so " +

@@ -1,6 +1,7 @@
 // The three ops on plain float32 arrays, for programs without torch: link ddit_ext::kernels alone. One
 // thread, a plain product. Shapes as in ddit_ext.ops; every misfit is a std::invalid_argument that names the
-// argument.
+// argument. A scale may exceed the grid: patches have its size all the same, and what memory can't hold is a
+// std::bad_alloc.
 #pragma once
 
 #include <array>

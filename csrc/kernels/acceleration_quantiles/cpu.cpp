@@ -162,7 +162,7 @@ void run(const Params& params, const ParallelFor& parallel_for) {
       const Level& level = plan.levels[static_cast<size_t>(i % level_count)];
       A* values = variances.data() + sample * plan.variances + level.first_variance;
       for (int64_t k = 0; k < params.num_scales; ++k) {
-        if (params.scales[k] != level.scale) continue;
+        if (within_frame(params.scales[k], sizes) != level.scale) continue;
         params.output[sample * params.num_scales + k] =
             quantile_of_deviations(values, level.patches, params.quantile);
       }

@@ -22,23 +22,23 @@ struct Level {
 };
 
 struct Plan {
-  std::vector<Level> levels;  // levels[0] is the base scale 1, asked for or not
+  std::vector<Level> levels;  // by scale; levels[0] is the base scale 1, asked for or not
   int64_t band_rows;  // base rows; a multiple of every scale, or the whole frame: no patch straddles bands
   int64_t bands;      // of a frame
   int64_t variances;  // of a sample
-
-  size_t level_of(int64_t scale) const {
-    size_t i = 0;
-    while (levels[i].scale != scale) ++i;
-    return i;
-  }
 };
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
+// A patch larger than the frame is the frame.
+inline int64_t within_frame(int64_t scale, const CellsShape& sizes) {
+  return std::min(scale, std::max(sizes[2], sizes[3]));
+}
+
 inline Plan make_plan(const Params& params) {
   const int64_t frames = params.sizes[1], h = params.sizes[2], w = params.sizes[3];
   std::vector<int64_t> scales(params.scales, params.scales + params.num_scales);
+  for (int64_t& scale : scales) scale = within_frame(scale, params.sizes);
   scales.push_back(1);
   std::sort(scales.begin(), scales.end());
   scales.erase(std::unique(scales.begin(), scales.end()), scales.end());
@@ -51,7 +51,6 @@ inline Plan make_plan(const Params& params) {
     const int64_t rows = ceil_div(h, scale), columns = ceil_div(w, scale);
     plan.levels.push_back({scale, parent, rows, columns, plan.variances, frames * rows * columns});
     plan.variances += frames * rows * columns;
-    // The cap comes first: a scale beyond the frame must not overflow the least common multiple.
     plan.band_rows = scale >= h || plan.band_rows >= h ? h : std::min(h, std::lcm(plan.band_rows, scale));
   }
   // Few bands, for longer stretches of memory, as long as one's moments stay in the cache.
