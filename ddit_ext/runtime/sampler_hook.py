@@ -95,6 +95,8 @@ class SamplerHook(Hook):
         if notes is None or not notes.open:
             return  # a sampler's step without a call of the transformer
         notes.ended = self.marks.mark()
+        # A loop that cuts the timesteps says only by its first step where it begins.
+        notes.record.steps[-1].noise_level = scheduler.computed[-1].sigma
         notes.clock.lasted(notes.record.steps[-1], notes.started, notes.ended, over=True)
         notes.clock.read(wait=is_over(scheduler))
         notes.open = False

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..families import Family
 from ..modules.compiled import unwrap
+from ..schedulers import ForecastScheduler
 from .callers import DENOISERS, calling_pipeline
 from .sampler_run import MISMATCH, Run, noise_levels
 from .watched_sampler import leave_sampler, watch_sampler
@@ -282,6 +283,8 @@ class SamplerWatch:
     ) -> Run | None:
         """The run that this call begins; None where the sampler is not at its noise level."""
         told = family.told(timestep)
+        if isinstance(sampler, ForecastScheduler):
+            sampler.enter(told)
         first = _entry(sampler, told, family)
         if first is None and not (by_pipeline and _has_steps_left(sampler)):
             return None
@@ -327,9 +330,7 @@ class SamplerWatch:
         if run is None or run.finished or run.index < run.done:
             return  # the transformer has not been called at this step
         if not _same_list(run.timesteps, sampler.timesteps):
-            if run.done:
-                return
-            run.timesteps = sampler.timesteps.data  # a ForecastScheduler knows only now which cut it was
+            return
         run.seen_alive("latent", result)
         if not run.sampled:
             run.take_over()

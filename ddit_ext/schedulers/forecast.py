@@ -15,7 +15,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutpu
 from .._core import ForecastPlan
 from . import bases
 from .places import Places, Steps, Timesteps
-from .run import ComputedStep, Run, shares_storage
+from .run import ComputedStep, Run, find_entry, shares_storage
 from .settings import calls_of, check_settings
 from .through import copied_lists
 
@@ -90,6 +90,7 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         self._steps: Steps | None = None
         self._run: Run | None = None
         self._begin_index: int | None = None
+        self._cut: int | None = None  # where `timesteps` were cut before the run
         self._cuts: dict[int, Places] = {}
 
     @classmethod
@@ -148,7 +149,7 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: more calls than steps, a speedup that leaves fewer than 2 calls, sigmas that are NaN or rise.
         """
-        self._steps, self._run, self._begin_index, self._cuts = None, None, None, {}
+        self._steps, self._run, self._begin_index, self._cut, self._cuts = None, None, None, None, {}
         self.base.set_timesteps(num_inference_steps, device, **kwargs)
         sigmas = self.base.sigmas.tolist()
         self._steps = Steps(
@@ -236,9 +237,7 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def begin_index(self) -> int | None:
-        """As set_begin_index set it, or a cut of `timesteps` before the run; None where neither did."""
-        if self._begin_index is None and self._run is not None:
-            return self._run.places.begin or None
+        """As set_begin_index set it."""
         return self._begin_index
 
     @property
@@ -263,9 +262,16 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         return self._cuts[begin]
 
     def cut(self, begin: int) -> torch.Tensor:
-        """What `timesteps[begin:]` is before a run, which is expected to begin there from now on."""
-        self._run = Run(self.base, self.places(begin))
-        return self._run.places.timesteps[begin:]
+        """What `timesteps[begin:]` is before a run, which may begin there: its first timestep will tell."""
+        self._cut = begin
+        return self.places(begin).timesteps[begin:]
+
+    def enter(self, sigma: float) -> None:
+        """The next run's first model call is made at noise level `sigma`: where a cut of `timesteps` begins, it does."""
+        if self.step_index is None and self._cut:
+            cut, whole = (self.places(begin) for begin in (self._cut, 0))
+            first, other = (abs(places.plan.calls[0].sigma - sigma) for places in (cut, whole))
+            self._run = Run(self.base, cut if first < other else whole)
 
     def __len__(self) -> int:
         return len(self.base)
@@ -311,6 +317,8 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         for places in self._cuts.values():
             if shares_storage(timestep, places.timesteps):
                 return places
+        if self._cut and find_entry(timestep, self.places(self._cut).timesteps) == self._cut:
+            return self.places(self._cut)  # a loop that has cast what it cut
         return self._run.places
 
 

@@ -45,6 +45,9 @@ class History:
         if self.version != version_of(self.returned) or sample.device != self.returned.device:
             return False  # changed in place: what was returned is not known any more
         same = sample == self.returned.to(sample.dtype)
+        if self.version is None:  # a mask, also where nothing changed: to ask would wait for a GPU
+            self.unchanged = same
+            return True
         self.unchanged = None if bool(same.all()) else same
         return self.unchanged is None or bool(same.any())
 
@@ -63,10 +66,7 @@ def followed(output: torch.Tensor, sample: torch.Tensor, call: Any) -> torch.Ten
 
 
 def kept(sample: torch.Tensor) -> torch.Tensor:
-    """A sample, to be compared with at the next step: a copy of an inference tensor, which counts no in-place changes.
-
-    Its values are compared then, which waits for a GPU once a call. Diffusers' pipelines run under no_grad, without that.
-    """
+    """A sample, to be compared with at the next step: a copy of an inference tensor, which counts no in-place changes."""
     return sample.clone() if sample.is_inference() else sample
 
 

@@ -94,7 +94,7 @@ class Steps:
 
 
 class Timesteps(torch.Tensor):
-    """The timesteps of the computed steps. `timesteps[begin:]` says that the run begins there.
+    """The timesteps of the computed steps. `timesteps[begin:]` gives the places of a run that begins there.
 
     img2img and inpainting pipelines cut the list by `strength`; the steps that are left then get places of their own.
     Once a run has begun, by set_begin_index or its first step, a cut is one of any tensor. A loop that looks ahead before

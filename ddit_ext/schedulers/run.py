@@ -98,14 +98,22 @@ class Run:
 
 def entry_of(timestep: Any, timesteps: torch.Tensor) -> int:
     """Which of `timesteps` a timestep is. ValueError where it is none of them."""
-    distances = _distances(timestep, timesteps)
-    nearest = distances.index(min(distances))
-    if distances[nearest] and not distances[nearest] <= 0.005 * max(1.0, abs(_number(timestep))):
-        raise ValueError(  # bfloat16 rounds by up to 0.4 %
+    entry = find_entry(timestep, timesteps)
+    if entry is None:
+        raise ValueError(
             f"ForecastScheduler.step: timestep must be one of scheduler.timesteps, {timesteps.tolist()}, "
             f"got {_number(timestep):g}."
         )
-    return nearest
+    return entry
+
+
+def find_entry(timestep: Any, timesteps: torch.Tensor) -> int | None:
+    """:func:`entry_of`, None where it is none of them."""
+    distances = _distances(timestep, timesteps)
+    nearest = distances.index(min(distances))
+    # bfloat16 rounds by up to 0.4 %
+    fits = not distances[nearest] or distances[nearest] <= 0.005 * max(1.0, abs(_number(timestep)))
+    return nearest if fits else None
 
 
 def _distances(timestep: Any, timesteps: torch.Tensor) -> list[float]:

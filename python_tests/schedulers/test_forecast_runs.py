@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from flow_samplers import BASES, error, run, sample, velocity
+from launches import Launches
 
 from ddit_ext import ForecastScheduler
 
@@ -148,6 +149,18 @@ def test_changes_in_place_under_inference_mode(base, calls):
     meant = run(scheduler, x, 30, callback=add)
     with torch.inference_mode():
         assert torch.equal(run(scheduler, x, 30, callback=add), meant)
+
+
+def test_a_step_under_inference_mode_asks_no_tensor_for_a_value():
+    """On a GPU that would wait. Euler alone: other samplers of diffusers do so themselves."""
+    scheduler, x = wrap(BASES["euler"](), calls=9), sample()
+    scheduler.set_timesteps(28)
+    with torch.inference_mode():
+        for t in list(scheduler.timesteps):
+            output = velocity(x, float(t) / 1000)
+            with Launches() as seen:
+                x = scheduler.step(output, t, x).prev_sample
+            assert "mul" in seen.names and "_local_scalar_dense" not in seen.names
 
 
 def test_an_end_that_is_written_into_sigmas_under_inference_mode():

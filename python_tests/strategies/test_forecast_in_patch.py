@@ -163,15 +163,24 @@ def test_video_to_video_is_one_run_of_the_steps_that_are_left(sizes):
     assert [scale for scale in scales(handle) if scale] == (sizes or [1] * 4)
 
 
-def test_a_loop_that_looks_ahead_is_one_run():
-    """Its slice says that a run begins at the second step; the first step shows that it does not."""
+@pytest.mark.parametrize(
+    "sizes, expected",
+    [
+        (1, [1] * 6),
+        ([2, 2, 1, 1, 1, 1], [2, 2, 1, 1, 1, 1]),
+        (Fixed(2, protect=(0, 1)), [2] * 5 + [1]),
+        (Fixed([2, 1], stretch=True), [2] * 3 + [1] * 3),
+    ],
+)
+def test_a_loop_that_looks_ahead_is_one_run(sizes, expected):
+    """Its slice is one of a run that begins at the second step; the first step shows that it does not."""
     pipe = make_pipeline()
-    with ddit_ext.patch(pipe, schedule=Forecast(calls=6, sizes=1)) as handle:
+    with ddit_ext.patch(pipe, schedule=Forecast(calls=6, sizes=sizes)) as handle:
         scheduler, loop = pipe.scheduler, Loop(pipe)
         scheduler.set_timesteps(12, mu=0.5)
         for t, _ in zip_longest(scheduler.timesteps, scheduler.timesteps[1:]):
             loop.latents = scheduler.step(loop.call(float(t) / 1000), t, loop.latents).prev_sample
-    assert len(scales(handle)) == 12 and scales(handle).count(1) == 6
+    assert len(scales(handle)) == 12 and [scale for scale in scales(handle) if scale] == expected
 
 
 def test_a_pipeline_that_is_made_from_it_shares_the_forecast():
