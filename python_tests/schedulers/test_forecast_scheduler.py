@@ -187,7 +187,7 @@ def test_a_run_begins_at_a_cut_or_at_the_whole_list_as_its_first_timestep_says(c
         scheduler.set_timesteps(28)
         assert len(scheduler.timesteps[14:]) == 4  # a cut that is looked at alone changes nothing
         assert scheduler.timesteps.tolist() == whole and scheduler.begin_index is None
-        for t in run:
+        for t in steps:
             x = scheduler.step(velocity(x, float(t) / 1000), t, x).prev_sample
         assert len(scheduler.computed) == len(steps)
         assert scheduler.computed[0].index == (14 if len(steps) == 4 else 0)
