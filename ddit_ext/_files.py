@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
-import platform
+import secrets
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ._version import __version__
 
+LEFT_AFTER = 3600
+"""Seconds without a write after which a partial file is one that a killed process left."""
+
 
 def replace_file(path: Path, write_to: Callable[[str], Any]) -> None:
     """Write beside ``path``, flush to disk, then take its place: readers see the old file or the new.
 
-    Several processes may do so at once. What a killed one left behind, the next one on its machine removes.
+    Several processes may do so at once, on several machines. What a killed one left in the folder goes after an hour.
     """
-    here = f".{path.name}.{platform.node()}."
-    for left in path.parent.glob(f"{glob.escape(here)}[0-9]*.partial"):
-        if not _runs(int(left.name.split(".")[-2])):
-            left.unlink(missing_ok=True)
-    temporary = path.with_name(f"{here}{os.getpid()}.partial")
+    _remove_left(path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         write_to(str(temporary))
         with open(temporary, "rb+") as file:
@@ -36,14 +37,12 @@ def replace_file(path: Path, write_to: Callable[[str], Any]) -> None:
         raise
 
 
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        pass
-    return True
+def _remove_left(folder: Path) -> None:
+    """Remove old partial files of any name: a run that was resumed may never write that one again."""
+    for left in folder.glob(f".*.{'[0-9a-f]' * 8}.partial"):
+        with suppress(OSError):  # another process may be first, another user's stay
+            if time.time() - left.stat().st_mtime > LEFT_AFTER:
+                left.unlink()
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -2,8 +2,8 @@
 
 import json
 import os
-import platform
 import resource
+import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -99,21 +99,37 @@ def test_weights_that_are_not_finite_at_the_end_are_no_result(tmp_path, monkeypa
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == files
 
 
-def test_two_writers_of_a_file_and_what_a_killed_one_left(tmp_path, monkeypatch):
+def test_two_writers_of_a_file_even_of_one_process_number(tmp_path):
     path = tmp_path / "shard"
-    dead, alive = (tmp_path / f".shard.{platform.node()}.{process}.partial" for process in (999_999_999, 1))
-    dead.write_text("half")
 
     def write(to):
         Path(to).write_text("ours")
-        with monkeypatch.context() as other:
-            other.setattr(os, "getpid", lambda: 1)
-            replace_text(path, "theirs")
+        replace_text(path, "theirs")
         assert path.read_text() == "theirs"
-        alive.write_text("half")
 
     replace_file(path, write)
-    assert path.read_text() == "ours" and alive.exists() and not dead.exists()
+    assert path.read_text() == "ours" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_goes_after_an_hour(tmp_path, monkeypatch):
+    """Whatever machine it ran on and whatever it wrote; what may still be written stays, and what is not ours."""
+    names = [".step-1.0123abcd.partial", ".a.76543210.partial", ".b.partial", "c.76543210.partial"]
+    left, live, *others = (tmp_path / name for name in names)
+    for path in (left, live, *others):
+        path.write_text("half")
+    for path in (left, *others):
+        os.utime(path, (time.time() - 3700,) * 2)
+    os.utime(live, (time.time() - 3500,) * 2)
+    replace_text(tmp_path / "step-2", "whole")
+    assert not left.exists() and live.exists() and all(path.exists() for path in others)
+
+    def refuse(path):
+        raise PermissionError
+
+    os.utime(live, (time.time() - 3700,) * 2)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    replace_text(tmp_path / "step-2", "again")
+    assert (tmp_path / "step-2").read_text() == "again" and live.exists()
 
 
 def test_a_full_disk_on_the_way_is_named_and_the_run_goes_on(tmp_path):
