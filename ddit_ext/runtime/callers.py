@@ -29,28 +29,35 @@ def calling_pipeline(modules: Collection[nn.Module]) -> Any | None:
     """The object whose method calls one of `modules`, which it holds beside a scheduler; None for any other caller."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        arguments = frame.f_code.co_varnames[: frame.f_code.co_argcount]
-        if any(name in OWNERS for name in arguments):
-            found = frame.f_locals
-            for name in OWNERS:
-                if name in arguments and _holds(found.get(name), modules):
-                    return found[name]
+        for owner in _owners(frame):
+            if _holds(owner, modules):
+                return owner
         if frame.f_globals.get("__name__", "").partition(".")[0] not in BETWEEN:
             return None
         frame = frame.f_back
     return None
 
 
-def in_a_call(scheduler: Any) -> bool:
-    """Whether a pipeline that samples with `scheduler` is in its `__call__` now, in any thread."""
+def in_a_call(scheduler: Any, method: str | None = None) -> bool:
+    """Whether a pipeline that samples with `scheduler` is in a method now, or in the one so named; in any thread."""
     for frame in sys._current_frames().values():
         while frame is not None:
-            if frame.f_code.co_name == "__call__":
-                owners = map(frame.f_locals.get, OWNERS)
-                if any(getattr(owner, "scheduler", None) is scheduler for owner in owners):
+            if method in (None, frame.f_code.co_name):
+                if any(_samples(owner, scheduler) for owner in _owners(frame)):
                     return True
             frame = frame.f_back
     return False
+
+
+def _owners(frame: FrameType) -> list[Any]:
+    """What a method was called on, as OWNERS name it."""
+    arguments = frame.f_code.co_varnames[: frame.f_code.co_argcount]
+    return [frame.f_locals.get(name) for name in OWNERS if name in arguments]
+
+
+def _samples(owner: Any, scheduler: Any) -> bool:
+    """Whether a pipeline has that sampler; objects of this library that know it, too, are none."""
+    return getattr(owner, "scheduler", None) is scheduler and any(hasattr(owner, name) for name in DENOISERS)
 
 
 def _holds(owner: Any, modules: Collection[nn.Module]) -> bool:

@@ -32,7 +32,8 @@ class ForecastSampler:
 
     def check_free(self) -> None:
         """RuntimeError in the middle of a run, of which the pipeline's own sampler knows nothing. A run that was left is none."""
-        if not is_over(self.scheduler) and self.in_place and in_a_call(self.scheduler):
+        # Another method than the pipeline's call may hold a `with patch(...)` whose run an exception has ended.
+        if not is_over(self.scheduler) and self.in_place and in_a_call(self.scheduler, "__call__"):
             raise RuntimeError(
                 "unpatch: the pipeline is in the middle of a run, and its own sampler can't take over: unpatch when the "
                 "run is over, or end it early with pipe._interrupt = True"
@@ -41,7 +42,8 @@ class ForecastSampler:
     def remove(self) -> None:
         """The pipeline has its own sampler again, unless the user has put another one there.
 
-        Pipelines that were made from it hold this one, which computes every step from their next run on.
+        Pipelines that were made from it hold this one, which computes every step from their next run on. A copy of it
+        that a request made before, as by copy.deepcopy, is the request's: it forecasts as long as it lives.
         """
         if self.in_place:
             _put(self._pipe(), self._own)

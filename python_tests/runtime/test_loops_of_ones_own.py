@@ -76,29 +76,40 @@ class Casting(Loop):
         self.latents = sampler.step(velocity, t, self.latents, return_dict=False)[0] * 1.0
 
 
-class CastingPipeline:
-    """The same as a pipeline's own method."""
+class CastingPipeline(Casting):
+    """The same as a pipeline's own methods."""
 
     def __init__(self, pipe):
-        self.transformer, self.scheduler, self.loop = pipe.transformer, pipe.scheduler, Casting(pipe)
+        super().__init__(pipe)
+        self.transformer, self.scheduler = pipe.transformer, pipe.scheduler
 
     def __call__(self):
         for t in self.scheduler.timesteps:
-            self.loop.step(lambda **arguments: self.transformer(**arguments), self.scheduler, t)
+            timestep = torch.full((len(self.latents),), float(t) / 1000)
+            velocity = (
+                self.transformer(hidden_states=self.latents, timestep=timestep, **self.arguments)[0] * 1.0
+            )
+            self.latents = self.scheduler.step(velocity, t, self.latents, return_dict=False)[0] * 1.0
+
+    def generate(self):
+        for t in self.scheduler.timesteps:
+            self.step(self.transformer, self.scheduler, t)
 
 
-@pytest.mark.parametrize("owner", ["loop", "pipeline"])
+@pytest.mark.parametrize("method", [None, "__call__", "generate"])
 @torch.no_grad()
-def test_a_loop_that_casts_what_it_is_given_was_not_left(owner):
+def test_a_loop_that_casts_what_it_is_given_was_not_left(method):
     pipe = make_pipeline()
     handle = ddit_ext.patch(pipe, schedule=[1, 0, 1, 0])
     pipe.scheduler.set_timesteps(4, mu=0.7)
-    if owner == "pipeline":
-        CastingPipeline(pipe)()
+    if method is not None:
+        getattr(CastingPipeline(pipe), method)()
     else:
         loop = Casting(pipe)
         for t in pipe.scheduler.timesteps:
             loop.step(pipe.transformer, pipe.scheduler, t)
+    (line,) = handle._hook.watch._lines.values()
+    assert line.run.by_pipeline == (method is not None)
     data = handle.report().to_dict()
     assert [step["scale"] for step in data["steps"]] == [1, 0, 1, 0] and not data["warnings"]
 
