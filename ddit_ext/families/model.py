@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..modules.blocks import Own, entering
 from ..modules.context_parallel import Ranks, ranks_of
+from ..modules.diffusers_hooks import GROUP_OFFLOADING, hooks_of
 from ..modules.low_rank import LowRankLayers
 from ..modules.offloaded import waits_on_disk
 from ..modules.swap import swapped
@@ -256,8 +257,7 @@ def check_here(transformer: nn.Module, layer: nn.Module, tensor: Tensor) -> None
 
 def _is_moved(module: nn.Module) -> bool:
     """Whether a hook of accelerate or diffusers brings the module's own weights to where it is called."""
-    registry = vars(module).get("_diffusers_hook")
-    return hasattr(module, "_hf_hook") or "group_offloading" in getattr(registry, "hooks", {})
+    return hasattr(module, "_hf_hook") or GROUP_OFFLOADING in hooks_of(module)
 
 
 def needed(arguments: Mapping[str, Any], name: str) -> Tensor:

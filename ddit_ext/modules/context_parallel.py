@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from .diffusers_hooks import hooks_of
+
 T = TypeVar("T")
 
 FORECASTS = "schedule=Forecast(...) works, since it calls fewer times what the ranks share"
@@ -92,7 +94,7 @@ def ranks_of(transformer: nn.Module, hooked: frozenset[str] | None) -> Ranks | N
     found = {
         name
         for name, module in transformer.named_modules()
-        for hook in getattr(vars(module).get("_diffusers_hook"), "hooks", {}).values()
+        for hook in hooks_of(module).values()
         if type(hook).__name__.startswith("ContextParallel")
     }
     if found != hooked:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .diffusers_hooks import MOVING, hooks_of
 from .stand_in import StandIn
 
 
@@ -62,7 +63,9 @@ class LowRank(nn.Module):
 
         A transformer may be spread over several devices: they follow ``x``.
         """
-        dtype = self.a.dtype if torch.is_autocast_enabled(x.device.type) else x.dtype
+        dtype = self.a.dtype
+        if dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+            dtype = x.dtype
         return self.a.to(x.device, dtype), self.b.to(x.device, dtype)
 
     def _scaled(self, low: Tensor) -> Tensor:
@@ -83,5 +86,5 @@ class LowRankLinear(StandIn):
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         y = self.base(x, *args, **kwargs)
         # Whoever hooks the base may keep what it returned, such as TaylorSeer, whose hook is in a registry of diffusers.
-        hooked = self.base._forward_hooks or hasattr(self.base, "_diffusers_hook")
+        hooked = self.base._forward_hooks or any(name not in MOVING for name in hooks_of(self.base))
         return self.low_rank.add_to(y, x, in_place=not hooked)

@@ -8,11 +8,13 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from .diffusers_hooks import GROUP_OFFLOADING, hooks_of
+
 
 def groups(transformer: nn.Module) -> Iterator[Any]:
     """The groups of modules that diffusers' group offloading moves together."""
     for module in transformer.modules():
-        hook = getattr(vars(module).get("_diffusers_hook"), "hooks", {}).get("group_offloading")
+        hook = hooks_of(module).get(GROUP_OFFLOADING)
         if hook is not None:
             yield hook.group
 

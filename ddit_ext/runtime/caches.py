@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers.hooks import hooks as diffusers_hooks
 
+from ..modules.diffusers_hooks import hooks_of
 from ..modules.swap import Changes
 from .sampler_run import Run
 
@@ -112,8 +113,7 @@ class CacheContexts:
         self._states.clear()
         self._hooks, managers = [], {}
         for module in self._family.transformer.modules():
-            registry = vars(module).get("_diffusers_hook")
-            for hook in registry.hooks.values() if registry is not None else ():
+            for hook in hooks_of(module).values():
                 found = _managers(hook)
                 managers |= {id(manager): manager for manager in found}
                 if found or hook._is_stateful:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks import HookRegistry, ModelHook, apply_group_offloading, apply_layerwise_casting
 from peft import LoraConfig, get_peft_model
 from tiny_flux import tiny_flux
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from ddit_ext.coarse.base_weights import feed_forward_layers
+from ddit_ext.modules.diffusers_hooks import MOVING
 from ddit_ext.modules.lora import LowRank, LowRankLinear
 
 
@@ -168,9 +169,47 @@ def test_what_a_hook_of_diffusers_keeps_is_not_overwritten():
     assert not torch.equal(hook.kept[0], y)
 
 
-def test_its_factors_follow_the_input_to_another_device(monkeypatch):
+def cast(base):
+    apply_layerwise_casting(base, torch.bfloat16, torch.float32, skip_modules_pattern=None)
+
+
+def offloaded(base, **options):
+    apply_group_offloading(base, torch.device("cpu"), offload_type="leaf_level", **options)
+
+
+def no_longer_kept(base):
+    registry = HookRegistry.check_if_exists_or_initialize(base)
+    registry.register_hook(Keeping(), "keeping")
+    registry.remove_hook("keeping")
+
+
+@pytest.mark.parametrize("hook", [cast, offloaded, no_longer_kept])
+def test_hooks_that_only_bring_weights_cost_no_memory(hook):
+    """Layers that are offloaded or cast are so where memory is short."""
+    base = nn.Linear(64, 256).requires_grad_(False)
+    hook(base)
+    assert hasattr(base, "_diffusers_hook")
+    layer = LowRankLinear(base, trained(64, 256, rank=4))
+    with torch.no_grad(), Allocations() as allocations:
+        layer(torch.randn(20, 64))
+    large = [name for name, elements in allocations.found if elements == 20 * 256]
+    assert large == ["addmm"]
+
+
+def test_hooks_that_only_bring_weights_are_known_by_name():
+    from diffusers.hooks import group_offloading, layerwise_casting
+
+    assert MOVING == {
+        group_offloading._GROUP_OFFLOADING,
+        group_offloading._LAYER_EXECUTION_TRACKER,
+        group_offloading._LAZY_PREFETCH_GROUP_OFFLOADING,
+        layerwise_casting._LAYERWISE_CASTING_HOOK,
+        layerwise_casting._PEFT_AUTOCAST_DISABLE_HOOK,
+    }
+
+
+def test_its_factors_follow_the_input_to_another_device():
     """A transformer may be spread over several; `meta` is another one."""
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # meta has none
     base, addition, x = nn.Linear(6, 5, device="meta"), trained(), torch.randn(3, 6, device="meta")
     a, b = addition._factors(x)
     assert a.is_meta and b.is_meta and LowRankLinear(base, addition)(x).is_meta

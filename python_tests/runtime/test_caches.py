@@ -13,6 +13,7 @@ import ddit_ext
 from ddit_ext import policies
 from ddit_ext.coarse import Adapter
 from ddit_ext.families import family_for
+from ddit_ext.modules.diffusers_hooks import hooks_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
@@ -25,11 +26,7 @@ RUNS = [(family, cache, True) for family, cache in CASES] + [("flux", "mag", Fal
 
 def left_over(transformer):
     """Names of the contexts of a size that are still in the caches' states."""
-    hooks = [
-        hook
-        for module in transformer.modules()
-        for hook in getattr(vars(module).get("_diffusers_hook"), "hooks", {}).values()
-    ]
+    hooks = [hook for module in transformer.modules() for hook in hooks_of(module).values()]
     managers = [value for hook in hooks for value in vars(hook).values() if isinstance(value, StateManager)]
     return [name for manager in managers for name in manager._state_cache if "patch" in name]
 
