@@ -288,12 +288,17 @@ def test_unpatching_in_the_middle_of_a_run_raises_and_changes_nothing(sizes):
 
 
 def test_unpatching_after_a_run_that_was_left():
+    """Also in a method of the pipeline itself, which holds the patch."""
     pipe, call = make_pipeline(), make_call(steps=STEPS)
     own, plain = pipe.scheduler, run_flux(pipe, call)
 
     def leave(pipe, index, timestep, kwargs):
         raise InterruptedError
 
-    with ddit_ext.patch(pipe, schedule=Forecast(calls=5)), pytest.raises(InterruptedError):
-        run_flux(pipe, call | {"callback_on_step_end": leave})
+    def generate(self):
+        with ddit_ext.patch(self, schedule=Forecast(calls=5)):
+            run_flux(self, call | {"callback_on_step_end": leave})
+
+    with pytest.raises(InterruptedError):
+        generate(pipe)
     assert pipe.scheduler is own and torch.equal(run_flux(pipe, call), plain)
