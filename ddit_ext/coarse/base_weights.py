@@ -53,14 +53,20 @@ def read_tensor(transformer: nn.Module, layer: str, name: str) -> Tensor | None:
 def read_layer(transformer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     """Float32 CPU copies of weight [out, in] and bias [out] of the layer ``name``, without any LoRA on it.
 
-    A convolution that does not overlap is the linear layer it is: [out, channels·frames·rows·columns]. Quantised
-    weights of torchao and bitsandbytes are read as the numbers that they stand for.
-
     Raises:
         AdapterError: a weight in a form that is not known.
     """
-    module = unwrapped_layer(transformer, name)
-    weight, bias = (read_tensor(transformer, name, each) for each in ("weight", "bias"))
+    weight, bias = _own(_weight(transformer, name)), read_tensor(transformer, name, "bias")
+    return weight, torch.zeros(weight.shape[0]) if bias is None else _own(bias)
+
+
+def _weight(transformer: nn.Module, name: str) -> Tensor:
+    """The weight [out, in] of the layer ``name`` where it lies.
+
+    A convolution that does not overlap is the linear layer it is: [out, channels·frames·rows·columns]. Quantised
+    weights of torchao and bitsandbytes are read as the numbers that they stand for.
+    """
+    module, weight = unwrapped_layer(transformer, name), read_tensor(transformer, name, "weight")
     if isinstance(module, nn.Conv2d | nn.Conv3d):
         shape: tuple[int, ...] = (module.out_channels, module.in_channels, *module.kernel_size)
     else:
@@ -75,8 +81,7 @@ def read_layer(transformer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
             raise AdapterError(f"{packed}: {error}, or {advice}") from error
     if weight is None or tuple(weight.shape) != shape or not weight.is_floating_point():
         raise AdapterError(f"{packed}, a form that is not known here; {advice}")
-    weight = _own(weight).flatten(1)
-    return weight, torch.zeros(shape[0]) if bias is None else _own(bias)
+    return weight.detach().flatten(1)
 
 
 def read_base(transformer: nn.Module) -> BaseWeights:
@@ -142,11 +147,11 @@ def weight_samples(transformer: nn.Module, names: Iterable[str]) -> dict[str, li
         try:
             if type(unwrapped_layer(transformer, name).weight).__name__ == FOUR_BITS:
                 continue
-            weight, _ = read_layer(transformer, name)
+            flat = _weight(transformer, name).flatten()
         except (AdapterError, AttributeError):
             continue
-        flat = weight.flatten()
-        samples[name] = [round(value, 6) for value in flat[:: max(1, flat.numel() // 16)][:16].tolist()]
+        few = _own(flat[:: max(1, flat.numel() // 16)][:16])
+        samples[name] = [round(value, 6) for value in few.tolist()]
     return samples
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +49,11 @@ class Part:
         transformer, found = self.family.transformer, {}
         for name, numbers in weight_samples(transformer, self.family.replaced).items():
             weight = unwrapped_layer(transformer, name).weight
-            found[name] = (type(weight), weight.dtype), numbers
+            # NaN is no number to compare: it differs from itself.
+            found[name] = (
+                (type(weight), weight.dtype),
+                [None if math.isnan(each) else each for each in numbers],
+            )
         return found
 
     def check_weights(self) -> None:

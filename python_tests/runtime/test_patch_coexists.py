@@ -11,7 +11,7 @@ from peft import LoraConfig
 
 import ddit_ext
 from ddit_ext import Forecast
-from ddit_ext.coarse import Adapter
+from ddit_ext.coarse import Adapter, base_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
@@ -220,6 +220,29 @@ def test_a_lora_fused_into_a_replaced_layer(layer):
     fused = run(pipe, make_call(steps=1))
     pipe.transformer.unload_lora()
     assert torch.equal(run(pipe, make_call(steps=1)), fused)
+
+
+def test_weights_that_are_not_numbers_have_not_changed():
+    pipe = make_pipeline()
+    ddit_ext.patch(pipe, schedule=2)
+    pipe.transformer.proj_out.weight.data[0, 0] = torch.nan
+    with pytest.raises(NotImplementedError, match="weights of proj_out have changed since patching"):
+        run(pipe, make_call(steps=1))
+    ddit_ext.unpatch(pipe)
+    ddit_ext.patch(pipe, schedule=2)
+    for _ in range(2):
+        assert run(pipe, make_call(steps=1)).isnan().any()
+
+
+def test_a_look_at_the_weights_copies_a_sample_of_them(monkeypatch):
+    """They may lie on a GPU, and are looked at in every run."""
+    copied, copy_of = [], base_weights._own
+    monkeypatch.setattr(base_weights, "_own", lambda tensor: copied.append(tensor.numel()) or copy_of(tensor))
+    pipe = make_pipeline()
+    ddit_ext.patch(pipe, schedule=2)
+    copied.clear()
+    run(pipe, make_call(steps=1))
+    assert copied and max(copied) <= 16
 
 
 def test_an_adapter_on_a_replaced_layer_that_is_not_active():
