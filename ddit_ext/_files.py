@@ -17,13 +17,16 @@ LEFT_AFTER = 3600
 """Seconds without a write after which a partial file is one that a killed process left."""
 
 
-def replace_file(path: Path, write_to: Callable[[str], Any]) -> None:
+def replace_file(path: Path, write_to: Callable[[str], Any], shared: bool = False) -> None:
     """Write beside ``path``, flush to disk, then take its place: readers see the old file or the new.
 
-    Several processes may do so at once, on several machines. What a killed one left in the folder goes after an hour.
+    What a killed process left beside it, the next one replaces. shared: several processes may write the file at once, on
+    several machines; what a killed one left in the folder goes after an hour.
     """
-    _remove_left(path.parent)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    temporary = path.with_name(f".{path.name}.partial")
+    if shared:
+        _remove_left(path.parent)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         write_to(str(temporary))
         with open(temporary, "rb+") as file:
@@ -38,7 +41,7 @@ def replace_file(path: Path, write_to: Callable[[str], Any]) -> None:
 
 
 def _remove_left(folder: Path) -> None:
-    """Remove old partial files of any name: a run that was resumed may never write that one again."""
+    """Remove old partial files of any name: nobody may write that one again."""
     for left in folder.glob(f".*.{'[0-9a-f]' * 8}.partial"):
         with suppress(OSError):  # another process may be first, another user's stay
             if time.time() - left.stat().st_mtime > LEFT_AFTER:

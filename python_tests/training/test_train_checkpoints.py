@@ -104,15 +104,25 @@ def test_two_writers_of_a_file_even_of_one_process_number(tmp_path):
 
     def write(to):
         Path(to).write_text("ours")
-        replace_text(path, "theirs")
+        replace_file(path, lambda other: Path(other).write_text("theirs"), shared=True)
         assert path.read_text() == "theirs"
 
-    replace_file(path, write)
+    replace_file(path, write, shared=True)
     assert path.read_text() == "ours" and list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_killed_writer_left_goes_after_an_hour(tmp_path, monkeypatch):
+def test_what_a_killed_writer_left_is_replaced(tmp_path):
+    (tmp_path / ".settings.json.partial").write_text("half")
+    replace_text(tmp_path / "settings.json", "whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+def test_what_a_killed_writer_left_in_a_shared_folder_goes_after_an_hour(tmp_path, monkeypatch):
     """Whatever machine it ran on and whatever it wrote; what may still be written stays, and what is not ours."""
+
+    def replace(text):
+        replace_file(tmp_path / "step-2", lambda to: Path(to).write_text(text), shared=True)
+
     names = [".step-1.0123abcd.partial", ".a.76543210.partial", ".b.partial", "c.76543210.partial"]
     left, live, *others = (tmp_path / name for name in names)
     for path in (left, live, *others):
@@ -120,7 +130,7 @@ def test_what_a_killed_writer_left_goes_after_an_hour(tmp_path, monkeypatch):
     for path in (left, *others):
         os.utime(path, (time.time() - 3700,) * 2)
     os.utime(live, (time.time() - 3500,) * 2)
-    replace_text(tmp_path / "step-2", "whole")
+    replace("whole")
     assert not left.exists() and live.exists() and all(path.exists() for path in others)
 
     def refuse(path):
@@ -128,7 +138,7 @@ def test_what_a_killed_writer_left_goes_after_an_hour(tmp_path, monkeypatch):
 
     os.utime(live, (time.time() - 3700,) * 2)
     monkeypatch.setattr(Path, "unlink", refuse)
-    replace_text(tmp_path / "step-2", "again")
+    replace("again")
     assert (tmp_path / "step-2").read_text() == "again" and live.exists()
 
 

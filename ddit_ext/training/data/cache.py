@@ -171,7 +171,7 @@ def _shard(folder: Path, number: int) -> Path:
 def _write(path: Path, tensors: dict[str, Tensor], note: dict[str, Any]) -> None:
     contents = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        replace_file(path, lambda to: save_file(contents, to, {"note": json.dumps(note)}))
+        replace_file(path, lambda to: save_file(contents, to, {"note": json.dumps(note)}), shared=True)
     except (OSError, SafetensorError) as error:
         raise SaveFailed(f"cache {path} could not be written: {error}") from error
 
