@@ -198,7 +198,7 @@ def patch(
             "and Budget(speedup) have",
             stacklevel=2,
         )
-    if strategy.target_speedup is not None:
+    if any(part.target_speedup is not None for part in (strategy, strategy.computed)):
         hook.marks = marks_of(torch.device(device_of(pipe)))
     hook.install()
     return Handle(pipe, hook, strategy)

@@ -76,6 +76,7 @@ class RunState:
         # One; in a split batch from the first signal one a sample.
         self._policies: list[Policy] = [strategy.start(times)]
         self._total = 0
+        self._costs: dict[int, float] = {}
         self._levels = RunLevels([])
         self._view: View | None = None  # of the last scores
         self.clock = StepClock(marks)
@@ -91,7 +92,7 @@ class RunState:
         Raises:
             ValueError: a run that the strategy can't serve.
         """
-        self._total = total
+        self._total, self._costs = total, costs
         self._strategy.check_length(total)
         self._times.begin_run(key)
         (policy,) = self._policies
@@ -171,6 +172,7 @@ class RunState:
     def _caught_up(self, step: int) -> Policy:
         """A sample's own policy; up to the first signal all samples were alike."""
         policy = self._strategy.start_sample(self._times)
+        policy.estimate(self._costs)
         policy.begin(self._total)
         for earlier in range(step):
             policy.decide(earlier, None)

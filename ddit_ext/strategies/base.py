@@ -106,6 +106,11 @@ class Strategy(ABC):
         return self.scales[1:]
 
     @property
+    def computed(self) -> Strategy:
+        """What sizes the steps that are computed."""
+        return self
+
+    @property
     def fixed(self) -> bool:
         """Whether every step of a run is known before it."""
         return self.source is None and not self.compares_input

@@ -59,8 +59,11 @@ class Budget(Strategy):
                 checks.numbers("reference", row) for row in checks.sequence("reference", self.reference)
             ),
         )
-        if self.costs is not None:
-            self._policy(self.costs, self.speedup)  # raises for costs that don't fall
+        # Raises for costs that don't fall, and for a reference that doesn't fit the scales.
+        if self.costs is None:
+            self._policy([FALLING**rank for rank in range(1, len(scales))], 1.0)
+        else:
+            self._policy(self.costs, self.speedup)
 
     def start(self, times: StepTimes) -> Policy:
         if self.costs is not None:

@@ -156,13 +156,18 @@ class _List(Policy):
 
 
 def _stretched(sizes: Sequence[int], total: int) -> list[int]:
-    """As large a share of each stretch, in a run of `total` steps; a last step of scale 1 stays one."""
+    """As large a share of each stretch, in a run of `total` steps; a last step of scale 1 stays one.
+
+    The first stretch has a step at least: another might begin with a skip.
+    """
     runs = [(size, len(list(group))) for size, group in groupby(sizes)]
     most = total - (sizes[-1] == 1)
     made: list[int] = []
     ahead = 0
     for size, count in runs[:-1]:
         ahead += count
-        end = min(round(ahead * total / len(sizes)), most)  # rounded where it ends: errors don't add up
+        end = min(
+            max(1, round(ahead * total / len(sizes))), most
+        )  # rounded where it ends: errors don't add up
         made += [size] * (end - len(made))
     return made + [runs[-1][0]] * (total - len(made))

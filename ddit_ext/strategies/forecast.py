@@ -90,6 +90,9 @@ class Forecast(Sized):
     def start(self, times: StepTimes) -> Policy:
         return self.computed.start(times)
 
+    def start_sample(self, times: StepTimes) -> Policy:
+        return self.computed.start_sample(times)
+
     def computed_scales(self, steps: int) -> list[int] | None:
         return self.computed.computed_scales(self._calls_of(steps))
 
@@ -100,9 +103,6 @@ class Forecast(Sized):
                 "it sizes that follow the scores"
             )
         self.computed.check_split()
-
-    def check_length(self, total: int) -> None:
-        self.computed.check_length(total)
 
     def words(self, steps: int) -> str:
         calls = f"{self.calls}" if self.calls is not None else f"1 of {self.speedup:.3g}"

@@ -41,6 +41,11 @@ class Sized(Strategy):
         """What sizes the computed steps."""
         return Fixed(1) if self.sizes is None else self.sizes
 
+    def check_length(self, total: int) -> None:
+        """As `Strategy.check_length`, for what sizes the computed steps too."""
+        super().check_length(total)
+        self.computed.check_length(total)
+
     # With `holds`, a skipped step counts as a scale of its own.
     scales, coarse, thresholds = (_of_sizes(name) for name in ("scales", "coarse", "thresholds"))
     source, holds, quantile = (_of_sizes(name) for name in ("source", "holds", "quantile"))

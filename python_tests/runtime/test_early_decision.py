@@ -1,5 +1,7 @@
 """Scores are computed right after the sampler's step and read at the next call; step times are read without waiting."""
 
+import sys
+
 import flux_pipelines
 import pytest
 import torch
@@ -163,6 +165,15 @@ def test_a_budget_by_a_devices_clock_waits_once_a_run():
     # The first mark, two of each step (after the call, after the sampler's step), and what was still open at the end.
     assert cuda.log == ["recorded"] * (1 + 2 * STEPS) + ["waited for"] * cuda.log.count("waited for")
     assert all(step["seconds"] == 2.0 for step in handle.report().to_dict()["steps"])
+
+
+@pytest.mark.parametrize(
+    "strategy", [Budget(2), Forecast(calls=5, sizes=Budget(2)), TeaCache(0.1, sizes=Budget(2))]
+)
+def test_a_budget_on_a_gpu_is_timed_by_it_inside_of_other_strategies_too(strategy, monkeypatch):
+    monkeypatch.setattr(sys.modules["ddit_ext.runtime.patch"], "device_of", lambda _: "cuda")
+    handle = ddit_ext.patch(flux_pipelines.make_pipeline(), schedule=strategy)
+    assert isinstance(handle._hook.marks, DeviceMarks)
 
 
 def test_a_forecast_that_begins_in_the_middle_is_timed_to_its_end_by_a_devices_clock():

@@ -12,7 +12,7 @@ from loops import Loop
 from skip_cases import SCALES, ByScore
 
 import ddit_ext
-from ddit_ext import policies
+from ddit_ext import Forecast, policies
 from ddit_ext.families import FluxFamily
 from ddit_ext.families.batch import join, take
 from ddit_ext.runtime.patched_call import find_hook
@@ -131,6 +131,40 @@ def test_each_sample_has_a_run_of_its_own():
             assert [row[0] for row in sizes_of(handle)] == [row[sample] for row in sizes]
             torch.testing.assert_close(together[sample], single[0], rtol=1e-4, atol=1e-4)
         handle.unpatch()
+
+
+class Sums(policies.Policy):
+    """A size from all scores so far and the costs it was told."""
+
+    def begin(self, total_steps):
+        self.sum = 0.0
+
+    def estimate(self, costs):
+        self.costs = costs
+
+    def decide(self, step, scores):
+        self.sum += scores[0][1] if scores else 0.0
+        return list(self.costs)[int(300 * self.sum) % len(self.costs)] if scores else 1
+
+
+class FreshSums(Sums):
+    def start(self):
+        return FreshSums()
+
+
+@pytest.mark.parametrize("make", [lambda: Forecast(calls=8, sizes=Sums()), FreshSums])
+def test_each_sample_has_a_policy_of_its_own(make):
+    """In a forecast too, and one that an object's `start` makes is told the costs."""
+    pipe = make_pipeline()
+    call = batch_call(steps=9)
+    with ddit_ext.patch(pipe, schedule=make(), batch="split") as handle:
+        run(pipe, call)
+        sizes = sizes_of(handle)
+    assert any(len(set(row)) > 1 for row in sizes)
+    for sample in range(BATCH):
+        with ddit_ext.patch(pipe, schedule=make()) as handle:
+            run(pipe, alone(call, sample))
+            assert [row[0] for row in sizes_of(handle)] == [row[sample] for row in sizes]
 
 
 def test_where_all_agree_it_is_one_call():

@@ -96,6 +96,7 @@ def test_at_the_top_level():
         (lambda: Forecast(calls=2, growth=5), ValueError, r"growth must be in \[1, 4\], got 5"),
         (lambda: Forecast(calls=2, slope=-1), ValueError, r"slope must be in \[0, 1\], got -1"),
         (lambda: Forecast(calls=2, corrector=True), TypeError, "corrector must be a number, got True"),
+        (lambda: Budget(2, reference=[[1, 2]]), ValueError, "reference must .* 3, a step, got 2 for step 0"),
         (lambda: Budget(2, reference=5), TypeError, "reference must be a sequence, got 5"),
         (lambda: Forecast(calls=2, sizes=[1, 0.5]), TypeError, "sizes of Forecast: sizes must be a whole"),
         (lambda: Forecast(calls=2, sizes=[]), ValueError, "sizes of Forecast: .* an empty list"),
@@ -198,6 +199,12 @@ def test_stretched_lists_keep_their_shares_and_their_last_step(total):
     for scale, count in ((4, 3), (2, 10)):
         assert abs(sizes.count(scale) - count * total / 20) <= 1
     assert scales_of(strategy, 20) == list(strategy.sizes)
+
+
+@pytest.mark.parametrize("sizes", [[1, 0] * 14, [2, 0, 0, 0, 0, 0, 1], [1, 0]])
+def test_a_stretched_list_does_not_begin_with_a_skip(sizes):
+    for total in range(1, 60):
+        assert scales_of(Fixed(sizes, stretch=True), total)[0] != SKIP
 
 
 def test_what_stands_for_a_strategy():

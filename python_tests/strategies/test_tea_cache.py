@@ -8,6 +8,7 @@ import torch
 import wan_pipelines
 from cache_cases import arguments, make, run
 from diffusers import FirstBlockCacheConfig
+from loops import Loop
 from skip_cases import FAMILIES, STEPS, counted, sizes_of
 
 import ddit_ext
@@ -197,6 +198,20 @@ def test_what_cannot_work_says_so():
     pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
     with pytest.raises(NotImplementedError, match="FirstBlockCacheConfig with a schedule that skips steps"):
         run("flux", pipe, arguments("flux", False, 2))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "text"),
+    [
+        (ddit_ext.Budget(2), r"Budget\(speedup=2\): the length of this run is not known"),
+        (Fixed(2, protect=(0, 1)), "the last steps, here 1, are protected, but the length"),
+    ],
+)
+def test_sizes_that_need_the_length_of_a_run_say_so(sizes, text):
+    pipe = make("flux")
+    handle = ddit_ext.patch(pipe, schedule=TeaCache(0.1, sizes=sizes, protect=(1, 0)))
+    with pytest.raises(ValueError, match=text):
+        Loop(pipe).by_hand([0.9, 0.6, 0.3], handle=handle)
 
 
 def test_words():
