@@ -186,6 +186,9 @@ class Adapter(nn.Module):
 
         Each file is replaced as a whole, and the second names the digest of the first: an interrupted save is
         detected when loading, never loaded half. ``dtype`` stores the matrices in a smaller type.
+
+        Raises:
+            AdapterError: a ``dtype`` other than float32, float16, bfloat16 or float64. Nothing has been written then.
         """
         return adapter_file.write(self, Path(folder), dtype)
 

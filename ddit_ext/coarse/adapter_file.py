@@ -17,7 +17,7 @@ from .._files import read_json, replace_file, replace_text, version_of
 from .._version import __version__
 from .base_weights import check_fingerprint
 from .errors import AdapterError
-from .scale_spec import spec_from_json
+from .scale_spec import LARGEST, is_finite, spec_from_json
 from .scale_weights import ScaleWeights
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FORMAT = "ddit_ext.adapter"
 FORMAT_VERSION = 1
 TENSORS, DESCRIPTION = "adapter.safetensors", "adapter.json"
+STORED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _FIELDS = {
     "format": str,
     "format_version": int,
@@ -42,7 +43,10 @@ def write(adapter: Adapter, folder: Path, dtype: torch.dtype | None) -> Path:
     tensors = {}
     for name, parameter in named_parameters(adapter).items():
         small = dtype is not None and parameter.ndim > 1 and not name.endswith("knots")
-        tensors[name] = parameter.detach().to("cpu", dtype if small else parameter.dtype).contiguous()
+        kind = dtype if small else parameter.dtype
+        if kind not in STORED:
+            raise AdapterError(f"dtype must be one of {_stored()}, got {kind} for {name}")
+        tensors[name] = parameter.detach().to("cpu", kind).contiguous()
     # From every size: one of rank 0 has none of the layers that another has.
     lora = {name: low for weights in adapter.sizes.values() for name, low in weights.lora.items()}
     description: dict[str, Any] = {
@@ -86,8 +90,15 @@ def read(cls: type[Adapter], path: Path, transformer: nn.Module | None) -> Adapt
     layers = {name: tuple(shape) for name, shape in description["lora_layers"].items()}
     tensors = _read_tensors(folder / TENSORS, description["tensors"])
     parts = (specs, layers, description["base"], description["training"])
-    with torch.device("meta"):  # sizes that the tensors don't have would take memory
-        _check_tensors(cls(*parts), tensors, folder / TENSORS)
+    try:
+        with torch.device("meta"):  # sizes that the tensors don't have would take memory
+            expected = cls(*parts)
+    except (
+        RuntimeError,
+        KeyError,
+    ) as error:  # products of sizes that overflow; names that torch keeps for itself
+        raise AdapterError(f"{folder / DESCRIPTION}: no adapter can be as it says: {error}") from error
+    _check_tensors(expected, tensors, folder / TENSORS)
     adapter = cls(*parts)
     with torch.no_grad():
         for name, parameter in named_parameters(adapter).items():
@@ -125,13 +136,21 @@ def _read_description(path: Path) -> dict[str, Any]:
     ):
         raise AdapterError(f"{path}: base must have family, config and weights, got {sorted(base)}")
     for name, values in base["weights"].items():
-        if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
-            raise AdapterError(f"{path}: base.weights[{name!r}] must be a list of numbers, got {values!r}")
+        if not isinstance(values, list) or not all(map(is_finite, values)):
+            raise AdapterError(
+                f"{path}: base.weights[{name!r}] must be a list of finite numbers, got {values!r}"
+            )
     for name, shape in description["lora_layers"].items():
+        if not name:
+            raise AdapterError(f"{path}: lora_layers has a layer without a name")
         if not (
-            isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and n > 0 for n in shape)
+            isinstance(shape, list)
+            and len(shape) == 2
+            and all(isinstance(n, int) and 0 < n <= LARGEST for n in shape)
         ):
-            raise AdapterError(f"{path}: lora_layers[{name!r}] must be [in, out] features, got {shape!r}")
+            raise AdapterError(
+                f"{path}: lora_layers[{name!r}] must be [in, out] features, each 1 to {LARGEST}, got {shape!r}"
+            )
     return description
 
 
@@ -163,8 +182,14 @@ def _check_tensors(adapter: Adapter, tensors: dict[str, Tensor], path: Path) -> 
             raise AdapterError(
                 f"{path}: {name} must have shape {tuple(parameter.shape)}, got {tuple(tensor.shape)}"
             )
+        if tensor.dtype not in STORED:
+            raise AdapterError(f"{path}: {name} must be one of {_stored()}, got {tensor.dtype}")
         if not bool(torch.isfinite(tensor).all()):
             raise AdapterError(f"{path}: {name} holds values that are not finite")
+
+
+def _stored() -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in STORED)
 
 
 def _digest(path: Path) -> str:

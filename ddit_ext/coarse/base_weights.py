@@ -179,7 +179,7 @@ def compare_fingerprints(expected: dict[str, Any], actual: dict[str, Any], toler
     for name, values in expected["weights"].items():
         if name not in actual["weights"]:
             continue
-        ours, theirs = torch.tensor(actual["weights"][name]), torch.tensor(values)
+        ours, theirs = torch.tensor(actual["weights"][name]), torch.tensor(values, dtype=torch.float32)
         if ours.shape != theirs.shape:
             raise AdapterError(
                 f"adapter was made for another {name}: expected {len(theirs)} samples, got {len(ours)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, get_args
@@ -11,6 +11,9 @@ from .errors import AdapterError
 
 Start = Literal["noise_matched", "pi_resize", "blended"]
 Positions = Literal["centre", "grid"]
+
+LARGEST = 2**30
+"""The bound on every size of an adapter, in C++ as well."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +36,16 @@ class ScaleSpec:
     refinement_tokens: bool = False  # whether its perceptron reads the tokens from the blocks
 
     def __post_init__(self):
-        for name in ("scale", "patch_size", "width", "in_channels", "out_channels"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1 + (name == "scale"):
-                raise AdapterError(
-                    f"{name} must be a positive integer (scale at least 2), got {getattr(self, name)!r}"
-                )
-        for name, least in (("rank", 0), ("refinement_hidden", 0), ("refinement_knots", 2)):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
-                raise AdapterError(
-                    f"{name} must be an integer of at least {least}, got {getattr(self, name)!r}"
-                )
-        if not _is_finite(self.lora_scale):
+        positive = dict.fromkeys(("patch_size", "width", "in_channels", "out_channels"), 1)
+        least = {"scale": 2, **positive, "rank": 0, "refinement_hidden": 0, "refinement_knots": 2}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not low <= value <= LARGEST:
+                raise AdapterError(f"{name} must be an integer of {low} to {LARGEST}, got {value!r}")
+        if not is_finite(self.lora_scale):
             raise AdapterError(f"lora_scale must be a finite number, got {self.lora_scale!r}")
         if self.detail_variance is not None and not (
-            _is_finite(self.detail_variance) and self.detail_variance >= 0
+            is_finite(self.detail_variance) and self.detail_variance >= 0
         ):
             raise AdapterError(
                 f"detail_variance must be None or a number that is not negative, got {self.detail_variance!r}"
@@ -76,5 +75,6 @@ def spec_from_json(entry: Any) -> ScaleSpec:
     return ScaleSpec(**entry)
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number that a float can hold: JSON's integers may be larger."""
+    return isinstance(value, Real) and abs(value) <= sys.float_info.max

@@ -1,5 +1,6 @@
 """The adapter as an object and as two files."""
 
+import hashlib
 import json
 import os
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from peft import LoraConfig
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_flux import noisy_call, tiny_flux
 
 from ddit_ext.coarse import Adapter, AdapterError
@@ -92,6 +93,32 @@ def test_smaller_storage(transformer, tmp_path, saved):
     assert torch.equal(small.own(2).refinement.knots, adapter.own(2).refinement.knots)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.complex64])
+def test_a_type_that_loading_refuses_is_not_saved(transformer, saved, dtype):
+    before = {name: (saved / name).read_bytes() for name in os.listdir(saved)}
+    adapter = randomised(Adapter.create(transformer))
+    with pytest.raises(AdapterError, match=f"dtype must be one of float32, float16, .*, got {dtype}"):
+        adapter.save(saved, dtype=dtype)
+    assert {name: (saved / name).read_bytes() for name in os.listdir(saved)} == before
+
+
+def test_an_adapter_of_such_a_type_is_not_saved(transformer, tmp_path):
+    adapter = Adapter.training_free(transformer).to(torch.float8_e4m3fn)
+    with pytest.raises(AdapterError, match="got torch.float8_e4m3fn for 2.embed_weight"):
+        adapter.save(tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_stored_tensors_of_other_types_are_rejected(saved, transformer, dtype):
+    path = saved / "adapter.safetensors"
+    save_file(load_file(path) | {"2.embed_weight": torch.zeros(32, 4, 4, 4).to(dtype)}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    rewrite(saved, lambda d: d["tensors"].update(bytes=path.stat().st_size, sha256=digest))
+    with pytest.raises(AdapterError, match=f"2.embed_weight must be one of float32, .*, got {dtype}"):
+        Adapter.load(saved, transformer)
+
+
 @pytest.mark.parametrize("ranks", [(0, 3), (3, 0), (2, 3), (0, 0)])
 def test_a_rank_of_its_own_for_each_size(tmp_path, ranks):
     size = {"patch_size": 2, "width": 6, "in_channels": 2, "out_channels": 2}
@@ -172,21 +199,40 @@ def rewrite(saved, change):
         (lambda d: d["scales"].append(d["scales"][0]), r"scales must be distinct, got \[2, 4, 2\]"),
         (lambda d: d["scales"][0].update(scale=100_000), "lacks the tensors"),
         (lambda d: d["scales"][0].update(width=10**9), r"must have shape \(1000000000,"),
-        (lambda d: d["scales"][0].update(rank="a"), "rank must be an integer of at least 0, got 'a'"),
+        (lambda d: d["scales"][0].update(rank="a"), "rank must be an integer of 0 to .*, got 'a'"),
         (lambda d: d["scales"][0].update(refinement_hidden=-1), "refinement_hidden must be an integer"),
         (
             lambda d: d["scales"][0].update(refinement_knots=0),
-            "refinement_knots must be .* at least 2, got 0",
+            "refinement_knots must be an integer of 2 to .*, got 0",
         ),
         (lambda d: d["scales"][0].update(lora_scale=float("nan")), "lora_scale must be a finite number"),
         (lambda d: d["scales"][0].update(detail_variance="a"), "detail_variance must be None or a number"),
         (lambda d: d["scales"][0].update(detail_residual="no"), "detail_residual must be True or False"),
+        (lambda d: d["scales"][0].update(width=2**62), "width must be an integer of 1 to 1073741824, got 46"),
+        (
+            lambda d: d["scales"][0].update(width=2**30, scale=2**30),
+            "no adapter can be as it says: .*overflow",
+        ),
+        (lambda d: d["scales"][0].update(lora_scale=10**400), "lora_scale must be a finite number"),
+        (
+            lambda d: d["lora_layers"].update(x=[2**62, 1]),
+            r"lora_layers\['x'\] must be .* 1 to 1073741824, got",
+        ),
+        (lambda d: d["lora_layers"].update({"": [1, 1]}), "lora_layers has a layer without a name"),
+        (lambda d: d["lora_layers"].update(keys=[1, 1]), "no adapter can be as it says: .*'keys'"),
+        (lambda d: d["base"]["weights"]["proj_out"].append(10**400), "must be a list of finite numbers"),
+        (lambda d: d["base"]["weights"].update(proj_out=[10**30] * 16), "weights of proj_out differ"),
     ],
 )
 def test_a_foreign_description_is_rejected(saved, transformer, change, text):
     rewrite(saved, change)
     with pytest.raises(AdapterError, match=text):
         Adapter.load(saved, transformer)
+
+
+def test_unknown_fields_beside_the_scales_are_passed_over(saved, transformer):
+    rewrite(saved, lambda d: (d.update(colour=1), d["base"].update(colour=1), d["tensors"].update(colour=1)))
+    assert Adapter.load(saved, transformer).scales == (2, 4)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x00", "[" * 100_000])
@@ -309,7 +355,7 @@ def test_unknown_scales_are_named(transformer):
         adapter.weights(4, torch.zeros(1))
     with pytest.raises(AdapterError, match="at least one patch size above 1"):
         Adapter.training_free(transformer, [1])
-    with pytest.raises(AdapterError, match="rank must be an integer of at least 0, got -1"):
+    with pytest.raises(AdapterError, match="rank must be an integer of 0 to .*, got -1"):
         Adapter.create(transformer, rank=-1)
 
 

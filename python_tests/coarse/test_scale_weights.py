@@ -189,7 +189,7 @@ def test_what_does_not_fit_is_named(cells, sigma, text):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"scale": 1}, "scale must be a positive integer"),
+        ({"scale": 1}, "scale must be an integer of 2 to 1073741824, got 1"),
         ({"start": "warm"}, "start must be one of noise_matched, pi_resize, blended, got 'warm'"),
         ({"positions": "edge"}, 'positions must be "centre" or "grid"'),
         ({"refinement_tokens": 1}, "refinement_tokens must be True or False, got 1"),
