@@ -24,7 +24,7 @@ class ForecastSampler:
         self._pipe = weakref.ref(pipe)
         self._own = pipe.scheduler
         self.scheduler = ForecastScheduler.from_scheduler(pipe.scheduler, **settings)
-        self.scheduler.stands_for = self._own
+        self.scheduler.stand_for(self._own)
 
     def install(self) -> None:
         """From now on the pipeline samples with it."""

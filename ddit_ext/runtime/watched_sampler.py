@@ -86,8 +86,8 @@ def _copied(self: Any, memo: dict[int, Any] | None = None) -> Any:
             memo[id(self)] = made
         state = dict(vars(self))
         vars(made).update(state if memo is None else copy.deepcopy(state, memo))
-    if isinstance(made, plain):  # a ForecastScheduler may give the sampler it stands for
-        made.__class__ = type(self)
+    for watch in _watches(type(self)):  # a ForecastScheduler may give a sampler of another class
+        watch_sampler(made, watch)
     return made
 
 

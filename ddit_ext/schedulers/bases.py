@@ -62,10 +62,11 @@ def plain_class(cls: type) -> type:
 
 
 @functools.cache
-def class_like(forecast: type, base: type) -> type:
+def class_like(forecast: type, base: type, named: type) -> type:
     """`forecast` as a subclass of a sampler's class too: pipelines ask isinstance and inspect.signature.
 
     Everything that only the sampler's class has is read from, and written to, the wrapped sampler.
+    named: the class whose name and module it has, which diffusers writes into a saved pipeline's model_index.json.
     """
     own = {name for cls in forecast.__mro__ for name in vars(cls)}
     body: dict[str, Any] = {
@@ -77,11 +78,11 @@ def class_like(forecast: type, base: type) -> type:
     for name in ("set_timesteps", "step"):
         body[name] = _with_signature(getattr(forecast, name), getattr(base, name))
     body |= {
-        "__module__": forecast.__module__,
+        "__module__": named.__module__,
         "__doc__": forecast.__doc__,
-        "__qualname__": forecast.__qualname__,
+        "__qualname__": named.__qualname__,
     }
-    return type(forecast.__name__, (forecast, base), body)
+    return type(named.__name__, (forecast, base), body)
 
 
 def _delegate(name: str) -> property:

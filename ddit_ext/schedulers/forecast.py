@@ -58,7 +58,7 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
     """
 
     stands_for: Any = None
-    """Where patch() has put this into a pipeline, the user's own sampler: saved and pickled in its place."""
+    """As stand_for set it."""
 
     has_compatibles = False
     __module__ = "ddit_ext.schedulers"  # what a saved pipeline names
@@ -283,6 +283,11 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
             raise AttributeError(f"'ForecastScheduler' object has no attribute {name!r}")
         return getattr(self.base, name)
 
+    def stand_for(self, own: Any) -> None:
+        """Stand in pipelines in the place of the sampler `own`, which is saved and pickled in the place of this one."""
+        self.stands_for = own
+        self.__class__ = _class(type(self.base), named=bases.plain_class(type(own)))
+
     def __copy__(self) -> ForecastScheduler:
         made = _blank(bases.plain_class(type(self.base)))
         made.__dict__.update(self.__dict__, base=_copied(self.base), stands_for=None)
@@ -322,8 +327,12 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
         return self._run.places
 
 
+def _class(base_class: type, named: type | None = None) -> type:
+    return bases.class_like(ForecastScheduler, base_class, named or ForecastScheduler)
+
+
 def _blank(base_class: type) -> ForecastScheduler:
-    return object.__new__(bases.class_like(ForecastScheduler, base_class))
+    return object.__new__(_class(base_class))
 
 
 def _assigned(name: str) -> AttributeError:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, FluxPipeline
 from flux_pipelines import make_call, make_pipeline, run
 
 import ddit_ext
@@ -70,6 +70,21 @@ def test_saved_files_are_those_of_the_plain_pipeline(patched, tmp_path):
     torch.testing.assert_close(run(load(tmp_path / "patched"), CALL), plain)
 
 
+@pytest.mark.parametrize("unpatched", [False, True], ids=["patched", "unpatched"])
+@pytest.mark.parametrize(
+    "made", [lambda pipe: FluxPipeline(**pipe.components), FluxPipeline.from_pipe], ids=["init", "from_pipe"]
+)
+def test_a_pipeline_that_is_made_from_it_saves_the_same_files(patched, made, unpatched, tmp_path):
+    pipe, plain = patched
+    second = made(pipe)
+    if unpatched:
+        ddit_ext.unpatch(pipe)
+    second.save_pretrained(tmp_path / "second")
+    made(make_pipeline()).save_pretrained(tmp_path / "plain")
+    assert files(tmp_path / "second") == files(tmp_path / "plain")
+    torch.testing.assert_close(run(load(tmp_path / "second"), CALL), plain)
+
+
 def test_a_pickle_knows_nothing_of_the_patch(patched, tmp_path):
     pipe, plain = patched
     data = pickle.dumps(pipe)
@@ -112,11 +127,13 @@ def test_a_request_with_a_copy_of_the_sampler_goes_on_forecasting():
         assert torch.equal(run(request, CALL), want)
 
 
-def test_a_scheduler_of_the_users_own_saves_itself(tmp_path):
+@pytest.mark.parametrize("schedule", [[1, 1, 2, 1, 1, 1], Forecast(calls=2)], ids=["coarse", "forecast"])
+def test_a_scheduler_of_the_users_own_saves_itself(tmp_path, schedule):
     pipe = make_pipeline()
     pipe.scheduler = ForecastScheduler.from_scheduler(pipe.scheduler, calls=3)
     want = run(pipe, CALL)
-    with ddit_ext.patch(pipe, schedule=[1, 1, 2, 1, 1, 1]):
+    with ddit_ext.patch(pipe, schedule=schedule):
+        pipe = FluxPipeline(**pipe.components)
         pipe.save_pretrained(tmp_path)
         copied, pickled = copy.deepcopy(pipe), pickle.loads(pickle.dumps(pipe))
     assert json.loads((tmp_path / "model_index.json").read_text())["scheduler"][1] == "ForecastScheduler"
