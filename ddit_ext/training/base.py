@@ -13,7 +13,7 @@ from torch import nn
 
 from ..families import Family, class_of, supported
 from .config import LOWEST
-from .pair import HIGH, LOW
+from .pair import HIGH, LOW, has_pair
 from .settings import ModelSettings
 
 EMBEDDED = "embedded:"
@@ -89,7 +89,7 @@ def load_base(settings: ModelSettings, device: torch.device) -> Base:
         ) from error
     classes = {HIGH: _class(settings, index, HIGH)}
     boundary = None
-    if (index.get(LOW) or [None])[0] is not None:
+    if has_pair(index):
         classes[LOW] = _class(settings, index, LOW)
         boundary = index.get("boundary_ratio")
         if not isinstance(boundary, float) or not LOWEST < boundary < 1:

@@ -9,6 +9,7 @@ The model, stated in full:
   run again (gradient checkpointing); with one patch size a step, their mean by how often each comes up. The adapter's
   own products are not counted.
 * Of several picture sizes, all samples are counted as of the largest.
+* Two transformers of one pipeline (Wan 2.2) are alike and trained one after the other: twice the hours, the memory of one.
 * Hours are those FLOPs at a sustained rate a GPU, assumed by kind of GPU or stated (``--tflops``).
 * The cache holds the latents and text embeddings in the model's dtype.
 * Memory: the base's weights (shared out by FSDP); 20 bytes a parameter of the adapter (float32 weight, gradient, two
@@ -29,15 +30,17 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .. import embedded
 from ..coarse.adapter import Adapter
 from ..coarse.base_weights import feed_forward_layers
 from ..coarse.scale_spec import ScaleSpec
 from ..embedded.weights import folder
-from ..families import Family, family_for, published, supported
+from ..families import Family, encoder_for, family_for, published, supported
 from .all_true import AllTrue
 from .base import EMBEDDED
 from .data.sizes import check_sizes
 from .outlook import text
+from .pair import has_pair
 from .settings import TrainSettings
 
 
@@ -55,13 +58,15 @@ class Estimate:
     latent_bytes: int  # of one sample in the cache
     text_bytes: int  # of one prompt in the cache
     states: int  # samples that share a prompt: 1 for pictures
+    transformers: int  # trained one after the other, each on all samples
     checkpointing: bool
     gpus: int
     tflops: float | None  # None: by kind of GPU
 
     def hours(self, tflops: float) -> float:
         """At a sustained rate a GPU, in TFLOP/s."""
-        return self.flops_per_sample * self.samples / (tflops * 1e12 * self.gpus) / 3600
+        flops = self.flops_per_sample * self.samples * self.transformers
+        return flops / (tflops * 1e12 * self.gpus) / 3600
 
     @property
     def cache_bytes(self) -> int:
@@ -73,7 +78,7 @@ class Estimate:
 
 
 def estimate(settings: TrainSettings, gpus: int, tflops: float | None, sharded: bool) -> Estimate:
-    """The figures of ``settings`` on so many GPUs; nothing is downloaded and no weights are read.
+    """The figures of ``settings`` on so many GPUs; nothing is downloaded, and no weights but an embedded model's are read.
 
     Raises:
         ValueError: a model that is neither known, nor a local folder, nor an embedded one; a picture size that it
@@ -84,11 +89,12 @@ def estimate(settings: TrainSettings, gpus: int, tflops: float | None, sharded: 
     family = family_for(transformer)
     if not isinstance(family, Family):
         raise ValueError(f"model.path: expected a model of the families {supported(Family)}")
-    check_sizes(settings.data.sizes, _token_side(family, settings.model.path))
+    side = _token_side(family, settings.model.path)
+    check_sizes(settings.data.sizes, side)
     adapter = _meta_adapter(family, settings)
     short, tokens, flops = _ShortModels(transformer), {}, {}
     for scale in (1, *sorted(settings.adapter.scales)):
-        call, tokens[scale] = _meta_call(family, settings, scale)
+        call, tokens[scale] = _meta_call(family, settings, side * scale)
         flops[scale] = float(short.flops(call))
     training, model = settings.training, settings.model
     passes = 3 if model.gradient_checkpointing else 2
@@ -99,7 +105,7 @@ def estimate(settings: TrainSettings, gpus: int, tflops: float | None, sharded: 
     base = sum(p.numel() for p in transformer.parameters())
     trained = sum(p.numel() for p in adapter.parameters())
     size = torch.finfo(getattr(torch, model.dtype)).bits // 8
-    example, _ = _meta_call(family, settings, 1)
+    example, _ = _meta_call(family, settings, side)
     return Estimate(
         base_parameters=base,
         adapter_parameters=trained,
@@ -110,11 +116,12 @@ def estimate(settings: TrainSettings, gpus: int, tflops: float | None, sharded: 
         memory={
             "base": base * size / (gpus if sharded else 1),
             "adapter": trained * (20.0 if training.ema else 16.0),
-            "activations": _activations(family, settings, tokens, size),
+            "activations": _activations(family, settings, example, tokens, size),
         },
         latent_bytes=_bytes([family.latents(example)], size),
         text_bytes=_bytes(_texts(family, example), size),
         states=settings.data.generate.states if settings.data.source == "generated" else 1,
+        transformers=2 if _is_pair(model.path) else 1,
         checkpointing=model.gradient_checkpointing,
         gpus=gpus,
         tflops=tflops,
@@ -138,6 +145,13 @@ def _meta_transformer(path: str) -> nn.Module:
         )
     config = json.loads(file.read_text(encoding="utf-8"))
     return getattr(diffusers, config["_class_name"]).from_config(config).eval()
+
+
+def _is_pair(path: str) -> bool:
+    file = Path(path) / "model_index.json"
+    return (
+        path not in published() and file.is_file() and has_pair(json.loads(file.read_text(encoding="utf-8")))
+    )
 
 
 class _ShortModels:
@@ -176,11 +190,15 @@ def _folder(path: str) -> Path:
 
 def _token_side(family: Family, path: str) -> int:
     """Pixels along a side of a token at the base's own patch size; a local folder's VAE says its own factor."""
-    file, factor = _folder(path) / "vae" / "config.json", family.ENCODER.FACTOR
-    if path not in published() and file.is_file():
-        levels = json.loads(file.read_text(encoding="utf-8")).get("block_out_channels")
-        factor = 2 ** (len(levels) - 1) * family.ENCODER.PACKED if levels else factor
-    return factor * family.patch_size
+    if path.startswith(EMBEDDED):
+        return encoder_for(embedded.load(path.removeprefix(EMBEDDED)).pipeline, 1).token_side
+    file = Path(path) / "vae" / "config.json"
+    vae = json.loads(file.read_text(encoding="utf-8")) if path not in published() and file.is_file() else {}
+    levels = vae.get("block_out_channels")
+    factor = vae.get("scale_factor_spatial") or vae.get("spatial_compression_ratio")
+    if factor is None and levels:
+        factor = 2 ** (len(levels) - 1)
+    return (factor * family.ENCODER.PACKED if factor else family.ENCODER.FACTOR) * family.patch_size
 
 
 def _meta_adapter(family: Family, settings: TrainSettings) -> Adapter:
@@ -202,13 +220,12 @@ def _meta_adapter(family: Family, settings: TrainSettings) -> Adapter:
         return Adapter(specs, feed_forward_layers(family.transformer) if chosen.rank else {}, {})
 
 
-def _meta_call(family: Family, settings: TrainSettings, scale: int) -> tuple[dict[str, Any], int]:
-    """Arguments of a call of one sample with the tokens of ``scale``, and their number.
+def _meta_call(family: Family, settings: TrainSettings, side: int) -> tuple[dict[str, Any], int]:
+    """Arguments of a call of one sample whose tokens have a ``side`` of so many pixels, and their number.
 
-    It is the base's own call on a picture that much smaller.
+    With the tokens of a scale it is the base's own call on a picture that much smaller.
     """
     data = settings.data
-    side = _token_side(family, settings.model.path) * scale
     rows, columns = (math.ceil(length / side) for length in max(data.sizes, key=math.prod))
     frames = (data.frames - 1) // family.ENCODER.FRAMES + 1
     like = torch.zeros((), device="meta")
@@ -221,10 +238,12 @@ def _bytes(tensors: list[Any], size: int) -> int:
     return sum(tensor.numel() for tensor in tensors) * size
 
 
-def _activations(family: Family, settings: TrainSettings, tokens: dict[int, int], size: int) -> float:
+def _activations(
+    family: Family, settings: TrainSettings, call: dict[str, Any], tokens: dict[int, int], size: int
+) -> float:
     """Bytes: the student's pass at its smallest patch size, or the teacher's block at work, whichever is more."""
     blocks = sum(len(child) for child in family.transformer.children() if isinstance(child, nn.ModuleList))
-    text, _ = family.block_cost(_meta_call(family, settings, 1)[0])
+    text, _ = family.block_cost(call)
     number = settings.data.batch * family.width * size
     student = tokens[min(settings.adapter.scales)] + text
     teacher = 20.0 * (tokens[1] + text) * number

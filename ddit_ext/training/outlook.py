@@ -24,6 +24,7 @@ def text(estimate: Estimate) -> str:
     """Several lines: parameters, tokens, memory, disk, hours, and what the adapter can give at most."""
     return "\n".join(
         (
+            *_pair(estimate),
             f"base: {estimate.base_parameters / 1e6:.1f}M parameters, frozen",
             f"adapter: {estimate.adapter_parameters / 1e6:.1f}M parameters, trained",
             *_scales(estimate),
@@ -38,6 +39,14 @@ def text(estimate: Estimate) -> str:
 def fits(estimate: Estimate, card: float) -> bool:
     """Whether a GPU of so many GiB is enough."""
     return sum(estimate.memory.values()) < card * (1 - FREE) * 2**30
+
+
+def _pair(estimate: Estimate) -> list[str]:
+    if estimate.transformers == 1:
+        return []
+    return [
+        "two transformers, trained one after the other: parameters, memory and samples are those of each, hours of both"
+    ]
 
 
 def _scales(estimate: Estimate) -> list[str]:

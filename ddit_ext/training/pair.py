@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from .config import LOWEST, DistillConfig
 
 HIGH, LOW = "transformer", "transformer_2"
 """The pipeline's names for the one of high noise levels and the one of the rest."""
+
+
+def has_pair(index: dict[str, Any]) -> bool:
+    """Whether a pipeline's ``model_index.json`` names both."""
+    return (index.get(LOW) or [None])[0] is not None
 
 
 def config_of(

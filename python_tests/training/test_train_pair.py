@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ from ddit_ext.cli import main
 from ddit_ext.coarse import Adapter
 from ddit_ext.training import DistillConfig
 from ddit_ext.training.checkpoint import checkpoints
+from ddit_ext.training.estimate import estimate
 from ddit_ext.training.pair import config_of
+from ddit_ext.training.settings_file import read_settings
 from ddit_ext.training.trainer import Trainer
 
 
@@ -81,6 +85,19 @@ def test_a_pair_is_trained_and_read_as_one_folder(tmp_path, model, capsys):
     assert main(["train", str(path), "--resume", "--set", "training.steps=3"]) == 0
     for name in ("transformer", "transformer_2"):
         assert checkpoints(out / name)[0].name == "step-00000003.safetensors"
+
+
+def test_the_estimate_counts_both_transformers(tmp_path, model):
+    settings = read_settings(config(tmp_path, model))
+    alone = tmp_path / "alone"
+    shutil.copytree(model, alone)
+    index = json.loads((alone / "model_index.json").read_text())
+    (alone / "model_index.json").write_text(json.dumps(index | {"transformer_2": [None, None]}))
+    both = estimate(settings, 1, None, False)
+    one = estimate(replace(settings, model=replace(settings.model, path=str(alone))), 1, None, False)
+    assert both.hours(1.0) == 2 * one.hours(1.0) > 0 and both.memory == one.memory
+    assert "two transformers, trained one after the other" in str(both)
+    assert "two transformers" not in str(one)
 
 
 def test_a_signal_in_the_last_step_of_the_first_ends_the_second_too(tmp_path, model, monkeypatch):

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import ddit_ext
 from ddit_ext.cli import main
 from ddit_ext.coarse import Adapter
+from ddit_ext.embedded.weights import folder
 from ddit_ext.families import published
 from ddit_ext.training import TrainingDiverged, card
 from ddit_ext.training.card import write_card
@@ -226,6 +227,44 @@ def test_the_estimate_of_hunyuan_video_counts_texts_as_they_are_padded():
     assert video.tokens == {1: 3 * 30 * 53, 2: 3 * 15 * 27, 4: 3 * 8 * 14}
     width, tokens = 2048, video.tokens[1] + 1000 + 256 + 1
     assert video.flops[1] == pytest.approx(54 * (24 * width**2 * tokens + 4 * tokens**2 * width), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "frames", "tokens"),
+    [
+        ("flux", 64, 1, {1: 256, 2: 64, 4: 16}),
+        ("flux-128", 128, 1, {1: 1024, 2: 256, 4: 64}),
+        ("wan", 96, 9, {1: 3 * 144, 2: 3 * 36, 4: 3 * 9}),
+        ("wan", 104, 9, {1: 3 * 169, 2: 3 * 49, 4: 3 * 16}),
+    ],
+)
+def test_the_estimate_asks_an_embedded_model_for_its_tokens(model, side, frames, tokens):
+    settings = settings_for("embedded_flux")
+    data = replace(settings.data, height=side, width=side, frames=frames, max_sequence_length=12)
+    base = replace(settings.model, path=f"embedded:{model}")
+    assert estimate(replace(settings, model=base, data=data), 1, None, False).tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("vae", "side"),
+    [
+        ({"scale_factor_spatial": 16}, 32),
+        ({"spatial_compression_ratio": 16}, 32),
+        ({"block_out_channels": [8, 8, 8]}, 8),
+        ({}, 16),
+    ],
+)
+def test_the_estimate_reads_a_local_vaes_factor(tmp_path, vae, side):
+    transformer = (folder("wan") / "transformer" / "config.json").read_text()
+    for name, text in (("transformer", transformer), ("vae", json.dumps(vae))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(text)
+    settings = settings_for("wan_1_3b")
+    data = replace(settings.data, height=64, width=128, frames=5)
+    figures = estimate(
+        replace(settings, model=replace(settings.model, path=str(tmp_path)), data=data), 1, None, False
+    )
+    assert figures.tokens[1] == 2 * (64 // side) * (128 // side)
 
 
 def test_the_estimate_counts_the_adapter_as_it_is_made():
