@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..modules.compiled import unwrap
+from ..modules.compiled import plain_name, unwrap
 from ..modules.offloaded import on_disk
 from .errors import AdapterError
 from .patch_layers import Order, layers_of, unwrapped_layer
@@ -118,7 +118,8 @@ def _in_order(features: Tensor, patch: int, order: Order) -> Tensor:
 def feed_forward_layers(transformer: nn.Module) -> dict[str, tuple[int, int]]:
     """Dotted name -> (in, out) features of every layer that takes a LoRA, in the model's order."""
     pattern = re.compile(layers_of(transformer).feed_forward)
-    names = [name for name, _ in unwrap(transformer).named_modules() if pattern.fullmatch(name)]
+    modules = unwrap(transformer).named_modules()
+    names = [name for name in (plain_name(each) for each, _ in modules) if pattern.fullmatch(name)]
     layers = {name: unwrapped_layer(transformer, name) for name in names}
     return {name: (layer.in_features, layer.out_features) for name, layer in layers.items()}
 

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from .compiled import unwrap
 from .lora import LowRank, LowRankLinear
 from .merged_lora import MergedLinear, Stamp, why_not_merged
 from .offloaded import is_group_offloaded
@@ -26,7 +27,7 @@ class Places:
         for name, stand_in in stand_ins.items():
             module = transformer
             for part in name.split("."):
-                held = module._modules
+                held = unwrap(module)._modules
                 on_the_way[id(held), part] = (held, part, held[part])
                 module = held[part]
             self._stand_ins.append((held, part, stand_in))

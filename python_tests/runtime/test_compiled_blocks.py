@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from adapters import trained_adapter
 from flux_pipelines import make_call, make_pipeline, run
 from torch import nn
 
 import ddit_ext
 from ddit_ext.coarse import Adapter
+from ddit_ext.coarse.base_weights import feed_forward_layers
 
 
 @pytest.mark.parametrize("lora", ["beside", "merged"])
@@ -63,4 +65,25 @@ def test_skipped_steps_of_a_compiled_transformer(how):
         torch.testing.assert_close(run(pipe, call), expected)
         report = handle.report().to_dict()
         assert [step["scale"] for step in report["steps"]] == schedule and report["warnings"] == []
+    handle.unpatch()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_blocks_that_a_user_wraps_have_their_low_rank_additions(when):
+    """`torch.compile(block)` in the place of each block, before or after patch()."""
+    torch._dynamo.reset()
+    pipe, call = make_pipeline(), make_call(steps=3)
+    model = pipe.transformer
+    layers, adapter = feed_forward_layers(model), trained_adapter(model)
+    handle = ddit_ext.patch(pipe, adapter, schedule=[1, 2, 2])
+    expected = run(pipe, call)
+    if when == "before":
+        handle.unpatch()
+    for blocks in (model.transformer_blocks, model.single_transformer_blocks):
+        for place, block in enumerate(blocks):
+            blocks[place] = torch.compile(block, backend="eager", dynamic=False)
+    if when == "before":
+        handle = ddit_ext.patch(pipe, adapter, schedule=[1, 2, 2])
+    torch.testing.assert_close(run(pipe, call), expected)
+    assert feed_forward_layers(model) == layers
     handle.unpatch()
