@@ -17,7 +17,7 @@ from torch import Tensor
 
 def bilinear_matrix(size: int, new_size: int) -> Tensor:
     """The matrix [new_size, size] (float64) of bilinear interpolation along one axis."""
-    rows = torch.eye(size, dtype=torch.float64)[None]
+    rows = torch.eye(size, dtype=torch.float64, device="cpu")[None]
     return F.interpolate(rows, size=new_size, mode="linear", align_corners=False)[0].T
 
 

@@ -104,8 +104,8 @@ def read_grid(ids: Tensor, tokens: int, width: int) -> Grid:
     columns = int(first_row.sum())
     rows = own // columns
     y0, x0 = float(host[0, 1]), float(host[0, 2])
-    y = (torch.arange(rows) + y0).to(host.dtype).repeat_interleave(columns)
-    x = (torch.arange(columns) + x0).to(host.dtype).repeat(rows)
+    y = (torch.arange(rows, device=host.device) + y0).to(host.dtype).repeat_interleave(columns)
+    x = (torch.arange(columns, device=host.device) + x0).to(host.dtype).repeat(rows)
     if rows * columns != own or not torch.equal(host[:own, 1], y) or not torch.equal(host[:own, 2], x):
         raise ValueError(
             f"img_ids must be a full grid in row-major order; the latent's {own} tokens are not a rectangle "

@@ -61,10 +61,11 @@ def _rotary(base: nn.Module, grid: Grid, scale: int) -> Tensor:
     cpu, merged, fine = torch.device("cpu"), grid.coarse(scale)[1:], (grid.rows, grid.columns)
     at = zip(merged, fine, strict=True)
     middles = [centres(count, scale, "centre", cpu) - (side - side // 2) for count, side in at]
-    frame, rows, columns = (
-        base.rope_params(places, width, base.theta)
-        for places, width in zip((torch.zeros(1), *middles), base.axes_dim, strict=True)
-    )
+    with cpu:
+        frame, rows, columns = (
+            base.rope_params(places, width, base.theta)
+            for places, width in zip((torch.zeros(1), *middles), base.axes_dim, strict=True)
+        )
     shape = (len(rows), len(columns), -1)
     tables = (frame[:, None].expand(shape), rows[:, None].expand(shape), columns.expand(shape))
     return torch.cat(tables, dim=-1).flatten(0, 1)

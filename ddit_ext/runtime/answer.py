@@ -18,7 +18,7 @@ class Answer:
         self._values, self._there = values, None
         cuda = torch.cuda if values.is_cuda else cuda
         if cuda is not None:
-            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=values.is_cuda)
+            host = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=values.is_cuda)
             self._values = host.copy_(values, non_blocking=True)
             self._there = cuda.Event()
             self._there.record(cuda.current_stream(values.device))

@@ -24,6 +24,13 @@ def test_pi_resize_embeds_an_enlarged_patch_as_the_original(patch, scale):
     torch.testing.assert_close(embed(enlarged, pi_resize(weight, scale)), embed(original, weight))
 
 
+def test_weights_of_the_cpu_are_resized_there_whatever_the_default_device_is():
+    weight = torch.randn(5, 3, 2, 2)
+    expected = pi_resize(weight, 2)
+    with torch.device("meta"):  # stands for a GPU
+        assert torch.equal(pi_resize(weight, 2), expected)
+
+
 def test_bilinear_matrix_is_what_interpolate_does():
     signal = torch.randn(1, 1, 3, dtype=torch.float64)
     wide = F.interpolate(signal, size=7, mode="linear")

@@ -146,6 +146,12 @@ def test_times_are_read_when_the_device_has_come_so_far():
     assert clock.read(wait=True) == []
 
 
+def test_an_answer_goes_to_the_host_whatever_the_default_device_is():
+    values = torch.arange(3.0)
+    with torch.device("meta"):  # stands for a GPU
+        assert Answer(values, Cuda()).read() == [0.0, 1.0, 2.0]
+
+
 def test_a_clock_of_the_host_is_read_at_once():
     clock, step = StepClock(HostMarks()), record(0)
     clock.lasted(step, 1.0, 1.5, over=False)

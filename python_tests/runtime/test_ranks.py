@@ -196,6 +196,13 @@ def test_any_number_of_tokens_where_diffusers_takes_any(ranks):
         takes_any.check(1, 4)
 
 
+def test_a_config_of_diffusers_before_it_took_any_number():
+    ranks = Ranks(SimpleNamespace(_flattened_mesh=SimpleNamespace(size=lambda: 2)))
+    ranks.check(8, 2)
+    with pytest.raises(ValueError, match="9 tokens at patch size 2p can't be shared by 2 ranks"):
+        ranks.check(9, 2)
+
+
 @pytest.mark.parametrize(
     ("case", "words"),
     [
