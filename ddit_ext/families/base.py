@@ -55,8 +55,10 @@ class Family(ModelFamily, ABC):
     out_channels: int  # of the noisy latent
 
     def __init_subclass__(cls, **options: Any) -> None:
-        cls.MODELS = cls.MODELS or tuple(cls.PATCHES)
-        for model, layers in cls.PATCHES.items():
+        # Its own alone: those that it inherits belong to the family that it derives from.
+        patches = vars(cls).get("PATCHES", {})
+        cls.MODELS = vars(cls).get("MODELS") or tuple(patches)
+        for model, layers in patches.items():
             patch_layers.register(model, layers)
         super().__init_subclass__(**options)
 

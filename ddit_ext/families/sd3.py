@@ -114,7 +114,7 @@ class SD3Family(LatentFamily):
         return changes | self.pooled(arguments, grid, weights.scale), replacements
 
     def positions(self, grid: Grid, weights: ScaleWeights) -> Tensor:
-        """[1, N_s, D]: the table of the base at the merged cells, bilinear between its entries as the paper has it.
+        """[1, N_s, D]: the table of the base at the merged cells, bilinear between its entries as the paper has it. ValueError beyond it.
 
         Offloading may bring the table to the device within the call, so it is read from where it is now.
         """
@@ -124,6 +124,11 @@ class SD3Family(LatentFamily):
             zip((grid.rows, grid.columns), grid.coarse(scale)[1:], strict=True)
         ):
             shown = fine if weights.positions == "centre" else count
+            if shown > side:
+                raise ValueError(
+                    f"{self.LATENTS}: {shown} cells along a side are more than the model's {side} positions "
+                    "(pos_embed_max_size)"
+                )
             at = (centres(count, scale, weights.positions, table.device) + (side - shown) // 2).clamp(
                 max=side - 1
             )

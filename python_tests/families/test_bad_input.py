@@ -48,6 +48,14 @@ def test_pictures_of_several_sizes_in_a_batch_of_qwen_image():
     refused(case, ValueError, "img_shapes must name one picture and 16 tokens", img_shapes=[[(1, 3, 4)]] * 2)
 
 
+@pytest.mark.parametrize("shape", [(4, 132), (132, 4)])
+def test_more_cells_than_stable_diffusion_3_has_positions(shape):
+    case = captured(BY_NAME["Stable Diffusion 3"], 1)
+    latents = torch.randn(*case.arguments["hidden_states"].shape[:2], *shape)
+    text = "hidden_states: 66 cells along a side are more than the model's 64 positions .pos_embed_max_size"
+    refused(case, ValueError, text, hidden_states=latents)
+
+
 def test_qwen_images_layers():
     case = captured(BY_NAME["Qwen-Image"])
     case.transformer.register_to_config(use_layer3d_rope=True)

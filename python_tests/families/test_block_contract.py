@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 from family_cases import BY_NAME, captured
 from flow_families import FAMILIES
 
 import ddit_ext
 from ddit_ext import Forecast, TeaCache
-from ddit_ext.families import BlocksFamily, family_for, register_blocks
+from ddit_ext.coarse import patch_layers
+from ddit_ext.families import BlocksFamily, FluxFamily, family_for, register_blocks
+from ddit_ext.families import model as models
 from ddit_ext.modules import blocks
 from ddit_ext.modules.swap import swapped
 
@@ -186,3 +189,18 @@ def test_a_model_of_the_users_own_is_registered():
     assert family.told(arguments["timestep"]) == 0.25
     with pytest.raises(ValueError, match="model: Stack belongs to the family Stack already"):
         register_blocks("Stack", "Other")
+
+
+def test_a_family_that_derives_from_a_shipped_one_leaves_it_its_models(monkeypatch):
+    monkeypatch.setattr(models, "_FAMILIES", dict(models._FAMILIES))
+    monkeypatch.setattr(patch_layers, "_KNOWN", dict(patch_layers._KNOWN))
+
+    class Derived(FluxFamily):
+        PATCHES = {"Derived": FluxFamily.PATCHES["FluxTransformer2DModel"]}
+
+    class Plain(FluxFamily):
+        pass
+
+    assert (Derived.MODELS, Plain.MODELS) == (("Derived",), ())
+    assert models.class_of(FluxTransformer2DModel) is FluxFamily
+    assert models.class_of(type("Derived", (FluxTransformer2DModel,), {})) is Derived
