@@ -53,11 +53,11 @@ def draw_portions(
     portions, start = [], 0
     for (latents, conditions), size in zip(batches, sizes, strict=True):
         conditions = {
-            name: value.to(device) if isinstance(value, Tensor) else value
+            name: value.detach().to(device) if isinstance(value, Tensor) else value
             for name, value in conditions.items()
         }
         level = conditions.pop("noise_level", None)
-        arguments = family.training_call(latents.to(device), conditions)
+        arguments = family.training_call(latents.detach().to(device), conditions)
         own = range(start + processes.rank * size, start + (processes.rank + 1) * size)
         start += processes.count * size
         if level is None:

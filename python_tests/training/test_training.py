@@ -90,6 +90,18 @@ def test_an_iterable_is_read_past_what_was_done(tmp_path):
         assert torch.equal(a, b)
 
 
+def test_batches_with_a_graph_train_as_without():
+    """Latents and text embeddings may come straight from encoders that were not run under no_grad."""
+    transformer, adapters = tiny_flux(), []
+    for graph in (False, True):
+        latents, text = training_batch(0)
+        scale = torch.ones((), requires_grad=graph)
+        data = [(latents * scale, {name: value * scale for name, value in text.items()})]
+        adapters.append(run(transformer, new_adapter(transformer), batches=data, steps=2).adapter)
+    for a, b in zip(*(adapter.parameters() for adapter in adapters), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_an_exhausted_iterator_is_named_and_the_work_kept(tmp_path):
     transformer = tiny_flux()
     data = iter([training_batch(0), training_batch(1)])
