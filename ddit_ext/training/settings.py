@@ -58,7 +58,7 @@ class GenerateSettings:
     Attributes:
         steps: denoising steps of a run.
         states: noisy latents kept of each run, one in each of so many equal stretches of it.
-        guidance_scale: as the pipeline takes it; None: its default.
+        guidance_scale: as the pipeline takes it; None: its default, or ``data.guidance`` where the model is told that.
         per_prompt: runs of each prompt, with a seed each.
         seed: of the first run.
     """
@@ -95,7 +95,7 @@ class DataSettings:
         max_sequence_length: text tokens.
         batch: samples of one process in one pass.
         empty_share: of the samples, the caption is replaced by the empty one: guidance asks for it.
-        guidance: the guidance that a guidance-distilled model (FLUX.1-dev) is told.
+        guidance: the guidance that a guidance-distilled model (FLUX.1-dev) is told; None: that of "generated" runs, or 3.5.
         shard_size: samples in one file of the cache.
         seed: of the order.
         generate: of "generated".
@@ -112,7 +112,7 @@ class DataSettings:
     max_sequence_length: int = 512
     batch: int = 1
     empty_share: float = 0.1
-    guidance: float = 3.5
+    guidance: float | None = None
     shard_size: int = 64
     seed: int = 0
     generate: GenerateSettings = field(default_factory=GenerateSettings)
@@ -135,8 +135,21 @@ class DataSettings:
                 raise ValueError(
                     f"buckets[{index}] must be [height, width], both at least 1, got {list(size)}"
                 )
+        if self.source == "generated" and self.generate.guidance_scale not in (None, self.told):
+            raise ValueError(
+                "guidance must be what the base's own runs are told, generate.guidance_scale "
+                f"{self.generate.guidance_scale}, got {self.guidance}: leave one of them out"
+            )
         if not 0 <= self.empty_share <= 1:
             raise ValueError(f"empty_share must be in [0, 1], got {self.empty_share}")
+
+    @property
+    def told(self) -> float:
+        """What a guidance-distilled model is told, in training as in its own runs."""
+        if self.guidance is not None:
+            return self.guidance
+        own = self.generate.guidance_scale if self.source == "generated" else None
+        return 3.5 if own is None else own
 
     @property
     def sizes(self) -> tuple[Size, ...]:

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from wan_pipelines import make_pipeline as make_wan
 from wan_pipelines import make_text
 from wan_pipelines import size as wan_size
 
+from ddit_ext import embedded
 from ddit_ext.coarse import Adapter
 from ddit_ext.families.wan import WanEncoder
 from ddit_ext.training import DistillConfig, distill
@@ -256,6 +258,36 @@ def test_guidance_is_told_to_a_model_that_takes_it(tmp_path, encoder):
     assert "guidance" not in made.open(tiny_flux())(0)[1]
     told = CachedData.__call__(made.open(SimpleNamespace(config=SimpleNamespace(guidance_embeds=True))), 0)[1]
     assert told["guidance"].tolist() == [2.5, 2.5]
+
+
+@pytest.mark.parametrize(("told", "own", "found"), [(None, 2.0, 2.0), (2.0, None, 2.0), (None, None, 3.5)])
+def test_the_student_is_told_the_guidance_of_the_runs(tmp_path, told, own, found):
+    pipe = embedded.load("flux").pipeline
+    seen = []
+    pipe.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["guidance"].item()), with_kwargs=True
+    )
+    (tmp_path / "prompts.txt").write_text("a cat on plain gray\n")
+    settings = DataSettings(
+        source="generated",
+        prompts=str(tmp_path / "prompts.txt"),
+        cache=str(tmp_path / "cache"),
+        height=64,
+        width=64,
+        max_sequence_length=12,
+        guidance=told,
+        generate=GenerateSettings(steps=2, states=1, guidance_scale=own),
+    )
+    made = Plan(settings, ModelSettings("embedded:flux"), pipe.transformer)
+    made.prepare(lambda: pipe, Processes())
+    assert made.open(pipe.transformer)(0)[1]["guidance"].tolist() == [found]
+    assert seen == [found, found]
+    other = replace(settings, guidance=4.0, generate=GenerateSettings(steps=2, states=1))
+    assert Plan(other, ModelSettings("embedded:flux"), pipe.transformer).folder != made.folder
+    with pytest.raises(
+        ValueError, match=r"guidance must be .*generate.guidance_scale 3.0, got 4.0: leave one"
+    ):
+        replace(other, generate=GenerateSettings(steps=2, states=1, guidance_scale=3.0))
 
 
 @pytest.fixture

@@ -12,13 +12,24 @@ from ...families.encoder import Encoder
 from ..settings import DataSettings
 
 
+def is_told(transformer: nn.Module) -> bool:
+    """Whether a model is guidance-distilled: it takes its guidance as an argument."""
+    return bool(getattr(transformer.config, "guidance_embeds", False))
+
+
+def guidance_of(transformer: nn.Module, settings: DataSettings) -> float | None:
+    """The guidance of the base's own runs; None: the pipeline's default."""
+    return settings.told if is_told(transformer) else settings.generate.guidance_scale
+
+
 def call_of(encoder: Encoder, settings: DataSettings, steps: int, seed: int) -> dict[str, Any]:
     """Arguments, beside the prompt, of a call of the encoder's pipeline that makes one sample as the data have them."""
     call: dict[str, Any] = {"height": settings.height, "width": settings.width, "num_inference_steps": steps}
     if settings.frames > 1:
         call["num_frames"] = settings.frames
-    if settings.generate.guidance_scale is not None:
-        call[encoder.GUIDANCE] = settings.generate.guidance_scale
+    guidance = guidance_of(encoder.pipe.transformer, settings)
+    if guidance is not None:
+        call[encoder.GUIDANCE] = guidance
     call |= encoder.accepted({"max_sequence_length": settings.max_sequence_length})
     return call | {"generator": torch.Generator().manual_seed(seed)}
 

@@ -17,7 +17,7 @@ from ...families import encoder_for
 from ..processes import Processes
 from ..settings import DataSettings, ModelSettings
 from .cache import CachedData, Shard, build, cache_key, complete, join
-from .generate import run_states
+from .generate import guidance_of, is_told, run_states
 from .pixels import read_pixels
 from .records import Broken, DataError, Record, read_records
 from .sizes import check_sizes, name_of
@@ -63,7 +63,8 @@ class Plan:
                 for number, prompt in enumerate(prompts)
             ]
             key["prompts"] = prompts
-            key["generate"] = asdict(settings.generate)
+            guidance = guidance_of(transformers[0], settings)
+            key["generate"] = asdict(settings.generate) | {"guidance_scale": guidance}
             self._per_shard = max(1, settings.shard_size // settings.generate.states)
             self.shards = -(-len(self.runs) // self._per_shard)
             self.about = (
@@ -105,7 +106,7 @@ class Plan:
             together=together,
             empty_share=settings.empty_share,
             seed=settings.seed,
-            extra=lambda count: _guidance(transformer, settings.guidance, count),
+            extra=lambda count: _guidance(transformer, settings.told, count),
         )
         data.broken = [*self.broken, *data.broken]
         return data
@@ -139,9 +140,7 @@ class Plan:
 
 def _guidance(transformer: nn.Module, guidance: float, count: int) -> dict[str, Tensor]:
     """The guidance argument [count] of a guidance-distilled model; nothing for others."""
-    if not getattr(transformer.config, "guidance_embeds", False):
-        return {}
-    return {"guidance": torch.full((count,), float(guidance))}
+    return {"guidance": torch.full((count,), float(guidance))} if is_told(transformer) else {}
 
 
 def _row(index: int, count: int = 1) -> dict[str, Tensor]:
