@@ -48,11 +48,11 @@ def test_pictures_of_several_sizes_in_a_batch_of_qwen_image():
     refused(case, ValueError, "img_shapes must name one picture and 16 tokens", img_shapes=[[(1, 3, 4)]] * 2)
 
 
-@pytest.mark.parametrize("shape", [(4, 132), (132, 4)])
+@pytest.mark.parametrize("shape", [(4, 194), (194, 4)])
 def test_more_cells_than_stable_diffusion_3_has_positions(shape):
     case = captured(BY_NAME["Stable Diffusion 3"], 1)
     latents = torch.randn(*case.arguments["hidden_states"].shape[:2], *shape)
-    text = "hidden_states: 66 cells along a side are more than the model's 64 positions .pos_embed_max_size"
+    text = "hidden_states: 97 cells along a side are more than the model's 96 positions .pos_embed_max_size"
     refused(case, ValueError, text, hidden_states=latents)
 
 
