@@ -70,7 +70,11 @@ class SamplerHook(Hook):
                 scheduler = self.sampler.scheduler
             if not self.forecasts(scheduler):
                 return
-            if is_over(scheduler):
+            over = is_over(scheduler)
+            line = self.watch.follow(scheduler)
+            if line is not None:
+                line.claim(by_pipeline, over)
+            if over:
                 if by_pipeline or self.watch.given():
                     self.warn(None, "nothing is forecast: the pipeline's sampler takes no part in this run")
                 return
@@ -98,7 +102,9 @@ class SamplerHook(Hook):
         # A loop that cuts the timesteps says only by its first step where it begins.
         notes.record.steps[-1].noise_level = scheduler.computed[-1].sigma
         notes.clock.lasted(notes.record.steps[-1], notes.started, notes.ended, over=True)
-        notes.clock.read(wait=is_over(scheduler))
+        over = is_over(scheduler)
+        self.watch.follow(scheduler).claim(by_pipeline=False, over=over)
+        notes.clock.read(wait=over)
         notes.open = False
         self.add_forecast_steps(scheduler, notes.record)
 

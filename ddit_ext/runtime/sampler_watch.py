@@ -20,29 +20,17 @@ from ..families import Family
 from ..modules.compiled import unwrap
 from ..schedulers import ForecastScheduler
 from .callers import DENOISERS, calling_pipeline
+from .sampler_line import SHARED, Line
 from .sampler_run import MISMATCH, Run, noise_levels
 from .watched_sampler import leave_sampler, watch_sampler
 
 ROUNDING = 2**-8
 """The relative error of a timestep in bf16."""
 
-SHARED = (
-    "one sampler is used by two threads at once: give each pipeline a sampler of its own, such as "
-    "copy.deepcopy(pipe.scheduler), or hold a lock around the call (docs/in-a-server.md)"
-)
 AMBIGUOUS = (
     "it can't be told which of several samplers this call of the transformer belongs to: put the call and the sampler's step "
     "into `with handle.run(sampler=...):` (docs/in-a-server.md)"
 )
-
-
-class Line:
-    """What is known of one sampler. thread: who has set its timesteps, or stepped it last; lost: whose run that ended."""
-
-    def __init__(self) -> None:
-        self.run: Run | None = None
-        self.thread: int | None = None
-        self.lost: set[int] = set()
 
 
 class GivenRun:
@@ -156,6 +144,10 @@ class SamplerWatch:
         inside, this = vars(self._local).setdefault("inside", set()), (name, id(sampler))
         if self.removed or this in inside:  # what was put on the instance calls what stood there before
             return method(*args, **kwargs)
+        if name == "step":
+            with self.lock:
+                if sampler in self._lines:
+                    self._lines[sampler].check_step()
         try:
             try:
                 inside.add(this)
@@ -171,7 +163,9 @@ class SamplerWatch:
                     self._seen(line, sampler, args, kwargs, result)
                     self._saw(sampler)
                 else:
-                    self._set(line)
+                    run = line.begin()
+                    if run is not None:
+                        self.end(run)
                     self._look_for_others(sampler)
         return result
 
@@ -206,16 +200,13 @@ class SamplerWatch:
         line = self.follow(sampler)
         if line is None:
             return None, False
-        me = threading.get_ident()
-        if me in line.lost:
-            raise RuntimeError(SHARED)
-        run = line.run
+        line.check_call(by_pipeline=False)
+        run, me = line.run, threading.get_ident()
         if run is not None and not _same_list(run.timesteps, getattr(sampler, "timesteps", None)):
             self.drop(run)  # a list that was put there by hand
             run = None
         if run is None:
-            if by_pipeline and line.thread not in (None, me):
-                raise RuntimeError(SHARED)
+            line.check_call(by_pipeline)
             run = self._begin(sampler, latents, timestep, family, by_pipeline)
             if run is not None:
                 line.run, run.by_pipeline = run, by_pipeline
@@ -295,17 +286,6 @@ class SamplerWatch:
         run.offset = abs(levels[0] - told) if levels else math.inf
         return run
 
-    def _set(self, line: Line) -> None:
-        """A sampler's timesteps are set anew: what was under way is over."""
-        me = threading.get_ident()
-        run, line.run = line.run, None
-        if run is not None:
-            if run.thread != me and not run.finished:
-                line.lost.add(run.thread)
-            self.end(run)
-        line.thread = me
-        line.lost.discard(me)
-
     def _look_for_others(self, sampler: Any) -> None:
         """Tell of models that were put into the pipeline, in the place of patched ones, since it was patched."""
         pipe = self._pipe()
@@ -320,13 +300,7 @@ class SamplerWatch:
                     self._exchanged(name)
 
     def _seen(self, line: Line, sampler: Any, args: tuple, kwargs: dict, result: Any) -> None:
-        me = threading.get_ident()
-        run = line.run
-        if me in line.lost or (
-            run is not None and not run.finished and run.index == run.done and run.thread != me
-        ):
-            raise RuntimeError(SHARED)
-        line.thread = me
+        run, line.thread = line.run, threading.get_ident()
         if run is None or run.finished or run.index < run.done:
             return  # the transformer has not been called at this step
         if not _same_list(run.timesteps, sampler.timesteps):

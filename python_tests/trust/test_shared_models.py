@@ -119,34 +119,6 @@ def test_copies_of_a_forecast_whose_own_sampler_is_watched():
             assert torch.equal(run(with_its_own_sampler(pipe, copied), call), want)
 
 
-def test_two_threads_with_one_sampler_are_refused():
-    pipe = make_pipeline()
-    ddit_ext.patch(pipe, schedule=[1, 2, 1, 2])
-    inside, go_on = threading.Event(), threading.Event()
-    caught = []
-
-    def hold(pipe, index, timestep, kwargs):
-        if index == 1:
-            inside.set()
-            go_on.wait(60)
-        return kwargs
-
-    def first():
-        try:
-            run(pipe, make_call(steps=4) | {"callback_on_step_end": hold})
-        except RuntimeError as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=first)
-    thread.start()
-    assert inside.wait(60)
-    want = run(pipe, make_call(steps=4, seed=1))
-    go_on.set()
-    thread.join()
-    assert len(caught) == 1 and "give each pipeline a sampler of its own" in str(caught[0])
-    assert torch.equal(run(pipe, make_call(steps=4, seed=1)), want)
-
-
 class Announced:
     """A lock that tells when a thread wants it other than the one that made it."""
 
