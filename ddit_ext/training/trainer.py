@@ -46,12 +46,13 @@ class StepOutcome:
 
 @dataclass
 class Progress:
-    """What one scale has come to so far in a step, in this process (``loss``) or in all (``sigma``, ``error``)."""
+    """What one scale has come to so far in a step, in this process (``loss``) or in all (the lists, one entry a batch)."""
 
     count: int  # samples of the step, in all processes
     loss: Tensor
     sigma: list[Tensor]
-    error: list[Tensor]
+    squared: list[Tensor]  # errors
+    error: list[Tensor]  # relative ones
 
 
 class Trainer:
@@ -123,21 +124,24 @@ class Trainer:
         )
         self.lr = set_lr(self.optimizer, config, step)
         self.optimizer.zero_grad(set_to_none=True)
-        means = self.level_means.clone()
         progress = {}
         for scale in scales:
             count = sum(int(self._inside(scale, portion.everyone).sum()) for portion in portions)
             if count:
-                progress[scale] = Progress(count, torch.zeros((), device=self.device), [], [])
+                progress[scale] = Progress(count, torch.zeros((), device=self.device), [], [], [])
         for portion in portions:
             with self._watched() as fine:
                 teacher = teacher_velocity(self.transformer, portion.arguments, config.autocast_dtype)
             for scale, so_far in progress.items():
                 if bool(self._inside(scale, portion.everyone).any()):
-                    self._learn(scale, portion, teacher, fine, means, so_far)
+                    self._learn(scale, portion, teacher, fine, so_far)
         outcomes = [self._add_up(step, scale, so_far) for scale, so_far in progress.items()]
         self.optimizer.step()
-        self.level_means.copy_(means)  # only now: a step that fails must leave no trace in what is saved
+        for (
+            scale,
+            so_far,
+        ) in progress.items():  # only now: a step that fails must leave no trace in what is saved
+            self._move_means(scale, so_far)
         for outcome in outcomes:
             self._update_average(step, outcome.scale)
         return outcomes
@@ -150,10 +154,8 @@ class Trainer:
     def _watched(self) -> AbstractContextManager[Seen]:
         return nullcontext({}) if self.features is None else self.features.watch()
 
-    def _learn(
-        self, scale: int, portion: Portion, teacher: Tensor, fine: Seen, means: Tensor, so_far: Progress
-    ) -> None:
-        """Gradients of one scale, from the samples of ``portion`` in its noise range; moves ``means``."""
+    def _learn(self, scale: int, portion: Portion, teacher: Tensor, fine: Seen, so_far: Progress) -> None:
+        """Gradients of one scale, from the samples of ``portion`` in its noise range."""
         config, arguments = self.config, portion.arguments
         # Gradient checkpointing runs blocks again in the backward: the modules stay swapped until then.
         level = self.family.noise_level(arguments)
@@ -163,11 +165,10 @@ class Trainer:
             inside = self._inside(scale, portion.everyone)
             both = torch.stack([error.detach(), power], dim=1)
             both = self.processes.gather(both)[inside.to(self.device)].cpu()
-            self._move_means(scale, portion.everyone[inside], both[:, 0], means)
             chosen = self._inside(scale, portion.sigma)
             own = chosen.to(self.device)
             error, power = error[own], power[own]
-            each = error / self._normaliser(scale, portion.sigma[chosen], power, means)
+            each = error / self._normaliser(scale, portion.sigma[chosen], power)
             if seen:
                 matched = feature_error(seen, fine, self.family.grid(arguments), scale)
                 each = each + config.feature_weight * matched[own]
@@ -175,6 +176,7 @@ class Trainer:
             loss.backward()
         so_far.loss += loss.detach()
         so_far.sigma.append(portion.everyone[inside])
+        so_far.squared.append(both[:, 0])
         so_far.error.append(both[:, 0] / both[:, 1].clamp(min=1e-12))
 
     def _add_up(self, step: int, scale: int, so_far: Progress) -> StepOutcome:
@@ -232,21 +234,24 @@ class Trainer:
         first = step % len(scales)
         return [*scales[first:], *scales[:first]] if self.config.share_teacher else [scales[first]]
 
-    def _move_means(self, scale: int, sigma: Tensor, error: Tensor, means: Tensor) -> None:
-        """Move the running mean errors [scales, levels] by the errors of all processes' samples."""
+    def _move_means(self, scale: int, so_far: Progress) -> None:
+        """Move the running mean errors of a scale by its step's, 2 % a sample of any process; a level's first step sets its own."""
         if self.config.normalise != "level":
             return
-        means = means[self.adapter.scales.index(scale)]
-        for level, value in zip(level_bin(sigma).tolist(), error.tolist(), strict=True):
-            means[level] = value if means[level] == 0 else torch.lerp(means[level], torch.tensor(value), 0.02)
+        means, errors = self.level_means[self.adapter.scales.index(scale)], torch.cat(so_far.squared)
+        levels = level_bin(torch.cat(so_far.sigma))
+        for level in levels.unique().tolist():
+            found = errors[levels == level]
+            means[level].lerp_(found.mean(), 1 - 0.98 ** len(found) if means[level] else 1.0)
 
-    def _normaliser(self, scale: int, sigma: Tensor, power: Tensor, means: Tensor) -> Tensor:
+    def _normaliser(self, scale: int, sigma: Tensor, power: Tensor) -> Tensor:
+        """What the errors [n] are divided by: it knows nothing of how the step's samples are shared out."""
         if self.config.normalise == "none":
             return torch.ones_like(power)
         if self.config.normalise == "teacher":
             return power.clamp(min=1e-12)
-        means = means[self.adapter.scales.index(scale)]
-        return means[level_bin(sigma)].clamp(min=1e-12).to(power.device)
+        means = self.level_means[self.adapter.scales.index(scale)][level_bin(sigma)].to(power.device)
+        return torch.where(means > 0, means, power).clamp(min=1e-12)
 
     def _update_average(self, step: int, scale: int) -> None:
         """Move the average of the scale just trained; it follows more closely in the first steps."""

@@ -11,6 +11,8 @@ from ddit_ext.families import FluxFamily
 from ddit_ext.training import DistillConfig, TrainingDiverged, distill, evaluate_coarse_error
 from ddit_ext.training.checkpoint import checkpoints
 from ddit_ext.training.objective import draw_sigma
+from ddit_ext.training.processes import Processes
+from ddit_ext.training.trainer import Progress, Trainer
 
 SETTINGS = {"lr": 3e-3, "warmup": 2, "log_every": 4, "checkpoint_every": 5, "ema": 0.9}
 
@@ -125,6 +127,48 @@ def test_a_loss_that_is_not_finite_stops_with_the_work_saved(tmp_path, normalise
     straight = run(transformer, new_adapter(transformer), steps=6, normalise=normalise)
     for a, b in zip(done.adapter.parameters(), straight.adapter.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("normalise", ["teacher", "level", "none"])
+def test_a_step_is_the_same_however_its_samples_are_split(normalise):
+    transformer = tiny_flux()
+    latents, text = smooth_latents(16), conditions(16)
+
+    def batches_of(size):
+        rows = [slice(start, start + size) for start in range(0, 16, size)]
+        return [(latents[row], {name: value[row] for name, value in text.items()}) for row in rows]
+
+    settings = {"steps": 4, "log_every": 1, "normalise": normalise}
+    whole = run(transformer, new_adapter(transformer), batches=batches_of(4), **settings)
+    split = run(transformer, new_adapter(transformer), batches=batches_of(1), accumulate=4, **settings)
+    for one, other in zip(whole.log, split.log, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        for scale, entry in other["scales"].items():
+            assert entry["levels"] == pytest.approx(one["scales"][scale]["levels"], rel=1e-5)
+
+
+def test_errors_are_divided_by_the_mean_of_their_level_before_the_step():
+    """Of a level that was met before; by the teacher's mean square in its first step."""
+    trainer = Trainer(
+        transformer := tiny_flux(),
+        new_adapter(transformer),
+        DistillConfig(normalise="level"),
+        None,
+        Processes(),
+        None,
+        None,
+    )
+    sigma, power = torch.tensor([0.15, 0.18, 0.95]), torch.tensor([4.0, 5.0, 6.0])
+    assert trainer._normaliser(4, sigma, power).tolist() == [4.0, 5.0, 6.0]
+    step = Progress(
+        3, torch.zeros(()), [sigma[:1], sigma[1:]], [torch.tensor([1.0]), torch.tensor([3.0, 8.0])], []
+    )
+    trainer._move_means(4, step)
+    assert trainer._normaliser(4, sigma, power).tolist() == [2.0, 2.0, 8.0]
+    assert trainer._normaliser(2, sigma, power).tolist() == [4.0, 5.0, 6.0]
+    again = Progress(2, torch.zeros(()), [sigma[:2]], [torch.tensor([4.0, 6.0])], [])
+    trainer._move_means(4, again)
+    assert trainer._normaliser(4, sigma, power).tolist() == pytest.approx([2 + 3 * (1 - 0.98**2)] * 2 + [8.0])
 
 
 def test_gradient_checkpointing_trains_the_same():
