@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 from typing import Any
 
 from diffusers import (
@@ -13,6 +14,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+METHODS = ("set_timesteps", "step")
 MULTISTEP = (UniPCMultistepScheduler, DPMSolverMultistepScheduler, DEISMultistepScheduler)
 _WRAPPED = "FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, DPMSolverMultistepScheduler and DEISMultistepScheduler"
 
@@ -23,6 +25,16 @@ def check(scheduler: Any) -> None:
     Raises:
         TypeError: another kind of sampler. ValueError: one of a kind that is meant, with settings that are not.
     """
+    _check_kind(scheduler)
+    for name in METHODS:
+        if name in vars(scheduler) and not is_method_of(scheduler, vars(scheduler)[name]):
+            raise ValueError(
+                f"ForecastScheduler: this {type(scheduler).__name__} has a {name} of its own, which a copy can't take over: "
+                "it would go on with the original. Delete it, or define it in a subclass."
+            )
+
+
+def _check_kind(scheduler: Any) -> None:
     name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
     if getattr(scheduler, "order", 1) != 1:
         raise TypeError(
@@ -51,9 +63,15 @@ def check(scheduler: Any) -> None:
         )
 
 
+def is_method_of(scheduler: Any, value: Any) -> bool:
+    """Whether an attribute is a method that is bound to the sampler itself, as it can be to a copy."""
+    return isinstance(value, types.MethodType) and value.__self__ is scheduler
+
+
 def in_closed_form(scheduler: Any) -> bool:
-    """Whether a sampler's steps are diffusers' Euler steps, not a subclass's own."""
-    return getattr(type(scheduler), "step", None) is FlowMatchEulerDiscreteScheduler.step
+    """Whether a sampler's steps are diffusers' Euler steps, not a subclass's or its own."""
+    plain = getattr(type(scheduler), "step", None) is FlowMatchEulerDiscreteScheduler.step
+    return plain and "step" not in vars(scheduler)
 
 
 def plain_class(cls: type) -> type:
@@ -75,7 +93,7 @@ def class_like(forecast: type, base: type, named: type) -> type:
         for name in vars(cls)
         if name not in own and not name.startswith("__")
     }
-    for name in ("set_timesteps", "step"):
+    for name in METHODS:
         body[name] = _with_signature(getattr(forecast, name), getattr(base, name))
     body |= {
         "__module__": named.__module__,

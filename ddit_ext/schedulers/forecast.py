@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import types
 from dataclasses import replace
 from typing import Any
 
@@ -345,4 +346,7 @@ def _assigned(name: str) -> AttributeError:
 def _copied(scheduler: Any) -> Any:
     made = object.__new__(bases.plain_class(type(scheduler)))
     made.__dict__.update(copied_lists(vars(scheduler)))
+    for name, value in vars(scheduler).items():
+        if bases.is_method_of(scheduler, value):
+            vars(made)[name] = types.MethodType(value.__func__, made)
     return made

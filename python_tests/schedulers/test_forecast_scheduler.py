@@ -4,6 +4,7 @@ import copy
 import inspect
 import math
 import pickle
+import types
 from types import SimpleNamespace
 
 import pytest
@@ -289,6 +290,28 @@ def test_wrapping_again_wraps_the_same_sampler():
     assert base.step_index is None and base.num_inference_steps is None
 
 
+@every_base
+@pytest.mark.parametrize("calls", [4, 12, 28])
+def test_methods_that_are_bound_to_the_sampler_are_bound_to_its_copy(base, calls):
+    """Such as its own `step`, put back after somebody had wrapped it; of Euler's levels, too, each is then stepped."""
+    plain, seen = base(), []
+
+    def step(self, *args, **kwargs):
+        seen.append(self)
+        return type(self).step(self, *args, **kwargs)
+
+    plain.step = types.MethodType(step, plain)
+    plain.set_timesteps = plain.set_timesteps
+    scheduler = wrap(plain, calls=calls)
+    for made in (scheduler, copy.deepcopy(scheduler), wrap(scheduler, calls=calls)):
+        seen.clear()
+        x = run(made, sample())
+        assert len(made.computed) == calls and plain.step_index is None
+        assert all(each is made.base for each in seen) and (len(seen) >= 28 or calls == 4)
+        if not isinstance(plain, FlowMatchEulerDiscreteScheduler) or calls == 28:
+            assert torch.equal(x, run(wrap(base(), calls=calls), sample()))
+
+
 # ---- Bad input -------------------------------------------------------------------------------------------------
 
 
@@ -331,6 +354,14 @@ def test_runs_that_are_not_meant():
             scheduler.step(x, t, x, per_token_timesteps=torch.ones(2, 3))
 
 
+def with_its_own(name):
+    """A sampler with a method that was wrapped on it; a pipeline of it calls the original's."""
+    made = BASES["euler"]()
+    method = getattr(made, name)
+    setattr(made, name, lambda *args, **kwargs: method(*args, **kwargs))
+    return made
+
+
 @pytest.mark.parametrize(
     "base, error, message",
     [
@@ -340,6 +371,8 @@ def test_runs_that_are_not_meant():
         (lambda: UniPCMultistepScheduler(), ValueError, "prediction_type='flow_prediction' and use_flow_sigmas=True, got 'epsilon'"),
         (lambda: DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", prediction_type="flow_prediction",
                                              use_flow_sigmas=True), ValueError, "algorithm_type='sde-dpmsolver"),
+        (lambda: with_its_own("step"), ValueError, "FlowMatchEulerDiscreteScheduler has a step of its own, .*Delete it, or"),
+        (lambda: with_its_own("set_timesteps"), ValueError, "has a set_timesteps of its own, which a copy can't take over"),
         (lambda: "euler", TypeError, "expected a flow-matching sampler .*, got str"),
         (lambda: SimpleNamespace(scheduler=1), TypeError, r"got SimpleNamespace\. Give its scheduler\."),
     ],
