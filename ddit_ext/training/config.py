@@ -40,7 +40,7 @@ class DistillConfig:
             there are more high noise levels. 1: uniform in σ.
         normalise: what the squared error of a sample is divided by: the mean square of the "teacher"'s
             velocity, the running mean error at this noise "level" and scale before the step (every level then weighs the
-            same; in a level's first step it is as for "teacher"), or "none".
+            same; the errors of a level's first step are divided by themselves), or "none".
         feature_weight: of the relative squared error of block outputs beside that of the velocity; 0: not looked at.
         feature_blocks: the blocks that are compared, counted from 0; empty: the one in the middle and the last.
         autocast: run the model under this dtype, "bfloat16" or "float16" (no loss scaling), or None.

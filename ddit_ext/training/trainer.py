@@ -168,7 +168,7 @@ class Trainer:
             chosen = self._inside(scale, portion.sigma)
             own = chosen.to(self.device)
             error, power = error[own], power[own]
-            each = error / self._normaliser(scale, portion.sigma[chosen], power)
+            each = error / self._normaliser(scale, portion.sigma[chosen], power, error.detach())
             if seen:
                 matched = feature_error(seen, fine, self.family.grid(arguments), scale)
                 each = each + config.feature_weight * matched[own]
@@ -244,14 +244,17 @@ class Trainer:
             found = errors[levels == level]
             means[level].lerp_(found.mean(), 1 - 0.98 ** len(found) if means[level] else 1.0)
 
-    def _normaliser(self, scale: int, sigma: Tensor, power: Tensor) -> Tensor:
-        """What the errors [n] are divided by: it knows nothing of how the step's samples are shared out."""
+    def _normaliser(self, scale: int, sigma: Tensor, power: Tensor, error: Tensor) -> Tensor:
+        """What the errors [n] are divided by, however the step's samples are shared out.
+
+        A level's first errors are divided by themselves: each sample then weighs the same, as in later steps.
+        """
         if self.config.normalise == "none":
             return torch.ones_like(power)
         if self.config.normalise == "teacher":
             return power.clamp(min=1e-12)
         means = self.level_means[self.adapter.scales.index(scale)][level_bin(sigma)].to(power.device)
-        return torch.where(means > 0, means, power).clamp(min=1e-12)
+        return torch.where(means > 0, means, error).clamp(min=1e-12)
 
     def _update_average(self, step: int, scale: int) -> None:
         """Move the average of the scale just trained; it follows more closely in the first steps."""

@@ -148,27 +148,25 @@ def test_a_step_is_the_same_however_its_samples_are_split(normalise):
 
 
 def test_errors_are_divided_by_the_mean_of_their_level_before_the_step():
-    """Of a level that was met before; by the teacher's mean square in its first step."""
-    trainer = Trainer(
-        transformer := tiny_flux(),
-        new_adapter(transformer),
-        DistillConfig(normalise="level"),
-        None,
-        Processes(),
-        None,
-        None,
-    )
-    sigma, power = torch.tensor([0.15, 0.18, 0.95]), torch.tensor([4.0, 5.0, 6.0])
-    assert trainer._normaliser(4, sigma, power).tolist() == [4.0, 5.0, 6.0]
-    step = Progress(
-        3, torch.zeros(()), [sigma[:1], sigma[1:]], [torch.tensor([1.0]), torch.tensor([3.0, 8.0])], []
-    )
-    trainer._move_means(4, step)
-    assert trainer._normaliser(4, sigma, power).tolist() == [2.0, 2.0, 8.0]
-    assert trainer._normaliser(2, sigma, power).tolist() == [4.0, 5.0, 6.0]
-    again = Progress(2, torch.zeros(()), [sigma[:2]], [torch.tensor([4.0, 6.0])], [])
-    trainer._move_means(4, again)
-    assert trainer._normaliser(4, sigma, power).tolist() == pytest.approx([2 + 3 * (1 - 0.98**2)] * 2 + [8.0])
+    """And by themselves in the first step of a level."""
+    transformer, config = tiny_flux(), DistillConfig(normalise="level")
+    trainer = Trainer(transformer, new_adapter(transformer), config, None, Processes(), None, None)
+    sigma, power = torch.tensor([0.15, 0.18, 0.95]), torch.ones(3)
+
+    def divisors(scale, error):
+        return trainer._normaliser(scale, sigma, power, torch.tensor(error)).tolist()
+
+    def move(*errors):
+        squared = [torch.tensor(portion) for portion in errors]
+        levels = list(sigma.split([len(portion) for portion in errors]))
+        trainer._move_means(4, Progress(3, torch.zeros(()), levels, squared, []))
+
+    assert divisors(4, [4.0, 5.0, 6.0]) == [4.0, 5.0, 6.0]
+    move([1.0], [3.0, 8.0])
+    assert divisors(4, [4.0, 5.0, 6.0]) == [2.0, 2.0, 8.0]
+    assert divisors(2, [4.0, 5.0, 6.0]) == [4.0, 5.0, 6.0]
+    move([4.0, 6.0, 8.0])
+    assert divisors(4, [4.0, 5.0, 6.0]) == pytest.approx([2 + 3 * (1 - 0.98**2)] * 2 + [8.0])
 
 
 def test_gradient_checkpointing_trains_the_same():
