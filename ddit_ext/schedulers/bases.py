@@ -74,6 +74,15 @@ def in_closed_form(scheduler: Any) -> bool:
     return plain and "step" not in vars(scheduler)
 
 
+def forget_steps(scheduler: Any) -> None:
+    """Drop what a multistep sampler keeps of the steps that it took, as its set_timesteps does."""
+    if isinstance(scheduler, MULTISTEP):
+        scheduler.model_outputs = [None] * scheduler.config.solver_order
+        scheduler.lower_order_nums = 0
+    if isinstance(scheduler, UniPCMultistepScheduler):
+        scheduler.last_sample = None
+
+
 def plain_class(cls: type) -> type:
     """The class that a sampler has without being watched by a patch, which gives it a subclass for that time."""
     return getattr(cls, "_ddit_plain", cls)

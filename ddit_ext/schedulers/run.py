@@ -41,6 +41,7 @@ class Run:
     def __init__(self, base: Any, places: Places, index: int | None = None) -> None:
         self.places = places
         self.index = index
+        bases.forget_steps(base)
         self.computed: list[ComputedStep] = []
         self._history: History | None = None
         through = places.plan.line == "velocity" and not bases.in_closed_form(base)

@@ -88,8 +88,10 @@ def test_a_sample_changed_in_part_keeps_the_history_elsewhere():
     assert torch.equal(run(scheduler, x, callback=lambda i, y: y.clone()), plain)
 
 
-def test_a_sample_of_another_shape_is_another_run():
-    scheduler, x = wrap(BASES["euler"](), calls=9), sample(shape=(2, 3))
+@every_base
+@pytest.mark.parametrize("calls", [9, 12, 28])
+def test_a_sample_of_another_shape_is_another_run(base, calls):
+    scheduler, x = wrap(base(), calls=calls), sample(shape=(2, 3))
     meant = run(scheduler, sample(shape=(4, 5)))
     scheduler.set_timesteps(28)
     for t in list(scheduler.timesteps)[:3]:
