@@ -9,7 +9,7 @@ from family_cases import BY_NAME, captured
 from flow_families import FAMILIES
 
 import ddit_ext
-from ddit_ext import Forecast, TeaCache
+from ddit_ext import TeaCache
 from ddit_ext.coarse import patch_layers
 from ddit_ext.families import BlocksFamily, FluxFamily, family_for, register_blocks
 from ddit_ext.families import model as models
@@ -100,18 +100,6 @@ def test_a_call_that_leaves_its_first_block_out_skips_steps_too():
         whole = call.call(skip_layers=[0])
     with swapped(model, blocks.left_out(model, family.BLOCKS, family.NORM, after.added)):
         torch.testing.assert_close(call.call(skip_layers=[0]), whole, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("name", [family.name for family in FAMILIES])
-def test_a_run_forecasts_steps(name, supports):
-    case, batch = BY_NAME[name], batch_of(BY_NAME[name])
-    pipe = case.build()
-    before = case.run(pipe, batch, steps=6)
-    with ddit_ext.patch(pipe, schedule=Forecast(calls=3)):
-        few = case.run(pipe, batch, steps=6)
-    assert few.isfinite().all() and not torch.equal(few, before)
-    assert torch.equal(case.run(pipe, batch, steps=6), before)
-    supports(name, case.pipeline, "Forecast")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,24 +1,16 @@
 """Every kind of FLUX pipeline runs coarse, and is itself again at size 1 and after unpatch()."""
 
-import inspect
 import math
 
 import pytest
 import torch
-from diffusers import (
-    FluxControlImg2ImgPipeline,
-    FluxControlInpaintPipeline,
-    FluxControlNetImg2ImgPipeline,
-    FluxControlNetInpaintPipeline,
-    FluxKontextInpaintPipeline,
-)
-from flux_pipelines import KINDS, make_call, make_pipeline, run
+from flux_pipelines import COMBINED, KINDS, make_call, make_pipeline, run
 
 import ddit_ext
 
 pytestmark = pytest.mark.filterwarnings("ignore:ddit_ext. no adapter")
 
-REFERENCES = {"kontext": 1}
+REFERENCES = {"kontext": 1, "kontext inpaint": 1}
 
 
 def coarse_tokens(kind: str, rows: int, columns: int, scale: int) -> int:
@@ -81,25 +73,9 @@ def test_bf16(kind):
     assert handle.report().to_dict()["steps"][-1]["scale"] in (2, 4)
 
 
-@pytest.mark.parametrize(
-    ("cls", "kind"),
-    [
-        (FluxControlImg2ImgPipeline, "control"),
-        (FluxControlInpaintPipeline, "control"),
-        (FluxControlNetImg2ImgPipeline, "controlnet"),
-        (FluxControlNetInpaintPipeline, "controlnet"),
-        (FluxKontextInpaintPipeline, "kontext"),
-    ],
-    ids=lambda value: getattr(value, "__name__", value),
-)
-def test_pipelines_that_combine_these(cls, kind):
-    parts = make_pipeline(kind).components
-    pipe = cls(**{name: parts[name] for name in inspect.signature(cls).parameters if name in parts})
-    pipe.set_progress_bar_config(disable=True)
-    call = make_call(kind, 6, 5, steps=7) | {"strength": 0.9}
-    call["image"] = torch.rand(1, 3, call["height"], call["width"])
-    if "mask_image" in inspect.signature(cls.__call__).parameters:
-        call["mask_image"] = torch.ones(1, 1, call["height"], call["width"])
+@pytest.mark.parametrize("kind", COMBINED)
+def test_pipelines_that_combine_these(kind, supports):
+    pipe, call = make_pipeline(kind), make_call(kind, 6, 5, steps=7)
     plain = run(pipe, call)
     handle = ddit_ext.patch(pipe, threshold=1e9)
     assert run(pipe, call).isfinite().all()
@@ -108,6 +84,7 @@ def test_pipelines_that_combine_these(cls, kind):
     assert steps[-1]["scale"] == 4 and steps[-1]["tokens"] == coarse_tokens(kind, 6, 5, 4)
     handle.unpatch()
     assert torch.equal(run(pipe, call), plain)
+    supports("FLUX.1", type(pipe).__name__, "larger patches")
 
 
 def test_kontext_references_pass_through_the_base_layers():

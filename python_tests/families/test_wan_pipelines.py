@@ -4,7 +4,18 @@ import math
 
 import pytest
 import torch
-from wan_pipelines import KINDS, TEXT, TEXT_WIDTH, make_call, make_pipeline, make_text, run
+from skip_cases import called
+from wan_pipelines import (
+    FAMILY,
+    KINDS,
+    TEXT,
+    TEXT_WIDTH,
+    make_call,
+    make_pipeline,
+    make_scheduler,
+    make_text,
+    run,
+)
 
 import ddit_ext
 from ddit_ext import cells, ops
@@ -50,7 +61,7 @@ def test_fixed_sizes_and_size_one(kind, supports):
     assert "step" not in pipe.scheduler.__dict__
     with pytest.raises(RuntimeError, match="not patched"):
         ddit_ext.unpatch(pipe)
-    supports("Wan 2.1", type(pipe).__name__, "larger patches")
+    supports(FAMILY[kind], type(pipe).__name__, "larger patches")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -115,6 +126,28 @@ def test_a_schedule_goes_on_across_the_switch_of_transformers():
     handle.unpatch()
     for name in ("transformer", "transformer_2"):
         assert find_hook(getattr(pipe, name)) is None
+
+
+@pytest.mark.parametrize("kind", ["two", "i2v"])
+@pytest.mark.parametrize("count", [4, 10])  # in closed form, and through every level
+def test_a_forecast_calls_the_transformer_of_each_computed_step(kind, count):
+    pipe = make_pipeline(kind)
+    calls = called(pipe)
+    with ddit_ext.patch(pipe, schedule=ddit_ext.Forecast(calls=count)) as handle:
+        run(pipe, make_call(kind, steps=20))
+    levels = [step["noise_level"] for step in steps_of(handle) if step["scale"]]
+    assert len(levels) == count and levels[0] >= 0.8 > levels[-1]
+    names = ["transformer" if level >= 0.8 else "transformer_2" for level in levels]
+    assert calls == [name for name in names for _ in range(2)]
+
+
+def test_the_first_transformer_has_more_of_a_forecasts_calls():
+    """The numbers of docs/wan.md."""
+    scheduler, high = make_scheduler(), []  # of flow_shift 3
+    for each in (scheduler, ddit_ext.ForecastScheduler.from_scheduler(scheduler, speedup=2)):
+        each.set_timesteps(50)
+        high.append((len(each.timesteps), sum(timestep >= 875 for timestep in each.timesteps.tolist())))
+    assert high == [(50, 16), (25, 13)]
 
 
 def test_each_of_two_transformers_has_its_own_weights(tmp_path):

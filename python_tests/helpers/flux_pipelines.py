@@ -12,12 +12,17 @@ import torch
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
+    FluxControlImg2ImgPipeline,
+    FluxControlInpaintPipeline,
+    FluxControlNetImg2ImgPipeline,
+    FluxControlNetInpaintPipeline,
     FluxControlNetModel,
     FluxControlNetPipeline,
     FluxControlPipeline,
     FluxFillPipeline,
     FluxImg2ImgPipeline,
     FluxInpaintPipeline,
+    FluxKontextInpaintPipeline,
     FluxKontextPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -30,6 +35,14 @@ TEXT = 6
 PIXELS = 4
 
 KINDS = ("text", "img2img", "inpaint", "fill", "kontext", "control", "controlnet", "ip_adapter")
+COMBINED = {
+    "control img2img": FluxControlImg2ImgPipeline,
+    "control inpaint": FluxControlInpaintPipeline,
+    "controlnet img2img": FluxControlNetImg2ImgPipeline,
+    "controlnet inpaint": FluxControlNetInpaintPipeline,
+    "kontext inpaint": FluxKontextInpaintPipeline,
+}
+"""Kinds that are two of KINDS at once."""
 _CLASSES = {
     "text": FluxPipeline,
     "ip_adapter": FluxPipeline,
@@ -39,6 +52,7 @@ _CLASSES = {
     "kontext": FluxKontextPipeline,
     "control": FluxControlPipeline,
     "controlnet": FluxControlNetPipeline,
+    **COMBINED,
 }
 _MODEL = dict(
     patch_size=1,
@@ -83,10 +97,11 @@ def make_scheduler(**config: Any) -> FlowMatchEulerDiscreteScheduler:
 
 
 def make_pipeline(kind: str = "text", dtype: torch.dtype = torch.float32, **config: Any) -> Any:
-    """A pipeline of one of KINDS; config goes to the transformer."""
+    """A pipeline of one of KINDS or COMBINED; config goes to the transformer."""
+    first = kind.split()[0]
     # Fill: latent, masked latent and the packed mask (the VAE's factor squared, times 2x2).
-    in_channels = {"fill": 3 * FEATURES, "control": 2 * FEATURES}.get(kind, FEATURES)
-    transformer = make_transformer(in_channels, guidance_embeds=kind in ("fill", "kontext"), **config)
+    in_channels = {"fill": 3 * FEATURES, "control": 2 * FEATURES}.get(first, FEATURES)
+    transformer = make_transformer(in_channels, guidance_embeds=first in ("fill", "kontext"), **config)
     if kind == "ip_adapter":
         transformer._load_ip_adapter_weights(_ip_adapter_weights(), low_cpu_mem_usage=False)
         transformer.eval().requires_grad_(False)
@@ -99,7 +114,7 @@ def make_pipeline(kind: str = "text", dtype: torch.dtype = torch.float32, **conf
         tokenizer_2=None,
         transformer=transformer,
     )
-    if kind == "controlnet":
+    if first == "controlnet":
         torch.manual_seed(2)
         parts["controlnet"] = FluxControlNetModel(**{**_MODEL, "in_channels": FEATURES}).eval()
         for parameter in parts["controlnet"].parameters():
@@ -149,17 +164,18 @@ def make_call(
     picture = torch.rand(batch, 3, height, width, generator=generator).to(dtype)
     mask = torch.zeros(batch, 1, height, width)
     mask[..., : width // 2] = 1
-    if kind in ("img2img", "inpaint", "fill", "kontext"):
+    kinds = set(kind.split())
+    if kinds & {"img2img", "inpaint", "fill", "kontext"}:
         call["image"] = picture
-    if kind == "img2img":
+    if "img2img" in kinds:
         call["strength"] = 0.9
-    if kind in ("inpaint", "fill"):
+    if kinds & {"inpaint", "fill"}:
         call["mask_image"] = mask
-    if kind == "inpaint":
+    if "inpaint" in kinds:
         call["strength"] = 0.95
-    if kind == "kontext":
+    if "kontext" in kinds:
         call |= dict(max_area=height * width, _auto_resize=False)
-    if kind in ("control", "controlnet"):
+    if kinds & {"control", "controlnet"}:
         call["control_image"] = picture
     if kind == "ip_adapter":
         call["ip_adapter_image_embeds"] = [noise(batch, 1, 32)]

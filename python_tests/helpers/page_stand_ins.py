@@ -3,8 +3,8 @@
     python page_stand_ins.py PAGE.md
 
 The blocks of a page run one after the other, as a reader would type them. `from_pretrained` of FLUX and Wan gives an embedded
-pipeline, devices are the CPU, and sizes of images are the embedded models' own; calls do six steps at least and twelve at most. Names that
-a page takes for granted (`pipe`, `prompt`, `prompts`, the folder "adapter") are there.
+pipeline, devices are the CPU, and sizes of images are the embedded models' own; calls do six steps at least and twelve at most. Videos are
+not written: that takes ffmpeg. Names that a page takes for granted (`pipe`, `prompt`, `prompts`, the folder "adapter") are there.
 """
 
 import re
@@ -40,6 +40,7 @@ def install() -> dict:
     """Put the stand-ins in place; returns the names that pages take for granted."""
     for name, model in (("FluxPipeline", "flux"), ("WanPipeline", "wan")):
         _replace(getattr(diffusers, name), model)
+    diffusers.utils.export_to_video = lambda frames, path, fps: [frame.shape for frame in frames]
     model = embedded.load("flux")
     shutil.copytree(model.adapter, "adapter")
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -33,6 +34,17 @@ def counted(transformer: nn.Module) -> list[int]:
     for place, block in enumerate(blocks):
         block.register_forward_hook(count(place))
     return counts
+
+
+def called(
+    pipe: Any, watched: Callable[[nn.Module], nn.Module] = lambda transformer: transformer
+) -> list[str]:
+    """Names of the transformers whose module `watched` is called from here on, as they stand whenever it is looked at."""
+    calls: list[str] = []
+    for name in ("transformer", "transformer_2"):
+        if getattr(pipe, name, None) is not None:
+            watched(getattr(pipe, name)).register_forward_hook(lambda *_, name=name: calls.append(name))
+    return calls
 
 
 def sizes_of(handle: Any) -> list[int]:

@@ -41,6 +41,10 @@ WORDS = ("a", "pizza", "spinning", "on", "red", "checks", "cat")
 
 KINDS = ("text", "two", "ti2v", "i2v", "i2v_21", "ti2v_image", "v2v", "vace", "animate")
 """text: 2.1. two: 2.2 A14B. ti2v: 2.2 5B. i2v: 2.2 A14B's, two transformers. i2v_21: with image embeddings."""
+FAMILY = dict.fromkeys(KINDS, "Wan 2.1")
+FAMILY |= {"two": "Wan 2.2 A14B", "i2v": "Wan 2.2 A14B", "animate": "Wan 2.2 Animate"}
+FAMILY |= {"ti2v": "Wan 2.2 TI2V 5B", "ti2v_image": "Wan 2.2 TI2V 5B"}
+"""The rows of each kind in the table of docs/families.md."""
 
 _CLASSES = {
     "text": WanPipeline,

@@ -5,6 +5,7 @@ import pytest
 import torch
 import wan_pipelines
 from diffusers import FluxPipeline
+from skip_cases import called
 
 from ddit_ext import ForecastScheduler
 
@@ -13,10 +14,8 @@ CASES = [(module, kind) for module in (flux_pipelines, wan_pipelines) for kind i
 
 def made(module, kind, settings=None, **call):
     """What a run ends with, how often the model was called, and the sampler."""
-    pipe, calls = module.make_pipeline(kind), []
-    for name in ("transformer", "transformer_2"):
-        if getattr(pipe, name, None) is not None:
-            getattr(pipe, name).register_forward_hook(lambda *_: calls.append(1))
+    pipe = module.make_pipeline(kind)
+    calls = called(pipe)
     if settings is not None:
         pipe.scheduler = ForecastScheduler.from_scheduler(pipe.scheduler, **settings)
     return module.run(pipe, module.make_call(kind) | call), len(calls), pipe.scheduler
