@@ -298,6 +298,7 @@ def test_a_dry_run_trains_nothing(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "adapter: " in said and "memory a GPU, estimated" in said and "disk: the cache takes" in said
     assert "24 GB yes, 40 GB yes" in said and "in hours: RTX 4090" in said and "before you train" in said
+    assert "first calls of a short forecast" in said
     assert not (tmp_path / "out").exists() and not (tmp_path / "cache").exists()
     assert main(["train", str(config(tmp_path)), "--dry-run", "--set", "model.path=some/other"]) == 1
     assert "--dry-run: model.path must be a local folder" in capsys.readouterr().err
