@@ -70,6 +70,7 @@ def sample_forecast(
         output = (x - denoised) / sigma
         value = followed(output, x, call)
         change = None if last is None else last.slope_to(value, call.sigma)
-        x = crossed(output, x, call, change, None if change is None else missed(last, change))
+        correction = None if change is None else missed(last, change)
+        x = crossed(output, x, call, change, correction).to(output.dtype)
         last = History(call, value, change, x, None)
     return x

@@ -7,6 +7,7 @@ import inspect
 import types
 from typing import Any
 
+import torch
 from diffusers import (
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
@@ -72,6 +73,15 @@ def in_closed_form(scheduler: Any) -> bool:
     """Whether a sampler's steps are diffusers' Euler steps, not a subclass's or its own."""
     plain = getattr(type(scheduler), "step", None) is FlowMatchEulerDiscreteScheduler.step
     return plain and "step" not in vars(scheduler)
+
+
+def dtype_of_step(scheduler: Any, output: torch.Tensor, sample: torch.Tensor) -> torch.dtype:
+    """The type of the sample that the sampler's own step returns."""
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return output.dtype
+    if isinstance(scheduler, UniPCMultistepScheduler):
+        return sample.dtype
+    return torch.promote_types(output.dtype, sample.dtype)
 
 
 def forget_steps(scheduler: Any) -> None:

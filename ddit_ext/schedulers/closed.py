@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .bases import in_closed_form
+from .bases import dtype_of_step, in_closed_form
 from .history import History
 
 
@@ -30,13 +30,13 @@ def crossed(
     slope: torch.Tensor | None,
     correction: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The sample at the end of a call's gap, from that at the call, in the dtype of `output`."""
+    """The sample at the end of a call's gap, from that at the call, float32."""
     new = sample.float() + call.s0 * output.float()
     if correction is not None:
         new += call.keep * correction
     if slope is not None and call.forecast != 0.0:
         new += call.forecast * slope
-    return new.to(output.dtype)
+    return new
 
 
 class ClosedGaps:
@@ -70,4 +70,4 @@ class ClosedGaps:
             base._step_index = level
             return base.step(output, base.timesteps[level], sample, return_dict=False, **extra)[0]
         base._step_index = level + call.levels
-        return crossed(output, sample, call, slope, correction)
+        return crossed(output, sample, call, slope, correction).to(dtype_of_step(base, output, sample))

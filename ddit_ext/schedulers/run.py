@@ -45,7 +45,7 @@ class Run:
         self.computed: list[ComputedStep] = []
         self._history: History | None = None
         through = places.plan.line == "velocity" and not bases.in_closed_form(base)
-        self._gaps = SteppedGaps(base, places.plan.corrector) if through else ClosedGaps(base)
+        self._gaps = SteppedGaps(base, places.plan) if through else ClosedGaps(base)
 
     def takes(self, sample: torch.Tensor) -> bool:
         """Whether a sample can be of this run."""

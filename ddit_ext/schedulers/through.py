@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 
+from .._core import ForecastPlan
+from .bases import dtype_of_step
 from .history import History
 
 
 class SteppedGaps:
     """The updates of one run; `base` is a multistep sampler that holds all levels."""
 
-    def __init__(self, base: Any, corrector: float) -> None:
+    def __init__(self, base: Any, plan: ForecastPlan) -> None:
         self.base = base
-        self._corrector = corrector
+        self._corrector = plan.corrector
+        self._whole = all(call.levels == 1 for call in plan.calls)
         self._gap: tuple[dict[str, Any], int, torch.Tensor, torch.Tensor] | None = None
 
     def step(
@@ -32,10 +35,15 @@ class SteppedGaps:
         extra: dict,
     ) -> torch.Tensor:
         """As ClosedGaps.step."""
+        base = self.base
+        if self._whole:  # the base's own run, bit for bit
+            base._step_index = level
+            return base.step(output, base.timesteps[level], sample, return_dict=False, **extra)[0]
         x = sample if slope is None else self._corrected(sample, history, slope)
-        self.base._step_index = level
-        state = copied_lists(vars(self.base))
+        base._step_index = level
+        state = copied_lists(vars(base))
         new = self._walk(output, x, level, call.levels, slope, call.slope, extra)
+        new = new.to(dtype_of_step(base, output, sample))
         # A loop may write the new sample over the one that came in.
         self._gap = (state, level, x.clone(), new) if call.levels > 1 else None
         return new
@@ -61,15 +69,13 @@ class SteppedGaps:
         share: float,
         extra: dict,
     ) -> torch.Tensor:
-        base = self.base
-        if levels == 1:
-            return base.step(output, base.timesteps[level], sample, return_dict=False, **extra)[0]
-        x, v = sample.float(), output.float()
+        """In float32: UniPC of a higher order can't take outputs of several types."""
+        base, x, v = self.base, sample.float(), output.float()
         for j in range(level, level + levels):
             along = share * float(base.sigmas[j] - base.sigmas[level])
             forecast = v if slope is None or along == 0.0 else v + along * slope
             x = base.step(forecast, base.timesteps[j], x, return_dict=False, **extra)[0]
-        return x.to(sample.dtype)
+        return x
 
 
 def copied_lists(state: dict[str, Any]) -> dict[str, Any]:

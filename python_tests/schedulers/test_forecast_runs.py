@@ -130,6 +130,26 @@ def test_bfloat16_is_computed_in_float32():
 
 
 @every_base
+@pytest.mark.parametrize("calls", [4, 12, 20, 28])
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
+def test_samples_have_the_type_that_the_wrapped_sampler_gives(base, calls, kept, given):
+    """Wan keeps float32 latents beside a bfloat16 model."""
+    plain, scheduler = base(), wrap(base(), calls=calls)
+    if base is BASES["unipc3"] and given is torch.float32:
+        kept = given  # diffusers' own raises for bfloat16 samples
+    x = y = sample(kept)
+    for each in (plain, scheduler):
+        each.set_timesteps(28)
+    for t in plain.timesteps:
+        x = plain.step(velocity(x.float(), float(t) / 1000).to(given), t, x).prev_sample
+    for t in scheduler.timesteps:
+        y = scheduler.step(velocity(y.float(), float(t) / 1000).to(given), t, y).prev_sample
+        assert y.dtype == x.dtype
+    assert y.isfinite().all()
+
+
+@every_base
 def test_under_inference_mode(base):
     scheduler, x = wrap(base(), calls=9), sample()
     meant = run(scheduler, x)
