@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from _quality import bootstrap, frechet_interval, psnr, ssim, with_interval
+from _quality import frechet_interval, psnr, ssim, with_interval
 from _runs import Method, Outcome, decode
+from _timing import median_interval
 
 from ddit_ext import embedded
 from ddit_ext.fidelity import temporal_fidelity
@@ -36,7 +37,7 @@ def judge(
     """One row a method, compared with the first.
 
     real: features of real pictures, for a Fréchet distance. each: filled with every method's PSNR of each prompt and
-    speed on each batch.
+    speed on each batch. A speed's interval is the whole range where there are fewer than 6 batches.
     """
     base = outcomes[methods[0].name]
     reference = decode(model.pipeline, torch.cat(base.latents))
@@ -46,7 +47,7 @@ def judge(
         shown = decode(model.pipeline, torch.cat(outcome.latents))
         judged = model.judge(shown, prompts)
         ratios = outcome.speed(base)
-        low, high = bootstrap(lambda i, r=ratios: float(np.median(r[i])), len(ratios))
+        low, high = median_interval(ratios)
         closeness = psnr(shown, reference)
         further = {} if real is None else {"frechet": frechet_interval(judged.features, real)}
         if shown.ndim == 5:

@@ -31,7 +31,7 @@ from _runs import Batch, Method, batches, decode, run
 from _solvers import Solver
 from _stripes import edge_width, measurable, straightness
 from _timing import against_first, write_json
-from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddit_ext import embedded
 
@@ -61,9 +61,9 @@ class Kept:
         """The latents of all batches; what is missing is run."""
         kept = self._load(method)
         for batch in self.made[len(kept["parts"]) :]:
-            with multiply_adds(self.pipe) as done:
+            with multiply_adds() as counted:
                 kept["parts"].append(run(self.pipe, batch, method)[0])
-            kept["work"].append(done[0])
+            kept["work"].append(counted.done)
             torch.save(kept, self._file(method))
         return torch.cat(kept["parts"][: len(self.made)])
 
@@ -114,21 +114,33 @@ def exact(own: Any, steps: int) -> Method:
     return Method(f"exact, {steps}", steps, scheduler=lambda _: Solver(own, "UniPC"))
 
 
+class _Products(TorchDispatchMode):
+    """Counts the multiply-adds of matrix products: linear layers, additions to them, the library's own ops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        op = func.overloadpacket
+        if op in (torch.ops.aten.mm, torch.ops.ddit_ext.patch_embed):  # the second factor has as many columns
+            self.done += found.numel() * args[1].numel() // found.shape[-1]
+        elif op in (torch.ops.aten.addmm, torch.ops.aten.addmm_):
+            self.done += found.numel() * args[1].shape[-1]
+        elif op is torch.ops.ddit_ext.patch_deembed:
+            self.done += args[0].numel() * args[1].numel() // args[0].shape[-1]
+        return found
+
+
 @contextmanager
-def multiply_adds(pipe: Any) -> Iterator[list[int]]:
-    """Inside, those of the transformer's linear layers are counted."""
-    done = [0]
+def multiply_adds() -> Iterator[_Products]:
+    """Inside, the multiply-adds of linear layers are counted, an adapter's and a coarse step's own among them.
 
-    def count(layer: nn.Linear, given: tuple, result: torch.Tensor) -> None:
-        done[0] += result.numel() * layer.in_features
-
-    layers = [each for each in pipe.transformer.modules() if isinstance(each, nn.Linear)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    try:
-        yield done
-    finally:
-        for hook in hooks:
-            hook.remove()
+    Attention is left out: what it costs depends most on how it is computed.
+    """
+    with _Products() as counted:
+        yield counted
 
 
 def judge(

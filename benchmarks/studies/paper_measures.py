@@ -3,13 +3,14 @@
     python benchmarks/studies/paper_measures.py --keep work/paper --out benchmarks/studies/results/paper_measures.json
 
 The paper's two headline rows (arXiv 2602.16968: dynamic sizes, and dynamic sizes with TeaCache), beside fewer steps and
-forecasts of equal work; then forecasts whose first calls are coarse, beside as many full ones as their
-time is worth. All are judged as it judges: by what the prompt asked for, and by the Fréchet distance to real pictures.
+forecasts of equal work; then forecasts whose first calls are coarse, beside forecasts alone, UniPC at a forecast's places and
+fewer steps of the next smaller and the next larger work. All are judged as it judges: by what the prompt asked for, and by the Fréchet distance to real pictures.
 Its networks can't be had here, so the embedded classifier stands in, and beside it a network that was never trained
 (`Textures`) and how straight stripes and how wide edges are. Two known-bad ways, 7 Euler steps and every step at scale 4,
 are the measures' controls: what does not tell them from the full run tells nothing.
 
-Work is multiply-adds of the transformer's linear layers; the rules' thresholds are bisected for it on other prompts.
+Work is multiply-adds of the transformer's and the adapter's linear layers; the rules' thresholds are bisected for it on
+other prompts.
 --keep FOLDER holds latents, and a run that was stopped goes on there.
 """
 
@@ -30,6 +31,7 @@ import _front  # noqa: F401  (first: it makes the helpers importable)
 import diffusers
 import numpy as np
 import torch
+from _frontier_methods import placed
 from _quality import bootstrap, frechet_interval, psnr, with_interval
 from _runs import Batch, Method, batches, decode, run
 from _stripes import edge_width, measurable, straightness
@@ -46,7 +48,7 @@ DYNAMIC, WITH_TEACACHE = (1.5, 2.2), 3.5  # times the speed of all steps at scal
 EARLY = ((4, 2), (6, 4), (6, 3), (8, 4))
 """So many calls, and how many of them, the first ones, are at scale 2 (see early_coarse.py)."""
 
-COARSE_COST = 1 / 3  # of a full call, at scale 2: FLUX.1-dev at 1024x1024, as estimated
+COARSE_WORK = 0.4  # of a full call's multiply-adds, at scale 2 with the shipped adapter
 BOTH = f"dynamic and TeaCache, {WITH_TEACACHE:g}x"
 BOUNDS = {"Threshold": (3e-4, 1.0), "TeaCache": (1e-3, 4.0)}  # from never to always
 ROUNDS = 7
@@ -98,10 +100,10 @@ def bisected(
     """The value between ``bounds`` whose runs do the ``target``-th part of the full run's work."""
 
     def work(each: Method) -> int:
-        with multiply_adds(pipe) as done:
+        with multiply_adds() as counted:
             for batch in made:
                 run(pipe, batch, each)
-        return done[0]
+        return counted.done
 
     whole = work(FULL)
     low, high = map(math.log, bounds)
@@ -137,29 +139,33 @@ def methods(model: embedded.Embedded, made: list[Batch]) -> list[Method]:
         found.append(
             Method(f"forecast, {calls} calls, {speed:g}x", STEPS, {"schedule": Forecast(calls=calls)})
         )
-    for trio in early(model.adapter):  # some have the same full calls beside them
-        found += [method for method in trio if method.name not in {other.name for other in found}]
+    for coarse, rivals in early(model.adapter):  # some have the same full calls beside them
+        known = {other.name for other in found}
+        found += [method for method in (coarse, *rivals) if method.name not in known]
     coarse_steps = {"adapter": model.adapter, "schedule": [2, 2, 2, 1, 1, 1]}
     found.append(Method("6 plain steps, first 3 at scale 2", 6, coarse_steps))
     return [*found, Method("control: 7 steps", 7), told("control: every step at scale 4", 4)]
 
 
-def early(adapter: Path) -> list[tuple[Method, Method, Method]]:
-    """Forecasts whose first calls are coarse; as many full calls as their time is worth, rounded up, and steps."""
+def early(adapter: Path) -> list[tuple[Method, list[Method]]]:
+    """Forecasts whose first calls are coarse, each with its rivals: of the next larger work first, then the next smaller."""
     found = []
     for calls, many in EARLY:
         full = calls - many
-        equal = math.ceil(full + many * COARSE_COST)
+        work = full + many * COARSE_WORK
         strategy = Forecast(calls=calls, sizes=[2] * many + [1] * full)
         name = f"forecast, first {many} of {calls} calls at scale 2"
-        found.append(
-            (
-                Method(name, STEPS, {"adapter": adapter, "schedule": strategy}),
-                Method(f"forecast, {equal} calls", STEPS, {"schedule": Forecast(calls=equal)}),
-                Method(f"{equal} steps", equal),
-            )
-        )
+        rivals = with_full_calls(math.ceil(work)) + with_full_calls(math.floor(work))
+        found.append((Method(name, STEPS, {"adapter": adapter, "schedule": strategy}), rivals))
     return found
+
+
+def with_full_calls(number: int) -> list[Method]:
+    return [
+        Method(f"forecast, {number} calls", STEPS, {"schedule": Forecast(calls=number)}),
+        placed("UniPC", number).method,
+        Method(f"{number} steps", number),
+    ]
 
 
 @dataclass(frozen=True)
@@ -292,13 +298,14 @@ def main() -> None:
         rows.append(row)
     print(table(rows))
     if arguments.sheet:
-        asked = {method.name for trio in early(model.adapter)[-2:] for method in trio} | {FULL.name}
+        lines = [(coarse, *rivals[: len(rivals) // 2]) for coarse, rivals in early(model.adapter)[-2:]]
+        asked = {method.name for line in lines for method in line} | {FULL.name}
         chosen = {name: made for name, made in drawn.items() if name.split(":")[0] in asked}
         sheet(arguments.sheet, chosen)
     against = {
         f"{coarse.name} against {other.name}": seen_by[coarse.name].difference(seen_by[other.name], real)
-        for coarse, *others in early(model.adapter)
-        for other in others
+        for coarse, rivals in early(model.adapter)
+        for other in rivals
     }
     print(*(f"{pair}: {intervals}" for pair, intervals in against.items()), sep="\n")
     if arguments.out:

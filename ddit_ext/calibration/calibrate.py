@@ -244,7 +244,7 @@ def _preset(pipe: Any, weights: dict[str, Adapter] | None, search: Search, chose
         batch=len(first.steps[0]["scales"]),
         target=reference.target,
         strategy=chosen.strategy,
-        explanation=explain(chosen, tried, reference, len(done.steps)),
+        explanation=explain(chosen, tried, reference, len(done.steps), search.on),
         target_speedup=reference.speedup,
         speed=chosen.speed,
         psnr=chosen.psnr,

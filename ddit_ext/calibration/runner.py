@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..coarse import Adapter
+from ..reports.outcome import warm_seconds
 from ..runtime import patch
 from ..runtime.denoisers import find_denoisers, known_family
 from ..strategies import Strategy, as_strategy
@@ -40,7 +41,7 @@ class Setting(NamedTuple):
 class Measured:
     """One call: pictures uint8 [n, …, H, W, 3] (None where none were asked for) and what its steps did.
 
-    seconds: of all steps. steps: as in the report.
+    seconds: of all steps, without what the first takes longer than others. steps: as in the report.
     """
 
     pictures: np.ndarray | None
@@ -111,7 +112,7 @@ class Runner:
         if not report["steps"]:
             raise ValueError("pipe: the call did no denoising step")
         self._ran()
-        seconds = sum(step["seconds"] for step in report["steps"])
+        seconds = warm_seconds([(step["scale"], step["seconds"]) for step in report["steps"]])
         drawn = as_uint8(output, reference) if pictures else None
         measured = Measured(drawn, seconds, report["steps"], report["grid"])
         # What is tried next follows from these, and ranks that share the tokens have to try the same.

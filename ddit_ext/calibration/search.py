@@ -90,13 +90,19 @@ class Search:
             steps=setting.steps,
             strategy=setting.strategy,
             speed=speed,
-            psnr=float(np.concatenate(pairs).mean()),
+            psnr=_mean(pairs),
             runs=len(pairs),
             reached=self.reference.reached(speed),
-            score=float(np.concatenate(scores).mean()) if scores else None,
+            score=_mean(scores) if scores else None,
         )
         self.tried[setting] = candidate
         return candidate
+
+    def on(self, chosen: Candidate, calls: int) -> Candidate:
+        """A candidate's closeness on the first `calls` of its calls alone."""
+        setting = Setting(chosen.steps, chosen.strategy)
+        pairs, scores = self._pairs[setting][:calls], self._scores[setting][:calls]
+        return replace(chosen, psnr=_mean(pairs), score=_mean(scores) if scores else None, runs=len(pairs))
 
     def most_runs(self) -> int:
         """How many runs of candidates a search without coarse scales takes, if none is too slow."""
@@ -157,3 +163,7 @@ class Search:
                 break
             following = FASTER[type(following.strategy)](following, self.reference, candidate.speed)
         return ended
+
+
+def _mean(values: Sequence[np.ndarray]) -> float:
+    return float(np.concatenate(values).mean())

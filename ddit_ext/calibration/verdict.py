@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..presets import Candidate
 from ..strategies import Fixed, Forecast
@@ -66,8 +66,17 @@ def choose(ended: Sequence[Candidate], reference: Reference) -> Candidate:
     )
 
 
-def explain(chosen: Candidate, tried: Sequence[Candidate], reference: Reference, done: int) -> str:
-    """What was chosen, in words, beside fewer steps. done: how many steps a run of it does."""
+def explain(
+    chosen: Candidate,
+    tried: Sequence[Candidate],
+    reference: Reference,
+    done: int,
+    on: Callable[[Candidate, int], Candidate],
+) -> str:
+    """What was chosen, in words, beside fewer steps.
+
+    done: how many steps a run of it does. on: a candidate as it is on so many calls alone; rivals have fewer.
+    """
     steps = reference.steps
     against = "their pictures" if reference.target == "run" else "the exact sample's pictures"
     text = (
@@ -79,12 +88,20 @@ def explain(chosen: Candidate, tried: Sequence[Candidate], reference: Reference,
     rivals = [candidate for candidate in tried if fewer_alone(candidate) and candidate.reached]
     if rivals and not fewer_alone(chosen):
         best = max(rivals, key=lambda candidate: candidate.closeness)
-        text += f" Fewer steps alone ({best.words()}): {best.speed:.2f} times, {_closeness(best, reference)}."
-        if best.closeness > chosen.closeness and reference.few:
+        text += f" Fewer steps alone ({best.words()}): {best.speed:.2f} times, {_closeness(best, reference)}"
+        same = on(chosen, best.runs)
+        if same.runs < chosen.runs:
+            text += f" on the first {_calls(same.runs)}, where the chosen has {_closeness(same, reference)}"
+        text += "."
+        if best.closeness > same.closeness and reference.few:
             text += " A model of so few steps was made for just those, so their number stays."
     if chosen.steps < steps:
         text += f" Pass num_inference_steps={chosen.steps} to the pipeline."
     return text
+
+
+def _calls(number: int) -> str:
+    return "call" if number == 1 else f"{number} calls"
 
 
 def _closeness(candidate: Candidate, reference: Reference) -> str:

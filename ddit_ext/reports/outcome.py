@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..strategies import SKIP
@@ -59,16 +60,24 @@ def _meaning(run: RunRecord, speed: float) -> str:
 def measured_speedup(run: RunRecord) -> float | None:
     """How much longer the full run would have taken, by the median of this run's own full-size steps.
 
-    The full run has every step at scale 1, and full_steps of them. The first step warms up, so it counts as much as the
-    median of the others at its scale. None without two full-size steps after it.
+    The full run has every step at scale 1, and full_steps of them. None without two full-size steps after the first.
     """
-    later = run.steps[1:]
-    fine = [step.seconds for step in later if step.scale == 1]
+    fine = [step.seconds for step in run.steps[1:] if step.scale == 1]
     if len(fine) < 2 or run.batch == "split":
         return None
-    first = [step.seconds for step in later if step.scale == run.steps[0].scale]
-    taken = sum(step.seconds for step in later) + statistics.median(first or [run.steps[0].seconds])
+    taken = warm_seconds([(step.scale, step.seconds) for step in run.steps])
     return (run.full_steps or len(run.steps)) * statistics.median(fine) / taken if taken > 0 else None
+
+
+def warm_seconds(steps: Sequence[tuple[int, float]]) -> float:
+    """Of all steps, each a scale and its seconds.
+
+    The first one warms up, so it counts as much as the median of the others at its scale.
+    """
+    (scale, first), *later = steps
+    return sum(taken for _, taken in later) + statistics.median(
+        [s for at, s in later if at == scale] or [first]
+    )
 
 
 def outcome(run: RunRecord) -> list[str]:

@@ -105,3 +105,25 @@ def test_bent_stripes_are_less_straight():
         assert (straightness(clean, prompts) - straightness(bent, prompts)).mean() > 0.1
         soft = (0.5 * clean + 0.5 * np.roll(clean, 3, 2)).astype(np.uint8)
         assert edge_width(soft, prompts).mean() > edge_width(clean, prompts).mean() + 0.1
+
+
+def test_multiply_adds_of_every_kind_of_product_are_counted():
+    from frontier import multiply_adds
+
+    from ddit_ext import ops
+    from ddit_ext.modules.lora import LowRank, LowRankLinear
+
+    x, layer = torch.randn(2, 5, 8), torch.nn.Linear(8, 3)
+    beside = LowRankLinear(layer, LowRank(8, 3, rank=4))
+    cells, tokens = torch.randn(1, 1, 4, 4, 2, 2, 2), torch.randn(1, 4, 6)
+    into, out_of = torch.randn(6, 2, 4, 4), torch.randn(2, 4, 4, 6)
+    for product, expected in (
+        (lambda: layer(x), 10 * 8 * 3),
+        (lambda: torch.nn.functional.linear(x, layer.weight), 10 * 8 * 3),
+        (lambda: beside(x), 10 * (8 * 3 + 8 * 4 + 4 * 3)),
+        (lambda: ops.patch_embed(cells, into, scale=2), 4 * 32 * 6),
+        (lambda: ops.patch_deembed(tokens, out_of, scale=2, grid=[1, 4, 4]), 4 * 32 * 6),
+    ):
+        with torch.no_grad(), multiply_adds() as counted:
+            product()
+        assert counted.done == expected

@@ -1,5 +1,6 @@
 """calibrate(scales=(1,)): what needs neither an adapter nor any op of this library, as on a GPU that a build has no kernels for."""
 
+import re
 import sys
 import warnings
 
@@ -85,6 +86,43 @@ def test_a_forecast_is_no_full_run():
     pipe.scheduler = pipe.scheduler.base
     assert type(pipe.scheduler) is type(own)
     assert calibrate(pipe, 10, 2.0).full_steps == 10
+
+
+def test_a_first_call_that_warms_up_makes_nothing_faster():
+    def speeds(slow):
+        pipe = make_pipeline()
+        clock, cold = TokenClock(pipe), [slow]
+        pipe.transformer.register_forward_pre_hook(
+            lambda *_: setattr(clock, "seconds", clock.seconds + (cold.pop() if cold else 0.0))
+        )
+        made = calls(make_call, 1, rows=4, columns=4)
+        preset = ddit_ext.calibrate(
+            pipe, made, num_inference_steps=10, target_speedup=2.0, clock=clock, progress=False
+        )
+        return {(each.steps, each.strategy): each.speed for each in preset.candidates}
+
+    assert speeds(5.0) == pytest.approx(speeds(0.0))
+
+
+def test_rivals_are_compared_on_the_calls_that_both_were_run_on():
+    pipe = make_pipeline()
+    clock = TokenClock(pipe)
+    preset = ddit_ext.calibrate(
+        pipe,
+        calls(make_call, 6, rows=2, columns=2),
+        num_inference_steps=28,
+        target_speedup=1.5,
+        clock=clock,
+        progress=False,
+    )
+    chosen = next(candidate for candidate in preset.candidates if preset.chose(candidate))
+    fewer = next(candidate for candidate in preset.candidates if candidate.strategy == Fixed(1))
+    assert (chosen.runs, fewer.runs) == (6, 4)
+    told = re.search(
+        r"Fewer steps alone .* (\S+) dB on the first 4 calls, where the chosen has (\S+) dB\.",
+        preset.explanation,
+    )
+    assert told[1] == f"{fewer.psnr:.1f}" and told[2] != f"{chosen.psnr:.1f}"
 
 
 def test_two_computed_steps_are_the_fewest():
