@@ -29,7 +29,7 @@ PROMPTS = (
     "a rocket on plain purple",
     "a panda on a green gradient",
     "a snowman on red checks",
-    "a robot and a rocket on yellow checks",
+    "a guitar and a rocket on yellow checks",
     "a fish and an umbrella on orange stripes",
     "a car on blue dots",
     "a penguin and a snowman on plain green",

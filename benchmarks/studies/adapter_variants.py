@@ -46,7 +46,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lr 4e-3": {"lr": 4e-3},
     "matching features 0.1": {"feature_weight": 0.1},
     "no LoRA": {"rank": 0},
-    "perceptron of 256 at both sizes": {"refinement_hidden": 256},
     "perceptron of 256 reads tokens": {"refinement_tokens": True},
     "perceptron of 512": {"refinement_hidden": 512},
     "perceptron of 512 reads tokens": {"refinement_tokens": True, "refinement_hidden": 512},

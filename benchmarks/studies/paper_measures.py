@@ -1,6 +1,7 @@
 """The paper's own question on the embedded FLUX: are the pictures as good, not, are they the same?
 
     python benchmarks/studies/paper_measures.py --keep work/paper --out benchmarks/studies/results/paper_measures.json
+    python benchmarks/studies/paper_measures.py --time --out benchmarks/studies/results/paper_measures_time.json
 
 The paper's two headline rows (arXiv 2602.16968: dynamic sizes, and dynamic sizes with TeaCache), beside fewer steps and
 forecasts of equal work; then forecasts whose first calls are coarse, beside forecasts alone, UniPC at a forecast's places and
@@ -11,7 +12,8 @@ are the measures' controls: what does not tell them from the full run tells noth
 
 Work is multiply-adds of the transformer's and the adapter's linear layers; the rules' thresholds are bisected for it on
 other prompts.
---keep FOLDER holds latents, and a run that was stopped goes on there.
+--keep FOLDER holds latents, and a run that was stopped goes on there. --time measures seconds instead, of one prompt, by coarse calls
+first and their rivals in turns.
 """
 
 from __future__ import annotations
@@ -31,12 +33,12 @@ import _front  # noqa: F401  (first: it makes the helpers importable)
 import diffusers
 import numpy as np
 import torch
-from _frontier_methods import placed
+from _frontier_methods import Entry, placed
 from _quality import bootstrap, frechet_interval, psnr, with_interval
 from _runs import Batch, Method, batches, decode, run
 from _stripes import edge_width, measurable, straightness
 from _timing import write_json
-from frontier import Kept, multiply_adds
+from frontier import Kept, multiply_adds, time_turns
 from torch import nn
 
 from ddit_ext import Forecast, TeaCache, Threshold, embedded
@@ -52,6 +54,7 @@ COARSE_WORK = 0.4  # of a full call's multiply-adds, at scale 2 with the shipped
 BOTH = f"dynamic and TeaCache, {WITH_TEACACHE:g}x"
 BOUNDS = {"Threshold": (3e-4, 1.0), "TeaCache": (1e-3, 4.0)}  # from never to always
 ROUNDS = 7
+TURNS = 25  # of --time
 SHOWN = 10
 HALVES = 200
 CALIBRATION_SEED, PROMPT_SEED, REAL_SEED, NOISE_SEED = 4_000_000, 11_000_000, 2_000_000, 21
@@ -242,6 +245,22 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def time_early(model: embedded.Embedded, out: Path | None) -> None:
+    """Print the share of the full run's time that coarse calls first and their rivals take, and write it to `out`."""
+    ways = [FULL, *(way for coarse, rivals in early(model.adapter) for way in (coarse, *rivals))]
+    chosen = list({way.name: Entry(way.name, way) for way in ways}.values())
+    batch = batches(model.pipeline, model.reference(1, seed=PROMPT_SEED)[1], 1, seed=NOISE_SEED)[0]
+    times = time_turns(model.pipeline, batch, chosen, TURNS)
+    for name, clocks in times.items():
+        shown = (
+            f"{clock} {value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+            for clock, value in clocks.items()
+        )
+        print(f"{name:45} {'  '.join(shown)}")
+    if out:
+        write_json(out, times)
+
+
 def sheet(file: Path, shown: dict[str, np.ndarray]) -> None:
     """A picture of pictures: a row a way, a column a prompt. shown: uint8 ``[n, H, W, 3]`` by the way's name."""
     import matplotlib
@@ -263,14 +282,20 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=512)
     parser.add_argument("--calibration", type=int, default=16, help="prompts that thresholds are chosen on")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--keep", type=Path, required=True)
+    parser.add_argument("--keep", type=Path, default=None)
+    parser.add_argument("--time", action="store_true", help="measure the time of the ways of early() instead")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--sheet", type=Path, default=None, help="draw the first prompts, coarse calls first")
     arguments = parser.parse_args()
+    if arguments.keep is None and not arguments.time:
+        parser.error("--keep FOLDER is needed")
     torch.manual_seed(0)
     model = embedded.load("flux")
     pipe = model.pipeline
     pipe.set_progress_bar_config(disable=True)
+    if arguments.time:
+        time_early(model, arguments.out)
+        return
     others = model.reference(arguments.calibration, seed=CALIBRATION_SEED)[1]
     compared = methods(model, batches(pipe, others, arguments.batch, seed=11))
     prompts = model.reference(arguments.prompts, seed=PROMPT_SEED)[1]
