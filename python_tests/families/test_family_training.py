@@ -153,6 +153,7 @@ def test_the_bases_own_runs_become_data(named):
     states = run_states(encoder, "a cat", settings, seed=3)
     latents, levels = states.pop("latents"), states.pop("noise_level")
     assert latents.shape[0] == 2 and bool((levels > 0).all())
+    assert latents.ndim < 5 or latents.shape[2] == 1, "frames=1 asks for pictures of a model of clips, too"
     for key, value in encoder.text(["a cat"]).items():
         assert torch.equal(states[key], value), "the prompt's, not the negative prompt's"
     conditions = {key: value.repeat_interleave(2, 0) for key, value in states.items()}
@@ -167,6 +168,13 @@ def test_the_bases_own_runs_become_data(named):
     with torch.no_grad():
         output = pipe.transformer(**call, return_dict=False)[0]
     assert all(part.isfinite().all() for part in output)
+
+
+def test_a_model_of_pictures_makes_no_clips():
+    encoder = encoder_for(BY_NAME["FLUX.1"].build(), LENGTH)
+    settings = dataclasses.replace(generated(steps=4, states=2), frames=5)
+    with pytest.raises(ValueError, match="frames must be 1 for a model of pictures, got 5"):
+        run_states(encoder, "a cat", settings, seed=3)
 
 
 def test_a_model_that_looks_at_its_masks_is_counted_on_tensors_without_numbers():

@@ -25,8 +25,10 @@ def guidance_of(transformer: nn.Module, settings: DataSettings) -> float | None:
 def call_of(encoder: Encoder, settings: DataSettings, steps: int, seed: int) -> dict[str, Any]:
     """Arguments, beside the prompt, of a call of the encoder's pipeline that makes one sample as the data have them."""
     call: dict[str, Any] = {"height": settings.height, "width": settings.width, "num_inference_steps": steps}
-    if settings.frames > 1:
+    if encoder.FRAMES > 1:  # a model of clips, which would make one of its default length
         call["num_frames"] = settings.frames
+    elif settings.frames > 1:
+        raise ValueError(f"frames must be 1 for a model of pictures, got {settings.frames}")
     guidance = guidance_of(encoder.pipe.transformer, settings)
     if guidance is not None:
         call[encoder.GUIDANCE] = guidance
