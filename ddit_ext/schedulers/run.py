@@ -41,15 +41,13 @@ class Run:
     def __init__(self, base: Any, places: Places, index: int | None = None) -> None:
         self.places = places
         self.index = index
-        bases.forget_steps(base)
         self.computed: list[ComputedStep] = []
-        self._history: History | None = None
-        through = places.plan.line == "velocity" and not bases.in_closed_form(base)
-        self._gaps = SteppedGaps(base, places.plan) if through else ClosedGaps(base)
+        self._shape: torch.Size | None = None
+        self._forget(base)
 
     def takes(self, sample: torch.Tensor) -> bool:
         """Whether a sample can be of this run."""
-        return self._history is None or sample.shape == self._history.returned.shape
+        return self._shape in (None, sample.shape)
 
     def step(
         self, output: torch.Tensor, timestep: Any, sample: torch.Tensor, extra: dict[str, Any]
@@ -71,6 +69,9 @@ class Run:
         self._history = History(call, value, slope, returned, version_of(returned))
         self.index += 1
         self.computed.append(ComputedStep(level, call.sigma, call.levels))
+        self._shape = new.shape
+        if self.index == len(self.places.levels):
+            self._forget(self._gaps.base)
         return new
 
     def copied(self, base: Any) -> Run:
@@ -79,6 +80,13 @@ class Run:
         made.computed, made._gaps = list(self.computed), copy.copy(self._gaps)
         made._gaps.base = base
         return made
+
+    def _forget(self, base: Any) -> None:
+        """Keep nothing of steps before: at the begin, and when the last is done."""
+        self._history: History | None = None
+        through = self.places.plan.line == "velocity" and not bases.in_closed_form(base)
+        self._gaps = SteppedGaps(base, self.places.plan) if through else ClosedGaps(base)
+        bases.forget_steps(base)
 
     def _check_order(self, timestep: Any) -> None:
         if self.index is None:

@@ -1,6 +1,7 @@
 """The state of ForecastScheduler's runs: what one leaves for the next, copies, changed samples, the order of steps."""
 
 import copy
+import gc
 import pickle
 
 import pytest
@@ -100,6 +101,39 @@ def test_a_sample_of_another_shape_is_another_run(base, calls):
     for t in scheduler.timesteps:
         y = scheduler.step(velocity(y, float(t) / 1000), t, y).prev_sample
     assert torch.equal(y, meant)
+
+
+def others_like(kept):
+    gc.collect()
+    tensors = (each for each in gc.get_objects() if type(each) is torch.Tensor)
+    return [each for each in tensors if each.numel() == kept.numel() and each is not kept]
+
+
+@every_base
+@pytest.mark.parametrize("calls", [4, 12, 28])
+def test_nothing_of_a_samples_size_is_kept_after_the_last_call(base, calls):
+    scheduler = wrap(base(), calls=calls)
+    made = run(scheduler, sample(shape=(5, 7, 11)))
+    assert not others_like(made)
+    with pytest.raises(RuntimeError, match=f"the run's {calls} calls are done"):
+        scheduler.step(made, scheduler.timesteps[0], made)
+    scheduler.set_timesteps(28)  # a run that is left
+    for t in list(scheduler.timesteps)[:3]:
+        made = scheduler.step(velocity(made, float(t) / 1000), t, made).prev_sample
+    assert others_like(made)
+    scheduler.set_timesteps(28)
+    assert not others_like(made)
+
+
+@every_base
+@pytest.mark.parametrize("calls", [4, 9, 10, 14, 27])
+@pytest.mark.parametrize("settings", [{}, {"slope": 0.5, "corrector": 0.5}], ids=["chosen", "given"])
+def test_both_targets_are_the_same_but_for_euler(base, calls, settings):
+    """With few calls Euler follows samples, and both are the same, too."""
+    runs, exact = (
+        run(wrap(base(), calls=calls, target=name, **settings), sample()) for name in ("run", "exact")
+    )
+    assert torch.equal(runs, exact) == (base is not BASES["euler"] or calls == 4)
 
 
 def test_steps_out_of_order_raise():
