@@ -114,6 +114,20 @@ def test_a_level_that_is_1_but_for_rounding_is_pure_noise():
     )
 
 
+@pytest.mark.parametrize("target", ["run", "exact"])
+def test_the_slope_that_is_chosen(target):
+    """As docs/forecast.md has it."""
+    for steps in (8, 12, 28, 50):
+        sigmas = [1 - step / steps for step in range(steps + 1)]
+        for calls in range(1, steps + 1):
+            euler, other = (
+                ForecastPlan(sigmas, calls, target, solver=solver).slope for solver in ("euler", "multistep")
+            )
+            assert 0 <= euler <= 0.75 and other == 0
+            if calls in (2, 3):
+                assert (euler == 0) == (target == "exact" or 4 * calls <= steps)
+
+
 def test_a_slope_is_not_bounded_by_the_last_one():
     """Towards clean samples the logarithm grows: from .2, .05 to .01 four times as much by sigma."""
     sigmas = [1.0, 0.6, 0.2, 0.1, 0.05, 0.03, 0.01, 0.005, 0.0]

@@ -77,6 +77,8 @@ def test_saved_files_are_those_of_the_plain_pipeline(patched, tmp_path):
 def test_a_pipeline_that_is_made_from_it_saves_the_same_files(patched, made, unpatched, tmp_path):
     pipe, plain = patched
     second = made(pipe)
+    assert b"ddit_ext" not in pickle.dumps(second)
+    assert torch.equal(run(copy.deepcopy(second), CALL), plain)
     if unpatched:
         ddit_ext.unpatch(pipe)
     second.save_pretrained(tmp_path / "second")

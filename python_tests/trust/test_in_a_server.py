@@ -20,6 +20,6 @@ def test_the_example():
     names = {"pipe": pipe, "calls": [make_call(steps=6, seed=seed) for seed in range(8)]}
     exec(example, names)
     for (images, report), seed in zip(names["results"], range(8), strict=True):
-        assert [step["scale"] for step in report["steps"]] == [1, 1, 2, 2, 1, 1]
+        assert sorted(step["scale"] for step in report["steps"]) == [0] * 3 + [1] * 3
         assert torch.equal(images, pipe(**make_call(steps=6, seed=seed)).images)
     ddit_ext.unpatch(pipe)
