@@ -33,12 +33,12 @@ import _front  # noqa: F401  (first: it makes the helpers importable)
 import diffusers
 import numpy as np
 import torch
-from _frontier_methods import Entry, placed
+from _frontier_methods import placed
 from _quality import bootstrap, frechet_interval, psnr, with_interval
 from _runs import Batch, Method, batches, decode, run
 from _stripes import edge_width, measurable, straightness
-from _timing import write_json
-from frontier import Kept, multiply_adds, time_turns
+from _timing import interleaved, write_json
+from frontier import Kept, multiply_adds
 from torch import nn
 
 from ddit_ext import Forecast, TeaCache, Threshold, embedded
@@ -246,17 +246,14 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def time_early(model: embedded.Embedded, out: Path | None) -> None:
-    """Print the share of the full run's time that coarse calls first and their rivals take, and write it to `out`."""
+    """Print how long coarse calls first and their rivals take beside the full run, and write it to `out`."""
     ways = [FULL, *(way for coarse, rivals in early(model.adapter) for way in (coarse, *rivals))]
-    chosen = list({way.name: Entry(way.name, way) for way in ways}.values())
     batch = batches(model.pipeline, model.reference(1, seed=PROMPT_SEED)[1], 1, seed=NOISE_SEED)[0]
-    times = time_turns(model.pipeline, batch, chosen, TURNS)
-    for name, clocks in times.items():
-        shown = (
-            f"{clock} {value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-            for clock, value in clocks.items()
-        )
-        print(f"{name:45} {'  '.join(shown)}")
+    loops = {way.name: lambda way=way: run(model.pipeline, batch, way)[1] for way in ways}
+    times = interleaved(loops, TURNS, warmup=1, clock=lambda loop: loop())
+    for name, taken in times.items():
+        low, high = 1 / taken["ratio_high"], 1 / taken["ratio_low"]
+        print(f"{name:45} {1 / taken['ratio']:.2f} times as fast [{low:.2f}, {high:.2f}]")
     if out:
         write_json(out, times)
 
