@@ -51,7 +51,12 @@ COLUMNS = {
 
 
 class Kept:
-    """Latents of methods and their work, by name, a batch at a time, in a folder."""
+    """Latents of methods and their work, by name, a batch at a time, in a folder.
+
+    What was kept while work was counted in another way is run again.
+    """
+
+    COUNTED = "linear layers and additions to them"
 
     def __init__(self, folder: Path, pipe: Any, made: list[Batch]) -> None:
         self.folder, self.pipe, self.made = folder, pipe, made
@@ -78,7 +83,7 @@ class Kept:
     def row(self, entry: Entry, judged: Callable[[np.ndarray], dict[str, Any]]) -> dict[str, Any]:
         """The measures of a method's pictures; those of the same latents are taken from the folder."""
         latents = self.latents(entry.method)
-        seen = [len(latents), float(latents.double().sum())]
+        seen = [len(latents), float(latents.double().sum()), self.COUNTED]
         file = self._file(entry.method).with_suffix(".json")
         if file.exists() and (kept := json.loads(file.read_text()))["seen"] == seen:
             return kept["row"] | {"asked": entry.calls}
@@ -94,7 +99,12 @@ class Kept:
 
     def _load(self, method: Method) -> dict[str, list]:
         file = self._file(method)
-        return torch.load(file) if file.exists() else {"parts": [], "work": []}
+        kept = torch.load(file) if file.exists() else {}
+        return (
+            kept
+            if kept.get("counted") == self.COUNTED
+            else {"parts": [], "work": [], "counted": self.COUNTED}
+        )
 
     def _file(self, method: Method) -> Path:
         return self.folder / f"{''.join(c if c.isalnum() else '_' for c in method.name)}.pt"

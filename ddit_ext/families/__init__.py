@@ -44,7 +44,7 @@ def published() -> dict[str, Published]:
     return {
         name: replace(model, transformer=family.MODELS[0])
         for family in known(Family)
-        for name, model in family.PUBLISHED.items()
+        for name, model in vars(family).get("PUBLISHED", {}).items()
     }
 
 

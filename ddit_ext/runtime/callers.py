@@ -38,10 +38,13 @@ def calling_pipeline(modules: Collection[nn.Module]) -> Any | None:
     return None
 
 
-def in_a_call(scheduler: Any, method: str | None = None) -> bool:
-    """Whether a pipeline that samples with `scheduler` is in a method now, or in the one so named; in any thread."""
-    for frame in sys._current_frames().values():
-        while frame is not None:
+def in_a_call(scheduler: Any, method: str | None = None, besides: int | None = None) -> bool:
+    """Whether a pipeline that samples with `scheduler` is in a method now, or in the one so named.
+
+    It is looked for in all threads but `besides`.
+    """
+    for thread, frame in sys._current_frames().items():
+        while frame is not None and thread != besides:
             if method in (None, frame.f_code.co_name):
                 if any(_samples(owner, scheduler) for owner in _owners(frame)):
                     return True

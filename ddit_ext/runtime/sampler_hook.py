@@ -5,6 +5,7 @@ It needs nothing of a model family, so it serves every pipeline with a flow-matc
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ..reports.report import RunRecord, StepRecord
 from ..schedulers import ForecastScheduler
 from ..strategies import Strategy
 from .base_hook import Hook
+from .callers import in_a_call
 from .forecast_sampler import ForecastSampler, is_over, next_sigma
 from .run_check import RunCheck
 from .sampler_watch import SamplerWatch
@@ -72,8 +74,11 @@ class SamplerHook(Hook):
                 return
             over = is_over(scheduler)
             line = self.watch.follow(scheduler)
-            if line is not None:
-                line.claim(by_pipeline, over)
+            if line is not None and by_pipeline:
+                me = threading.get_ident()
+                if line.thread != me and not in_a_call(scheduler, besides=me):
+                    line.thread = me  # handed on, as the run of a method that yields its steps
+                line.claim(True, over)
             if over:
                 if by_pipeline or self.watch.given():
                     self.warn(None, "nothing is forecast: the pipeline's sampler takes no part in this run")

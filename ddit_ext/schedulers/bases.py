@@ -71,8 +71,8 @@ def is_method_of(scheduler: Any, value: Any) -> bool:
 
 def in_closed_form(scheduler: Any) -> bool:
     """Whether a sampler's steps are diffusers' Euler steps, not a subclass's or its own."""
-    plain = getattr(type(scheduler), "step", None) is FlowMatchEulerDiscreteScheduler.step
-    return plain and "step" not in vars(scheduler)
+    step = vars(scheduler).get("step", getattr(type(scheduler), "step", None))
+    return getattr(step, "__func__", step) is FlowMatchEulerDiscreteScheduler.step
 
 
 def dtype_of_step(scheduler: Any, output: torch.Tensor, sample: torch.Tensor) -> torch.dtype:

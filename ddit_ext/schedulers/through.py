@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .._core import ForecastPlan
-from .bases import dtype_of_step
+from .bases import dtype_of_step, is_method_of
 from .history import History
 
 
@@ -41,7 +41,10 @@ class SteppedGaps:
             return base.step(output, base.timesteps[level], sample, return_dict=False, **extra)[0]
         x = sample if slope is None else self._corrected(sample, history, slope)
         base._step_index = level
-        state = copied_lists(vars(base))
+        # A method of its own stays: a copy of the whole, made before the next call, has one bound to itself.
+        state = {
+            name: value for name, value in copied_lists(vars(base)).items() if not is_method_of(base, value)
+        }
         new = self._walk(output, x, level, call.levels, slope, call.slope, extra)
         new = new.to(dtype_of_step(base, output, sample))
         # A loop may write the new sample over the one that came in.

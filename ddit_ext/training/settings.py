@@ -135,11 +135,6 @@ class DataSettings:
                 raise ValueError(
                     f"buckets[{index}] must be [height, width], both at least 1, got {list(size)}"
                 )
-        if self.source == "generated" and self.generate.guidance_scale not in (None, self.told):
-            raise ValueError(
-                "guidance must be what the base's own runs are told, generate.guidance_scale "
-                f"{self.generate.guidance_scale}, got {self.guidance}: leave one of them out"
-            )
         if not 0 <= self.empty_share <= 1:
             raise ValueError(f"empty_share must be in [0, 1], got {self.empty_share}")
 

@@ -11,7 +11,7 @@ from flow_families import FAMILIES
 import ddit_ext
 from ddit_ext import TeaCache
 from ddit_ext.coarse import patch_layers
-from ddit_ext.families import BlocksFamily, FluxFamily, family_for, register_blocks
+from ddit_ext.families import BlocksFamily, FluxFamily, family_for, published, register_blocks
 from ddit_ext.families import model as models
 from ddit_ext.modules import blocks
 from ddit_ext.modules.swap import swapped
@@ -190,5 +190,6 @@ def test_a_family_that_derives_from_a_shipped_one_leaves_it_its_models(monkeypat
         pass
 
     assert (Derived.MODELS, Plain.MODELS) == (("Derived",), ())
+    assert published()["black-forest-labs/FLUX.1-dev"].transformer == "FluxTransformer2DModel"
     assert models.class_of(FluxTransformer2DModel) is FluxFamily
     assert models.class_of(type("Derived", (FluxTransformer2DModel,), {})) is Derived

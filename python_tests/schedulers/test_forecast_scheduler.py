@@ -312,6 +312,24 @@ def test_methods_that_are_bound_to_the_sampler_are_bound_to_its_copy(base, calls
             assert torch.equal(x, run(wrap(base(), calls=calls), sample()))
 
 
+@every_base
+@pytest.mark.parametrize("calls", [4, 12, 28])
+def test_a_step_that_was_put_back_changes_nothing(base, calls):
+    """Nor in a copy that is made in the middle of a run."""
+    plain = base()
+    plain.step = plain.step
+    scheduler = wrap(plain, calls=calls)
+    want = run(wrap(base(), calls=calls), sample())
+    assert torch.equal(run(scheduler, sample()), want)
+    scheduler.set_timesteps(28)
+    x = sample()
+    for index, timestep in enumerate(scheduler.timesteps):
+        if index == calls // 2 - 1:
+            scheduler = copy.deepcopy(scheduler)
+        x = scheduler.step(velocity(x, float(timestep) / 1000), timestep, x, return_dict=False)[0]
+    assert torch.equal(x, want)
+
+
 # ---- Bad input -------------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from ddit_ext.families.wan import WanEncoder
 from ddit_ext.training import DistillConfig, distill
 from ddit_ext.training.data import cache, prepare
 from ddit_ext.training.data.cache import CachedData
-from ddit_ext.training.data.generate import run_states
+from ddit_ext.training.data.generate import guidance_of, run_states
 from ddit_ext.training.data.pixels import read_pixels
 from ddit_ext.training.data.prepare import Plan, report
 from ddit_ext.training.data.records import DataError, read_records
@@ -284,10 +284,24 @@ def test_the_student_is_told_the_guidance_of_the_runs(tmp_path, told, own, found
     assert seen == [found, found]
     other = replace(settings, guidance=4.0, generate=GenerateSettings(steps=2, states=1))
     assert Plan(other, ModelSettings("embedded:flux"), pipe.transformer).folder != made.folder
+    two = replace(other, generate=GenerateSettings(steps=2, states=1, guidance_scale=3.0))
     with pytest.raises(
         ValueError, match=r"guidance must be .*generate.guidance_scale 3.0, got 4.0: leave one"
     ):
-        replace(other, generate=GenerateSettings(steps=2, states=1, guidance_scale=3.0))
+        Plan(two, ModelSettings("embedded:flux"), pipe.transformer)
+
+
+def test_a_model_that_is_told_no_guidance_may_have_two_numbers(wan):
+    settings = DataSettings(
+        source="generated",
+        prompts="prompts.txt",
+        cache="cache",
+        height=64,
+        width=64,
+        guidance=3.5,
+        generate=GenerateSettings(guidance_scale=5.0),
+    )
+    assert guidance_of(wan.transformer, settings) == 5.0
 
 
 @pytest.fixture

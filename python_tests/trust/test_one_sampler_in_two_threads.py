@@ -1,6 +1,8 @@
 """A sampler that two threads use at once: the first is told, and the second's picture is the right one."""
 
+import copy
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from ddit_ext import Forecast
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 STEPS = 6
+SIGMAS = [1.0 - k / STEPS for k in range(STEPS)]
 REFUSED = "one sampler is used by two threads at once: give each pipeline a sampler of its own"
 SETTINGS = {
     "sizes": dict(schedule=[1, 2, 1, 2, 1, 2]),
@@ -147,3 +150,55 @@ def test_a_call_after_both_runs_is_refused_in_no_thread(name):
     thread.start()
     thread.join()
     assert torch.equal(Probe(pipe)(), plain)
+
+
+def in_another_thread(function, *args, **kwargs):
+    """What it gives there."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *args, **kwargs).result()
+
+
+def test_a_thread_whose_run_was_left_calls_as_without_a_forecast():
+    """The transformer alone, and a loop of its own with its own copy of the sampler."""
+    pipe, call = make_pipeline(), make_call(steps=STEPS)
+    plain = Probe(pipe)()
+    ddit_ext.patch(pipe)
+
+    def leave(*_):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        flux_run(pipe, call | {"callback_on_step_end": leave})
+    in_another_thread(flux_run, pipe, call)
+    loop = Loop(pipe)
+    assert torch.equal(loop.call(0.5), plain)
+    own = copy.deepcopy(pipe.scheduler)
+    own.set_timesteps(sigmas=SIGMAS, mu=1.0)
+    for timestep in own.timesteps:
+        loop.latents = own.step(loop.call(float(timestep) / 1000), timestep, loop.latents)[0]
+    assert len(own.computed) == len(own.timesteps) == STEPS // 2
+
+
+class Yielding(Probe):
+    """A pipeline whose method yields after each step."""
+
+    @torch.no_grad()
+    def steps(self):
+        self.scheduler.set_timesteps(sigmas=SIGMAS, mu=1.0)
+        for timestep in self.scheduler.timesteps:
+            velocity = self.transformer(
+                hidden_states=self.latents, timestep=timestep.reshape(1) / 1000, **self.arguments
+            )[0]
+            self.latents = self.scheduler.step(velocity, timestep, self.latents)[0]
+            yield self.latents
+
+
+def test_a_forecast_may_be_handed_from_thread_to_thread():
+    """As servers do with a generator; nothing runs at once."""
+    pipe = make_pipeline()
+    ddit_ext.patch(pipe)
+    *_, want = Yielding(pipe).steps()
+    handed, made = Yielding(pipe).steps(), None
+    while (latents := in_another_thread(next, handed, None)) is not None:
+        made = latents
+    assert torch.equal(made, want)

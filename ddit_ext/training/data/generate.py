@@ -18,8 +18,19 @@ def is_told(transformer: nn.Module) -> bool:
 
 
 def guidance_of(transformer: nn.Module, settings: DataSettings) -> float | None:
-    """The guidance of the base's own runs; None: the pipeline's default."""
-    return settings.told if is_told(transformer) else settings.generate.guidance_scale
+    """The guidance of the base's own runs; None: the pipeline's default.
+
+    ValueError where a guidance-distilled model would be told another one in training.
+    """
+    own = settings.generate.guidance_scale
+    if not is_told(transformer):
+        return own
+    if own not in (None, settings.told):
+        raise ValueError(
+            f"guidance must be what the base's own runs are told, generate.guidance_scale {own}, got {settings.guidance}: "
+            "leave one of them out"
+        )
+    return settings.told
 
 
 def call_of(encoder: Encoder, settings: DataSettings, steps: int, seed: int) -> dict[str, Any]:
