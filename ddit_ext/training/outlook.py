@@ -17,7 +17,7 @@ USED = 0.4  # the part of the peak that training is assumed to reach
 BEFORE = (
     "before you train: on the embedded FLUX, steps at scale 2 with a trained adapter were further from the full run than\n"
     "  fewer steps of equal time were (docs/results.md). ddit_ext.patch(pipe) needs no training: try that first.\n"
-    "  coarse calls paid as the first calls of a short forecast, from about 5 times the speed on\n"
+    "  coarse calls paid as the first calls of a short forecast, from about 6 times the speed on\n"
     "  (docs/studies/coarse-calls-first.md)."
 )
 
