@@ -70,9 +70,9 @@ def measured_speedup(run: RunRecord) -> float | None:
 
 
 def warm_seconds(steps: Sequence[tuple[int, float]]) -> float:
-    """Of all steps, each a scale and its seconds.
+    """The seconds of a run without its warm-up: the first step counts as much as the median of the others at its scale.
 
-    The first one warms up, so it counts as much as the median of the others at its scale.
+    steps: the scale and the seconds of each.
     """
     (scale, first), *later = steps
     return sum(taken for _, taken in later) + statistics.median(
