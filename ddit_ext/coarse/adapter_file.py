@@ -93,10 +93,8 @@ def read(cls: type[Adapter], path: Path, transformer: nn.Module | None) -> Adapt
     try:
         with torch.device("meta"):  # sizes that the tensors don't have would take memory
             expected = cls(*parts)
-    except (
-        RuntimeError,
-        KeyError,
-    ) as error:  # products of sizes that overflow; names that torch keeps for itself
+    # Products of sizes that overflow; names that torch keeps for itself.
+    except (RuntimeError, KeyError) as error:
         raise AdapterError(f"{folder / DESCRIPTION}: no adapter can be as it says: {error}") from error
     _check_tensors(expected, tensors, folder / TENSORS)
     adapter = cls(*parts)

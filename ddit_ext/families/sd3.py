@@ -114,9 +114,9 @@ class SD3Family(LatentFamily):
         return changes | self.pooled(arguments, grid, weights.scale), replacements
 
     def positions(self, grid: Grid, weights: ScaleWeights) -> Tensor:
-        """[1, N_s, D]: the table of the base at the merged cells, bilinear between its entries as the paper has it. ValueError beyond it.
+        """[1, N_s, D]: the table of the base at the merged cells, bilinear between its entries as the paper has it.
 
-        Offloading may bring the table to the device within the call, so it is read from where it is now.
+        ValueError for more cells than the table has. Offloading may bring the table to the device within the call, so it is read from where it is now.
         """
         side, scale = self.transformer.pos_embed.pos_embed_max_size, weights.scale
         table = read_tensor(self.transformer, "pos_embed", "pos_embed").view(side, side, -1).float()

@@ -75,9 +75,8 @@ def warm_seconds(steps: Sequence[tuple[int, float]]) -> float:
     steps: the scale and the seconds of each.
     """
     (scale, first), *later = steps
-    return sum(taken for _, taken in later) + statistics.median(
-        [s for at, s in later if at == scale] or [first]
-    )
+    alike = [taken for at, taken in later if at == scale]
+    return sum(taken for _, taken in later) + statistics.median(alike or [first])
 
 
 def outcome(run: RunRecord) -> list[str]:

@@ -5,7 +5,6 @@ It needs nothing of a model family, so it serves every pipeline with a flow-matc
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from ..reports.report import RunRecord, StepRecord
 from ..schedulers import ForecastScheduler
 from ..strategies import Strategy
 from .base_hook import Hook
-from .callers import in_a_call
 from .forecast_sampler import ForecastSampler, is_over, next_sigma
 from .run_check import RunCheck
 from .sampler_watch import SamplerWatch
@@ -75,10 +73,7 @@ class SamplerHook(Hook):
             over = is_over(scheduler)
             line = self.watch.follow(scheduler)
             if line is not None and by_pipeline:
-                me = threading.get_ident()
-                if line.thread != me and not in_a_call(scheduler, besides=me):
-                    line.thread = me  # handed on, as the run of a method that yields its steps
-                line.claim(True, over)
+                line.claim(scheduler, over)
             if over:
                 if by_pipeline or self.watch.given():
                     self.warn(None, "nothing is forecast: the pipeline's sampler takes no part in this run")
@@ -108,7 +103,8 @@ class SamplerHook(Hook):
         notes.record.steps[-1].noise_level = scheduler.computed[-1].sigma
         notes.clock.lasted(notes.record.steps[-1], notes.started, notes.ended, over=True)
         over = is_over(scheduler)
-        self.watch.follow(scheduler).claim(by_pipeline=False, over=over)
+        if over:
+            self.watch.follow(scheduler).owner = None
         notes.clock.read(wait=over)
         notes.open = False
         self.add_forecast_steps(scheduler, notes.record)

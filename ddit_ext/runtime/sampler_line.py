@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
+from .callers import in_a_call
 from .sampler_run import Run
 
 SHARED = (
@@ -41,11 +43,16 @@ class Line:
         if me in self.lost or other:
             raise RuntimeError(SHARED)
 
-    def claim(self, by_pipeline: bool, over: bool) -> None:
-        """At a model call of a run that isn't looked at, and after its last step, when it is over."""
-        self.check_call(by_pipeline and not over)
-        if by_pipeline or over:
-            self.owner = None if over else threading.get_ident()
+    def claim(self, sampler: Any, over: bool) -> None:
+        """At a pipeline's model call whose run isn't looked at. over: after the run's last step.
+
+        A run that no other thread is in is handed on, as that of a method which yields its steps.
+        """
+        me = threading.get_ident()
+        if self.thread != me and not in_a_call(sampler, besides=me):
+            self.thread = me
+        self.check_call(by_pipeline=not over)
+        self.owner = None if over else me
 
     def begin(self) -> Run | None:
         """Its timesteps are set anew, by this thread. Gives the run that was under way."""

@@ -59,7 +59,7 @@ class ForecastScheduler(SchedulerMixin, ConfigMixin):
     """
 
     stands_for: Any = None
-    """As stand_for set it."""
+    """The user's own sampler, where this one stands in its place; see stand_for."""
 
     has_compatibles = False
     __module__ = "ddit_ext.schedulers"  # what a saved pipeline names

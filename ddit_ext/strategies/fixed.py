@@ -166,8 +166,7 @@ def _stretched(sizes: Sequence[int], total: int) -> list[int]:
     ahead = 0
     for size, count in runs[:-1]:
         ahead += count
-        end = min(
-            max(1, round(ahead * total / len(sizes))), most
-        )  # rounded where it ends: errors don't add up
+        rounded = round(ahead * total / len(sizes))  # where it ends: errors don't add up
+        end = min(max(1, rounded), most)
         made += [size] * (end - len(made))
     return made + [runs[-1][0]] * (total - len(made))

@@ -137,10 +137,8 @@ class Trainer:
                     self._learn(scale, portion, teacher, fine, so_far)
         outcomes = [self._add_up(step, scale, so_far) for scale, so_far in progress.items()]
         self.optimizer.step()
-        for (
-            scale,
-            so_far,
-        ) in progress.items():  # only now: a step that fails must leave no trace in what is saved
+        # Only now: a step that fails must leave no trace in what is saved.
+        for scale, so_far in progress.items():
             self._move_means(scale, so_far)
         for outcome in outcomes:
             self._update_average(step, outcome.scale)
