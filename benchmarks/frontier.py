@@ -100,11 +100,9 @@ class Kept:
     def _load(self, method: Method) -> dict[str, list]:
         file = self._file(method)
         kept = torch.load(file) if file.exists() else {}
-        return (
-            kept
-            if kept.get("counted") == self.COUNTED
-            else {"parts": [], "work": [], "counted": self.COUNTED}
-        )
+        if kept.get("counted") != self.COUNTED:
+            kept = {"parts": [], "work": [], "counted": self.COUNTED}
+        return kept
 
     def _file(self, method: Method) -> Path:
         return self.folder / f"{''.join(c if c.isalnum() else '_' for c in method.name)}.pt"
